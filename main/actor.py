@@ -1,0 +1,129 @@
+"""An actor: acts for E environments in one forward pass a step, and fills their rollouts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from torchbeast.core.environment import Environment
+from torchbeast.core.exchange import ActorPort
+from torchbeast.core.rollouts import Rollouts
+from torchbeast.core.sampling import sample
+from torchbeast.core.weights import Reader
+from utils_folder.motivation import MotivationActor
+
+STUDENT_INPUTS = ("frame", "carried_obj", "carried_col", "done", "goal")
+
+
+class Actor:
+    """E environments, the student's newest weights, and the motivation that watches them.
+
+    Attributes:
+        row: the present state's row: what every rollout field is in it, [E, ...] each; overwritten by `advance`.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        student: Reader,
+        motivation: MotivationActor,
+        generator: torch.Generator,
+        *,
+        greedy: bool = False,
+    ):
+        self.environment = environment
+        self._student = student
+        self._motivation = motivation
+        self._generator = generator
+        self._greedy = greedy
+        self._core_state = student.network.initial_state(environment.num_envs)
+        self.row: dict[str, np.ndarray] = {}
+
+    @torch.no_grad()
+    def start(self) -> dict[str, np.ndarray]:
+        """The first state of all; it was not acted for, so its action, logits and baseline are zero."""
+        num_envs = self.environment.num_envs
+        outputs = {
+            "action": np.zeros(num_envs, np.int64),
+            "policy_logits": np.zeros((num_envs, self.environment.num_actions), np.float32),
+            "baseline": np.zeros(num_envs, np.float32),
+        }
+        return self._arrive(self.environment.initial(), outputs)
+
+    @torch.no_grad()
+    def advance(self) -> dict[str, np.ndarray]:
+        """Acts in the present state, in every environment; returns the row of the state that this led to."""
+        self._student.refresh()
+        self._motivation.refresh()
+        inputs = {name: torch.from_numpy(self.row[name])[None] for name in STUDENT_INPUTS if name in self.row}
+        outputs, self._core_state = self._student.network(inputs, self._core_state, self._student.composed)
+        logits = outputs["policy_logits"][0]
+        action = (logits.argmax(-1) if self._greedy else sample(logits, self._generator)).numpy()
+        results = {"action": action, "policy_logits": logits.numpy(), "baseline": outputs["baseline"][0].numpy()}
+        return self._arrive(self.environment.step(action), results)
+
+    def _arrive(self, out: dict, results: dict) -> dict[str, np.ndarray]:
+        observed = self._motivation.observe(out, self.environment)
+        self.row = {**out, **observed, **results}
+        return self.row
+
+    def fill(self, rollouts: Rollouts, slots: np.ndarray, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Writes one rollout per environment into `slots` (int64 [E]). False if `stopped()` became true meanwhile."""
+        if not self.row:
+            self.start()
+        rollouts.write(0, slots, self.row | self._initial_core_state())
+        for t in range(1, rollouts.unroll_length + 1):
+            if stopped():
+                return False
+            rollouts.write(t, slots, self.advance())
+        return True
+
+    def _initial_core_state(self) -> dict[str, np.ndarray]:
+        """The LSTM's state on arrival, [E, layers, hidden] each; empty without LSTM."""
+        return {f"core_state_{i}": s.transpose(0, 1).numpy() for i, s in enumerate(self._core_state)}
+
+    def state_dict(self) -> dict:
+        """All that is needed to go on exactly from here."""
+        return {
+            "environment": self.environment.state_dict(),
+            "motivation": self._motivation.state_dict(),
+            "generator": self._generator.get_state(),
+            "core_state": list(self._core_state),
+            "results": {k: torch.from_numpy(self.row[k].copy()) for k in ("action", "policy_logits", "baseline")},
+            "observed": {
+                k: torch.from_numpy(v.copy()) for k, v in self.row.items() if k not in ("action", "policy_logits", "baseline")
+            },
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes back to the moment of `state_dict`."""
+        self.environment.load_state_dict(state["environment"])
+        self._motivation.load_state_dict(state["motivation"])
+        self._generator.set_state(state["generator"])
+        self._core_state = tuple(state["core_state"])
+        self.row = {k: v.numpy() for k, v in (state["observed"] | state["results"]).items()}
+
+
+def run(build: Callable[[], Actor], rollouts: Rollouts, port: ActorPort, stop: np.ndarray) -> None:
+    """An actor process: fills the rollouts it is given until `stop[0]` is set or the learner's process is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides what ends
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    parent = os.getppid()
+    try:
+        actor = build()
+        while True:
+            slots = port.next_slots()
+            if not actor.fill(rollouts, slots, lambda: bool(stop[0]) or os.getppid() != parent):
+                return
+            port.full(slots)
+    except (EOFError, ConnectionError):
+        return  # the learner's process has closed the pipe: the run is over
+    except Exception:
+        port.failed(traceback.format_exc())
+        raise SystemExit(1) from None

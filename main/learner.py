@@ -1,0 +1,158 @@
+"""The learner: one batch of rollouts to one student update."""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from models.student import Student
+from torchbeast.core import losses, optimizer, vtrace
+from torchbeast.core.rollouts import Field
+from torchbeast.core.weights import SharedWeights
+from utils_folder import rewards
+from utils_folder.motivation import Motivation, Task
+
+LOG_COLUMNS = (
+    "frames",
+    "total_loss",
+    "mean_episode_return",
+    "pg_loss",
+    "baseline_loss",
+    "entropy_loss",
+    "mean_intrinsic_rewards",
+    "success_rate",
+    "episodes",
+    "grad_norm",
+)
+RECENT_EPISODES = 100
+
+
+def make_student(flags: argparse.Namespace, task: Task, motivation: Motivation) -> Student:
+    """The student that a run's flags describe."""
+    return Student(
+        task.frame_shape,
+        task.num_actions,
+        goal_conditioned=motivation.goal_conditioned,
+        goal_dim=flags.goal_dim,
+        hidden_dim=flags.state_embedding_dim,
+        use_lstm=flags.use_lstm,
+        num_lstm_layers=flags.num_lstm_layers,
+        use_embedding=not flags.disable_use_embedding,
+    )
+
+
+def core_state_fields(student: Student) -> dict[str, Field]:
+    """The LSTM's state at a rollout's state 0, as rollout fields."""
+    return {
+        f"core_state_{i}": Field((state.shape[0], state.shape[2]), "float32", per_row=False)
+        for i, state in enumerate(student.initial_state(1))
+    }
+
+
+class Learner:
+    """Owns the student, its optimiser and the motivation; learns, publishes weights, saves and loads itself.
+
+    Built on the CPU before actors are forked; `to` moves it to its device.
+
+    Attributes:
+        frames: environment frames learned from.
+        recent_returns: of the last episodes that ended.
+    """
+
+    def __init__(self, flags: argparse.Namespace, task: Task, motivation: Motivation):
+        self.flags = flags
+        self.motivation = motivation
+        self.student = make_student(flags, task, motivation)
+        self.shared = SharedWeights(self.student)
+        self.frames = 0
+        self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self._optimizer = optimizer.from_flags(self.student.parameters(), flags, learning_rate=flags.learning_rate)
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        self._device = device
+        self.student.to(device)
+        self.motivation.to(device)
+
+    def learn(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """One student update and the motivation's own, from rollouts [T+1, B, ...]. Returns values of the log's columns."""
+        batch = {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
+        intrinsic = self.motivation.intrinsic_reward(batch)
+        stats = self._update_student(batch, intrinsic)
+        self.shared.publish(self.student)
+        self.frames += self.flags.unroll_length * self.flags.batch_size
+        return {"frames": self.frames} | stats | self._episodes(batch) | self.motivation.learn(batch)
+
+    def _update_student(self, batch: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
+        outputs = self._forward(batch)
+        reward = rewards.student_reward(batch["reward"][1:], intrinsic, extrinsic=not self.flags.no_extrinsic_rewards)
+        policy_logits, values = outputs["policy_logits"][:-1], outputs["baseline"][:-1]
+        actions = batch["action"][1:]
+        log_probs = vtrace.action_log_probs(policy_logits, actions)
+        returns = vtrace.from_log_probs(
+            vtrace.action_log_probs(batch["policy_logits"][1:], actions),
+            log_probs,
+            self.flags.discounting * (~batch["done"][1:]).float(),
+            reward,
+            values,
+            outputs["baseline"][-1],
+        )
+        pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
+        baseline_loss = self.flags.baseline_cost * losses.baseline_loss(returns.vs, values)
+        entropy_loss = self.flags.entropy_cost * losses.entropy_loss(policy_logits)
+        total_loss = pg_loss + baseline_loss + entropy_loss
+        norm = self._optimizer.step(total_loss)
+        return {
+            "total_loss": total_loss.item(),
+            "pg_loss": pg_loss.item(),
+            "baseline_loss": baseline_loss.item(),
+            "entropy_loss": entropy_loss.item(),
+            "mean_intrinsic_rewards": intrinsic.mean().item(),
+            "grad_norm": norm.item(),
+        }
+
+    def _forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The student's outputs in states 0..T."""
+        inputs = {name: batch[name] for name in ("frame", "carried_obj", "carried_col", "done")}
+        goal = self.motivation.student_goal(batch)
+        if goal is not None:
+            inputs["goal"] = goal
+        core_state = tuple(
+            batch[f"core_state_{i}"].transpose(0, 1).contiguous() for i in range(2) if f"core_state_{i}" in batch
+        )
+        outputs, _ = self.student(inputs, core_state)
+        return outputs
+
+    def _episodes(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        returns = batch["episode_return"][1:][batch["done"][1:]].tolist()
+        self.recent_returns.extend(returns)
+        if not returns:
+            return {"episodes": 0}
+        return {
+            "episodes": len(returns),
+            "mean_episode_return": sum(returns) / len(returns),
+            "success_rate": sum(r > 0 for r in returns) / len(returns),
+        }
+
+    def state_dict(self) -> dict:
+        rmsprop, schedule = self._optimizer.state_dict()
+        return {
+            "model_state_dict": self.student.state_dict(),
+            "optimizer_state_dict": rmsprop,
+            "scheduler_state_dict": schedule,
+            "frames": self.frames,
+            "recent_returns": list(self.recent_returns),
+            **self.motivation.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes back to the moment of `state_dict`; call after `to`."""
+        self.student.load_state_dict(state["model_state_dict"])
+        self._optimizer.load_state_dict(state["optimizer_state_dict"], state["scheduler_state_dict"])
+        self.frames = state["frames"]
+        self.recent_returns.extend(state["recent_returns"])
+        self.motivation.load_state_dict(state)
+        self.shared.publish(self.student)

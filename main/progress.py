@@ -1,0 +1,92 @@
+"""What a user sees of a running training."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import deque
+
+from tqdm import tqdm
+
+from main.learner import Learner
+
+logger = logging.getLogger("amigo")
+
+LINE_SECONDS = 5.0
+RATE_SECONDS = 30.0
+PROGRESS_RECORD = {"progress": True}
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes to stderr above a live progress line; leaves out the progress lines where there is a live one."""
+
+    def __init__(self, live: bool):
+        super().__init__(logging.INFO)
+        self._live = live
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not (self._live and getattr(record, "progress", False)):
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+class Progress:
+    """One live line on a terminal, a plain line every few seconds elsewhere: frames, speed, time left, return, success, t*."""
+
+    def __init__(self, learner: Learner, total_frames: int):
+        self._learner = learner
+        self._total = total_frames
+        self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), learner.frames)])
+        self._next_line = time.monotonic() + LINE_SECONDS
+        live = sys.stderr.isatty()
+        self._handler = ConsoleHandler(live)
+        logger.addHandler(self._handler)
+        self._bar = tqdm(
+            total=total_frames, initial=learner.frames, unit="fr", unit_scale=True, disable=not live, smoothing=0.05,
+            dynamic_ncols=True,
+        )  # fmt: skip
+
+    def rate(self) -> float:
+        """Frames per second over the last half minute."""
+        now = time.monotonic(), self._learner.frames
+        self._seen.append(now)
+        while now[0] - self._seen[0][0] > RATE_SECONDS and len(self._seen) > 2:
+            self._seen.popleft()
+        seconds = now[0] - self._seen[0][0]
+        return (now[1] - self._seen[0][1]) / seconds if seconds > 0 else 0.0
+
+    def summary(self) -> str:
+        """Return and success over the last episodes, and what the motivation adds."""
+        returns = self._learner.recent_returns
+        parts = [self._learner.motivation.progress()]
+        if returns:
+            success = sum(r > 0 for r in returns) / len(returns)
+            parts.insert(0, f"return {sum(returns) / len(returns):.3f} success {success:.2f} (last {len(returns)} episodes)")
+        return " ".join(part for part in parts if part)
+
+    def update(self) -> None:
+        """Called often; shows something only every so often."""
+        self._bar.update(self._learner.frames - self._bar.n)
+        if time.monotonic() < self._next_line:
+            return
+        self._next_line = time.monotonic() + LINE_SECONDS
+        self._bar.set_postfix_str(self.summary(), refresh=False)
+        self.line()
+
+    def line(self) -> None:
+        """Logs one plain line."""
+        rate = self.rate()
+        left = (self._total - self._learner.frames) / rate if rate > 0 else float("inf")
+        text = f"{self._learner.frames:,} frames, {rate:,.0f} frames/s, {_hours(left)} left, {self.summary()}"
+        logger.info(text, extra=PROGRESS_RECORD)
+
+    def close(self) -> None:
+        self._bar.close()
+        logger.removeHandler(self._handler)
+
+
+def _hours(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "unknown time"
+    minutes, seconds = divmod(int(max(0, seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -1,0 +1,42 @@
+"""Random network distillation (Burda et al., arXiv 1810.12894): the network of both target and predictor."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from gym_minigrid.minigrid import OBJECT_TO_IDX
+from torch import Tensor, nn
+
+from models.grid import CELL_CHANNELS, COLOURS, RELU_GAIN, CellEmbedding, GridConvolutions, initialise
+
+
+class RandomNetwork(CellEmbedding):
+    """A state's representation, [128]; the distance between predictor's and target's is its novelty.
+
+    Args:
+        frame_shape: (W, H, 3k), sides up to 32 cells.
+        goal_dim: width of embed_agent_loc, the embedding of the agent's cell.
+        use_embedding: False feeds raw channel values instead of embeddings of cells and carried object.
+    Raises: ValueError for a frame shape the convolutions cannot take.
+    """
+
+    def __init__(self, frame_shape: tuple[int, int, int], *, goal_dim: int = 10, use_embedding: bool = True):
+        super().__init__(frame_shape, use_embedding)
+        self.embed_agent_loc = nn.Embedding(self.num_cells + 1, goal_dim)
+        self.feat_extract = GridConvolutions(frame_shape, self.cell_dim, (32,) * 5, 2)
+        self.fc = nn.Sequential(nn.Linear(32 + goal_dim + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
+        for layer in (*self.feat_extract.convolutions(), self.fc[0], self.fc[2]):
+            initialise(layer, RELU_GAIN)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """float32 [..., 128] of frame uint8 [..., W, H, 3k], carried_obj and carried_col uint8 [...].
+
+        The agent is looked for in the newest frame, the last three channels.
+        """
+        leading = inputs["carried_obj"].shape
+        frame = inputs["frame"].reshape(-1, *inputs["frame"].shape[-3:])
+        features = self.feat_extract(frame, None, self.feat_extract.compose(self.cell_features())).flatten(1)
+        agent = (frame[..., -CELL_CHANNELS] == OBJECT_TO_IDX["agent"]).flatten(1).byte().argmax(1)
+        carried = inputs["carried_obj"].reshape(-1).int() * COLOURS + inputs["carried_col"].reshape(-1)
+        hidden = torch.cat([features, self.embed_agent_loc(agent), F.embedding(carried, self.carried_features())], dim=1)
+        return F.relu_(self.fc[2](F.relu_(self.fc[0](hidden)))).unflatten(0, leading)

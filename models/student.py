@@ -1,0 +1,108 @@
+"""The student: the goal-conditioned policy and its value (SPEC section 2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.grid import COLOURS, RELU_GAIN, CellEmbedding, ConvWeights, GridConvolutions, initialise
+
+
+class StudentWeights(NamedTuple):
+    """The student's weights in the form its forward uses."""
+
+    convs: ConvWeights
+    carried: Tensor  # [66, 8]
+    heads: tuple[Tensor, Tensor]  # [A + 1, hidden], [A + 1]: policy and baseline as one layer
+
+
+class Student(CellEmbedding):
+    """Policy and baseline from a full view of the grid, the carried object and, if goal_conditioned, the teacher's goal.
+
+    Args:
+        frame_shape: (W, H, 3k), sides up to 32 cells.
+        num_actions: A.
+        goal_conditioned: whether the goal's one-hot map is the last input channel.
+        goal_dim: width of embed_goal and embed_agent_loc, which exist for the published checkpoints and which no forward pass uses.
+        hidden_dim: width of the fully connected layers and of the LSTM.
+        use_lstm, num_lstm_layers: a recurrent `core` before the heads.
+        use_embedding: False feeds raw channel values instead of embeddings (the embed_object, embed_color, embed_contains do not exist then).
+    Raises: ValueError for a frame shape the convolutions cannot take.
+    """
+
+    def __init__(
+        self,
+        frame_shape: tuple[int, int, int],
+        num_actions: int,
+        *,
+        goal_conditioned: bool,
+        goal_dim: int = 10,
+        hidden_dim: int = 256,
+        use_lstm: bool = False,
+        num_lstm_layers: int = 1,
+        use_embedding: bool = True,
+    ):
+        super().__init__(frame_shape, use_embedding)
+        self.num_actions, self.hidden_dim, self.goal_conditioned = num_actions, hidden_dim, goal_conditioned
+        if goal_conditioned:
+            self.embed_goal = nn.Embedding(self.num_cells + 1, goal_dim)
+        self.embed_agent_loc = nn.Embedding(self.num_cells + 1, goal_dim)
+        self.feat_extract = GridConvolutions(frame_shape, self.cell_dim, (32,) * 5, 2, goal_conditioned)
+        self.fc = nn.Sequential(
+            nn.Linear(32 + self.carried_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU()
+        )
+        self.core = nn.LSTM(hidden_dim, hidden_dim, num_lstm_layers) if use_lstm else None
+        self.policy = initialise(nn.Linear(hidden_dim, num_actions), 1.0)
+        self.baseline = initialise(nn.Linear(hidden_dim, 1), 1.0)
+        for layer in (*self.feat_extract.convolutions(), self.fc[0], self.fc[2]):
+            initialise(layer, RELU_GAIN)
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
+        """Zeros (h, c), each [layers, B, hidden]; () without LSTM."""
+        if self.core is None:
+            return ()
+        zeros = self.policy.weight.new_zeros(self.core.num_layers, batch_size, self.hidden_dim, requires_grad=False)
+        return zeros, zeros.clone()
+
+    def compose(self) -> StudentWeights:
+        """The weights in the form the forward uses, a differentiable function of the parameters.
+
+        Some of them are the parameters themselves: compose anew after every change of the parameters.
+        """
+        heads = torch.cat([self.policy.weight, self.baseline.weight]), torch.cat([self.policy.bias, self.baseline.bias])
+        return StudentWeights(self.feat_extract.compose(self.cell_features()), self.carried_features(), heads)
+
+    def forward(
+        self, inputs: dict[str, Tensor], core_state: tuple[Tensor, ...] = (), weights: StudentWeights | None = None
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """Policy logits and values of T steps.
+
+        Args:
+            inputs: frame uint8 [T, B, W, H, 3k], carried_obj and carried_col uint8 [T, B]; done bool [T, B] with LSTM, whose state is
+                zeroed before a step with done; goal int64 [T, B], cells x * H + y, if goal_conditioned.
+            core_state: the LSTM's state before step 0.
+            weights: `compose()` of the present parameters; None composes them here.
+        Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1).
+        """
+        weights = self.compose() if weights is None else weights
+        T, B = inputs["frame"].shape[:2]
+        goal = inputs["goal"].flatten() if self.goal_conditioned else None
+        features = self.feat_extract(inputs["frame"].flatten(0, 1), goal, weights.convs).flatten(1)
+        carried = inputs["carried_obj"].flatten().int() * COLOURS + inputs["carried_col"].flatten()
+        hidden = torch.cat([features, F.embedding(carried, weights.carried)], dim=1)
+        hidden = F.relu_(self.fc[2](F.relu_(self.fc[0](hidden))))
+        if self.core is not None:
+            hidden, core_state = self._recur(hidden.view(T, B, -1), inputs["done"], core_state)
+        scores = F.linear(hidden, *weights.heads).view(T, B, -1)
+        return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
+
+    def _recur(self, hidden: Tensor, done: Tensor, core_state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The LSTM over hidden [T, B, hidden], its state zeroed where done [T, B]."""
+        outputs = []
+        for step, keep in zip(hidden, (~done).to(hidden.dtype)[..., None]):
+            output, core_state = self.core(step[None], tuple(state * keep for state in core_state))
+            outputs.append(output)
+        return torch.cat(outputs), core_state

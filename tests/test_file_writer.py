@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from torchbeast.core import file_writer, prof
+from torchbeast.core.file_writer import FileWriter
+
+FIELDS = ["total_loss", "frames", "mean_episode_return", "gen_rewards"]
+HEADER = "# _tick,_time,total_loss,frames,mean_episode_return,gen_rewards"
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A writer in tmp_path/runs that is closed at the end, as the logger is shared by all tests."""
+    writers = []
+
+    def make(xpid="first", *, args=None, fields=FIELDS) -> FileWriter:
+        writers.append(FileWriter.create(tmp_path / "runs", xpid, args=args or {}, fields=fields))
+        return writers[-1]
+
+    yield make
+    for writer in writers:
+        writer.close(successful=False)
+
+
+@pytest.fixture
+def resume(tmp_path):
+    writers = []
+
+    def resume(frames, *, args=None, fields=FIELDS) -> FileWriter:
+        writers.append(FileWriter.resume(tmp_path / "runs" / "first", args=args or {}, fields=fields, frames=frames))
+        return writers[-1]
+
+    yield resume
+    for writer in writers:
+        writer.close(successful=False)
+
+
+def lines(writer: FileWriter) -> list[str]:
+    return (writer.run_dir / "logs.csv").read_text().splitlines()
+
+
+def column(writer: FileWriter, name: str) -> list[str]:
+    header, *rows = lines(writer)
+    index = header.removeprefix("# ").split(",").index(name)
+    return [row.split(",")[index] for row in rows]
+
+
+def meta(writer: FileWriter) -> dict:
+    return json.loads((writer.run_dir / "meta.json").read_text())
+
+
+def test_first_line_is_torchbeasts_and_is_there_at_once(make):
+    assert (make().run_dir / "logs.csv").read_bytes() == HEADER.encode() + b"\n"
+
+
+def test_fields_csv_names_the_columns(make):
+    with open(make().run_dir / "fields.csv", newline="") as file:
+        assert list(csv.reader(file)) == [["_tick", "_time", *FIELDS]]
+
+
+@pytest.mark.parametrize(
+    "value", [0.1, 1 / 3, 1e-300, -2.5e17, 7, -7, 2**62, math.inf, np.float32(0.1), np.int64(5), torch.tensor(0.3)]
+)
+def test_a_number_is_read_back_exactly(make, value):
+    writer = make()
+    writer.log({"gen_rewards": value})
+    writer.flush()
+    assert float(column(writer, "gen_rewards")[0]) == float(value)
+
+
+def test_whole_numbers_stay_whole(make):
+    writer = make()
+    writer.log({"frames": np.int64(800), "gen_rewards": True})
+    writer.flush()
+    assert (column(writer, "frames"), column(writer, "gen_rewards")) == (["800"], ["1"])
+
+
+def test_missing_values_are_empty(make):
+    writer = make()
+    writer.log({"frames": 800, "total_loss": None, "mean_episode_return": np.float32("nan")})
+    writer.flush()
+    tick, _, *values = lines(writer)[1].split(",")
+    assert (tick, values) == ("0", ["", "800", "", ""])
+
+
+def test_ticks_count_and_time_runs(make):
+    writer = make()
+    for _ in range(3):
+        writer.log({})
+    writer.flush()
+    times = [float(value) for value in column(writer, "_time")]
+    assert column(writer, "_tick") == ["0", "1", "2"]
+    assert times == sorted(times) and abs(times[0] - os.stat(writer.run_dir).st_mtime) < 60
+
+
+def test_unknown_field_is_named_and_nothing_is_written(make):
+    writer = make()
+    with pytest.raises(KeyError, match="frmaes"):
+        writer.log({"frmaes": 1, "frames": 1})
+    writer.flush()
+    assert lines(writer) == [HEADER]
+
+
+def test_only_numbers_are_taken(make):
+    with pytest.raises(TypeError, match="'1,2'"):
+        make().log({"frames": "1,2"})
+
+
+@pytest.mark.parametrize("fields", [["loss"], ["frames", "frames"], ["frames", "_tick"]])
+def test_unusable_fields_are_refused(make, fields):
+    with pytest.raises(ValueError, match="fields must have frames"):
+        make(fields=fields)
+
+
+def test_rows_reach_the_file_with_time(make, monkeypatch):
+    writer = make()
+    writer.log({"frames": 1})
+    assert lines(writer) == [HEADER]
+    now = file_writer.time.time() + file_writer.FLUSH_SECONDS
+    monkeypatch.setattr(file_writer.time, "time", lambda: now)
+    writer.log({"frames": 2})
+    assert column(writer, "frames") == ["1", "2"]
+
+
+@pytest.mark.parametrize("left", ["meta.json", "fields.csv", "logs.csv", "model.tar"])
+def test_a_folder_with_a_run_is_refused_untouched(make, tmp_path, left):
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    (folder / left).write_text("precious")
+    with pytest.raises(FileExistsError, match=r"first.*--resume.*--xpid"):
+        make()
+    assert [path.name for path in folder.iterdir()] == [left] and (folder / left).read_text() == "precious"
+
+
+def test_an_empty_folder_is_used(make, tmp_path):
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    assert make().run_dir == tmp_path / "runs" / "first"
+
+
+@pytest.mark.parametrize("xpid", ["", "..", "latest", "a/b", "/tmp/x"])
+def test_an_xpid_is_a_plain_name(make, xpid):
+    with pytest.raises(ValueError, match="--xpid"):
+        make(xpid)
+
+
+def test_latest_is_a_relative_link_to_the_newest_run(make, resume, tmp_path):
+    latest = tmp_path / "runs" / "latest"
+    make("first")
+    assert os.readlink(latest) == "first"
+    make("second")
+    assert os.readlink(latest) == "second"
+    resume(0)
+    assert os.readlink(latest) == "first"
+    assert sorted(path.name for path in latest.parent.iterdir()) == ["first", "latest", "second"]
+
+
+def test_a_folder_named_latest_is_left_alone(make, tmp_path, caplog):
+    (tmp_path / "runs" / "latest").mkdir(parents=True)
+    make()
+    assert not (tmp_path / "runs" / "latest").is_symlink()
+    assert "could not make the link" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["first", "latest"]
+
+
+# Resuming
+
+
+def write_rows(writer: FileWriter, frames: list[int]) -> None:
+    for value in frames:
+        writer.log({"frames": value, "total_loss": value / 3})
+    writer.flush()
+
+
+def test_resume_cuts_rows_after_the_checkpoint_and_counts_on(make, resume):
+    writer = make()
+    write_rows(writer, [100, 200, 300, 400])
+    before = lines(writer)
+    writer.close(successful=False)
+    again = resume(200)
+    write_rows(again, [301])
+    assert lines(again)[:3] == before[:3]
+    assert column(again, "frames") == ["100", "200", "301"]
+    assert column(again, "_tick") == ["0", "1", "2"]
+    assert not list(again.run_dir.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "torn",
+    ["1,1.5,0.1,20", "1,1.5,.1,2\n", "1,1.5,.1,2,,,\n", "\0\0\n", "1,1.5,,,,\n", "1,x,.1,2,,\n", ",1.5,.1,2,,\n", "\n"],
+)
+def test_resume_cuts_torn_rows(make, resume, torn):
+    writer = make()
+    write_rows(writer, [100])
+    writer.close(successful=False)
+    with open(writer.run_dir / "logs.csv", "a") as file:
+        file.write(torn)
+    again = resume(1000)
+    write_rows(again, [300])
+    assert column(again, "frames") == ["100", "300"]
+    assert column(again, "_tick") == ["0", "1"]
+
+
+def test_resume_keeps_a_whole_last_row(make, resume):
+    writer = make()
+    write_rows(writer, [100, 200])
+    writer.close(successful=False)
+    assert column(resume(200), "frames") == ["100", "200"]
+
+
+@pytest.mark.parametrize("content", ["", "# _tick,_ti"])
+def test_resume_repairs_a_missing_header(make, resume, content):
+    writer = make()
+    writer.close(successful=False)
+    (writer.run_dir / "logs.csv").write_text(content)
+    again = resume(0)
+    write_rows(again, [100])
+    assert lines(again)[0] == HEADER and column(again, "_tick") == ["0"]
+
+
+def test_resume_refuses_other_fields_and_changes_nothing(make, resume):
+    writer = make()
+    write_rows(writer, [100])
+    writer.close(successful=True)
+    before = {path.name: path.read_bytes() for path in writer.run_dir.iterdir()}
+    with pytest.raises(ValueError, match=r"other fields.*--xpid"):
+        resume(0, fields=[*FIELDS, "more"])
+    assert {path.name: path.read_bytes() for path in writer.run_dir.iterdir()} == before
+
+
+def test_resume_refuses_a_folder_without_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing_here"):
+        FileWriter.resume(tmp_path / "nothing_here", args={}, fields=FIELDS, frames=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_crash_while_cutting_leaves_the_old_rows(make, resume, monkeypatch):
+    writer = make()
+    write_rows(writer, [100, 200])
+    writer.close(successful=False)
+    before = lines(writer)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="power"):
+        patch.setattr(file_writer.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power is gone")))
+        resume(100)
+    assert lines(writer) == before
+    assert column(resume(100), "frames") == ["100"]
+
+
+def test_resume_is_noted_in_the_metadata(make, resume):
+    make(args={"env": "A"}).close(successful=True)
+    resume(100, args={"total_frames": 7}).close(successful=False)
+    writer = resume(200, args={"total_frames": 8})
+    content = meta(writer)
+    assert content["args"] == {"env": "A"}
+    assert [(entry["frames"], entry["args"]["total_frames"]) for entry in content["resumed"]] == [(100, 7), (200, 8)]
+    assert content["date_end"] is None and content["successful"] is None
+
+
+# meta.json
+
+
+def test_metadata_of_a_run(make):
+    writer = make(args={"savedir": Path("runs"), "seed": 3, "rate": 1e-3, "xpid": None, "inner": False})
+    content = meta(writer)
+    assert content["xpid"] == "first"
+    assert content["args"] == {"savedir": "runs", "seed": 3, "rate": 0.001, "xpid": None, "inner": False}
+    assert content["command"] and content["host"]["processor"] and content["host"]["cores"] == os.cpu_count()
+    assert content["versions"]["numpy"] == np.__version__ and content["versions"]["torch"] == torch.__version__
+    assert {"python", "gym", "gym-minigrid"} <= set(content["versions"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", content["date_start"])
+    assert content["date_end"] is None and content["successful"] is None
+
+
+@pytest.mark.parametrize("successful", [True, False])
+def test_close_ends_the_metadata_once(make, successful):
+    writer = make()
+    writer.close(successful=successful)
+    content = meta(writer)
+    writer.close(successful=not successful)
+    assert content["successful"] is successful and content["date_end"] >= content["date_start"]
+    assert meta(writer) == content
+    with pytest.raises(ValueError, match="closed"):
+        writer.log({"frames": 1})
+
+
+def test_only_listed_environment_variables_are_recorded(make, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hunter2hunter2")
+    monkeypatch.setenv("SLURM_JOB_NAME", "corridor")
+    writer = make()
+    assert "hunter2hunter2" not in (writer.run_dir / "meta.json").read_text()
+    recorded = meta(writer)["env"]
+    assert recorded["SLURM_JOB_NAME"] == "corridor" and set(recorded) <= set(file_writer.RECORDED_ENVIRONMENT)
+
+
+def test_no_home_path_in_the_metadata(make, resume, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/zoe.q/")
+    monkeypatch.setenv("SLURM_JOB_NAME", "/home/zoe.q/job")
+    monkeypatch.setattr(sys, "argv", ["/home/zoe.q/main.py", "--dir=/home/zoe.q", "/home/zoe.qu/x", "I/home/zoe.q/i"])
+    make(args={"savedir": "/home/zoe.q/runs", "nested": {"list": [Path("/home/zoe.q/a")]}}).close(successful=True)
+    writer = resume(0, args={"weight_path": "/home/zoe.q/model.tar"})
+    content = meta(writer)
+    assert content["command"] == ["~/main.py", "--dir=~", "/home/zoe.qu/x", "I~/i"]
+    assert content["args"] == {"savedir": "~/runs", "nested": {"list": ["~/a"]}}
+    assert content["resumed"][0]["args"] == {"weight_path": "~/model.tar"}
+    assert content["env"]["SLURM_JOB_NAME"] == "~/job"
+    assert not re.search(r"zoe\.q\b", (writer.run_dir / "meta.json").read_text())
+
+
+@pytest.mark.parametrize("home", ["/", ""])
+def test_no_home_leaves_paths_as_they_are(make, monkeypatch, home):
+    monkeypatch.setenv("HOME", home)
+    assert meta(make(args={"savedir": "/data/runs"}))["args"] == {"savedir": "/data/runs"}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_git_state_of_a_repository(tmp_path):
+    git(tmp_path, "init", "--quiet", "--initial-branch=trunk")
+    assert file_writer._git_state(tmp_path) == {"commit": None, "branch": "trunk", "is_dirty": False}
+    (tmp_path / "a").write_text("1")
+    git(tmp_path, "add", "a")
+    git(tmp_path, "commit", "--quiet", "-m", "one")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "inner").mkdir()
+    assert file_writer._git_state(tmp_path / "inner") == {"commit": commit, "branch": "trunk", "is_dirty": False}
+    (tmp_path / "a").write_text("2")
+    git(tmp_path, "checkout", "--quiet", "--detach")
+    assert file_writer._git_state(tmp_path) == {"commit": commit, "branch": None, "is_dirty": True}
+
+
+def test_git_state_outside_a_repository(tmp_path):
+    assert file_writer._git_state(tmp_path) == {"commit": None, "branch": None, "is_dirty": None}
+
+
+def test_git_state_without_git(tmp_path, monkeypatch):
+    git(tmp_path, "init", "--quiet")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert file_writer._git_state(tmp_path) == {"commit": None, "branch": None, "is_dirty": None}
+
+
+# out.log, TensorBoard, fork safety of the imports
+
+
+def test_out_log_follows_the_logger_until_close(make):
+    log = logging.getLogger("amigo")
+    before = (list(log.handlers), log.level)
+    writer = make()
+    log.info("goals moved to %s", "doors")
+    log.debug("too small to be told")
+    writer.close(successful=True)
+    log.warning("after the end")
+    text = (writer.run_dir / "out.log").read_text()
+    assert re.fullmatch(r"\[INFO:\d+ \d{4}-\d\d-\d\d [\d:,]+\] goals moved to doors\n", text)
+    assert (log.handlers, log.level) == before
+
+
+def test_a_full_disk_does_not_leave_the_handler_behind(make, monkeypatch):
+    writer = make()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(file_writer.os, "fsync", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+        writer.close(successful=True)
+    assert writer._handler not in logging.getLogger("amigo").handlers
+
+
+def test_tensorboard_is_imported_when_first_used_only():
+    code = "import sys, torchbeast.core.file_writer; print([m for m in ('torch', 'tensorboard') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_scalars_are_events_and_a_resumed_run_hides_later_ones(make, resume):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = make()
+    assert not (writer.run_dir / "tensorboard").exists()
+    for step in (100, 200, 300):
+        writer.scalars(step, {"t_star": step / 10, "return": None, "loss": math.nan})
+    writer.close(successful=False)
+    again = resume(200)
+    again.scalars(250, {"t_star": torch.tensor(5.0)})
+    again.close(successful=True)
+    events = EventAccumulator(str(again.run_dir / "tensorboard")).Reload()
+    assert events.Tags()["scalars"] == ["t_star"]
+    assert [(event.step, event.value) for event in events.Scalars("t_star")] == [(100, 10.0), (200, 20.0), (250, 5.0)]
+
+
+# Timings
+
+
+def test_timings_agree_with_numpy(monkeypatch):
+    durations = {"act": [0.5, 1.5, 4.0], "learn": [0.125, 0.25, 0.25]}
+    clock = [100.0]
+    monkeypatch.setattr(prof.time, "perf_counter", lambda: clock[0])
+    timings = prof.Timings()
+    for act, learn in zip(*durations.values()):
+        clock[0] += 7  # between the rounds: nobody's
+        timings.reset()
+        clock[0] += act
+        timings.time("act")
+        clock[0] += learn
+        timings.time("learn")
+    for phase, values in durations.items():
+        assert timings.means()[phase] == pytest.approx(np.mean(values))
+        assert timings.stds()[phase] == pytest.approx(np.std(values))
+    first, second = timings.summary().splitlines()
+    assert first.split() == ["act", "2000.000", "ms", "+-", "1471.960", "90.6", "%"]
+    assert second.split()[0] == "learn" and second.split()[-2] == "9.4"
+
+
+def test_timings_of_nothing():
+    assert prof.Timings().summary() == ""

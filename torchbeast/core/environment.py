@@ -1,0 +1,252 @@
+"""A batch of environments that reset themselves, and the adapter that makes one of ordinary gym environments."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+Output = dict[str, np.ndarray]
+
+
+class Environment(abc.ABC):
+    """E environments that step together and reset themselves.
+
+    Every method that returns an output returns the same dict of arrays, overwritten by the next call: copy what you keep.
+    It has at least
+
+        frame           uint8   [E, W, H, C]
+        reward          float32 [E]  of the action just taken
+        done            bool    [E]  that action ended an episode (True in the first output of all)
+        episode_return  float32 [E]  sum of rewards of the current episode
+        episode_step    int32   [E]  actions taken in the current episode
+
+    Where `done`, `frame` is already the first one of the next episode, while `episode_return` and `episode_step` still
+    belong to the episode that ended; their sums restart with the next step.
+
+    Attributes:
+        num_envs: E.
+        frame_shape: (W, H, C).
+        num_actions: A.
+        max_steps: the step limit of an episode.
+    """
+
+    num_envs: int
+    frame_shape: tuple[int, int, int]
+    num_actions: int
+    max_steps: int
+
+    @abc.abstractmethod
+    def initial(self) -> Output:
+        """Starts an episode everywhere: reward 0, done True, episode_return 0, episode_step 0."""
+
+    @abc.abstractmethod
+    def step(self, actions: np.ndarray) -> Output:
+        """Takes one action (integers [E], each in [0, A)) in each environment."""
+
+    @abc.abstractmethod
+    def restart(self, where: np.ndarray) -> Output:
+        """Ends the current episode where `where` (bool [E]) as if its last step had ended it: `done` and `frame` change.
+
+        Returns the output of the last step with `done` set and the next episode's first `frame` there; environments whose
+        episode that step has ended already are left alone.
+        """
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict:
+        """All that is needed to go on exactly from here: numbers, strings, lists, dicts and tensors only."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: dict) -> Output:
+        """Goes back to the moment of `state_dict` and returns the output that was current then."""
+
+    def close(self) -> None:
+        """Frees what the environments hold."""
+
+
+def generator_state(generator: np.random.Generator) -> dict:
+    """A NumPy PCG64 generator's state as strings and small ints (its 128-bit numbers do not fit a tensor)."""
+    state = generator.bit_generator.state
+    return {
+        "state": str(state["state"]["state"]),
+        "inc": str(state["state"]["inc"]),
+        "has_uint32": state["has_uint32"],
+        "uinteger": state["uinteger"],
+    }
+
+
+def set_generator_state(generator: np.random.Generator, state: dict) -> None:
+    """Puts a PCG64 generator into the state that `generator_state` returned."""
+    generator.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": int(state["state"]), "inc": int(state["inc"])},
+        "has_uint32": state["has_uint32"],
+        "uinteger": state["uinteger"],
+    }
+
+
+class GymEnvironment(Environment):
+    """Ordinary gym environments (gym 0.26 interface), stepped one after the other.
+
+    Args:
+        envs: the gym environments; their randomness must come from `unwrapped.np_random`.
+        observe: `observe(env, observation)` -> the observation's fields, among them `frame`.
+        seeds: environment e's first episode is `reset(seed=seeds[e])`, later ones go on with its generator.
+        max_steps: the step limit of an episode.
+        fixed_seed: if given, every episode is `reset(seed=fixed_seed)`.
+    """
+
+    def __init__(
+        self,
+        envs: Sequence[Any],
+        observe: Callable[[Any, Any], dict[str, Any]],
+        *,
+        seeds: Sequence[int],
+        max_steps: int,
+        fixed_seed: int | None = None,
+    ):
+        if len(envs) != len(seeds):
+            raise ValueError(f"{len(envs)} environments need as many seeds, got {len(seeds)}")
+        self._envs = list(envs)
+        self._observe = observe
+        self._seeds: list[int | None] = list(seeds)
+        self._fixed_seed = fixed_seed
+        self.num_envs = len(self._envs)
+        self.num_actions = int(self._envs[0].action_space.n)
+        self.max_steps = max_steps
+        # An episode's exact state is where its generator stood before the level was made, and the actions since.
+        self._level_states: list[dict | None] = [None] * self.num_envs
+        self._actions: list[list[int]] = [[] for _ in self._envs]
+        first = [self._reset(e) for e in range(self.num_envs)]
+        self.frame_shape = np.asarray(first[0]["frame"]).shape
+        self._first: list[dict] | None = first
+        self._out: Output = {name: np.stack([np.asarray(f[name]) for f in first]) for name in first[0]}
+        self._out["reward"] = np.zeros(self.num_envs, np.float32)
+        self._out["done"] = np.ones(self.num_envs, np.bool_)
+        self._out["episode_return"] = np.zeros(self.num_envs, np.float32)
+        self._out["episode_step"] = np.zeros(self.num_envs, np.int32)
+
+    def _reset(self, e: int) -> dict[str, Any]:
+        env = self._envs[e]
+        seed = self._fixed_seed if self._fixed_seed is not None else self._seeds[e]
+        self._seeds[e] = None  # used once
+        self._level_states[e] = None if seed is not None else generator_state(env.unwrapped.np_random)
+        if seed is not None:
+            self._level_states[e] = {"seed": int(seed)}
+        self._actions[e] = []
+        observation, _ = env.reset(seed=seed)
+        return self._observe(env, observation)
+
+    def _put(self, e: int, observed: dict[str, Any]) -> None:
+        for name, value in observed.items():
+            self._out[name][e] = value
+
+    def initial(self) -> Output:
+        if self._first is None:
+            raise RuntimeError("initial() starts the environments; they have been started already")
+        self._first = None
+        return self._out
+
+    def step(self, actions: np.ndarray) -> Output:
+        out = self._out
+        for e, env in enumerate(self._envs):
+            action = int(actions[e])
+            if out["done"][e]:
+                out["episode_return"][e] = 0
+                out["episode_step"][e] = 0
+            self._actions[e].append(action)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            out["reward"][e] = reward
+            out["done"][e] = terminated or truncated
+            out["episode_return"][e] += np.float32(reward)
+            out["episode_step"][e] += 1
+            self._put(e, self._reset(e) if out["done"][e] else self._observe(env, observation))
+        return out
+
+    def restart(self, where: np.ndarray) -> Output:
+        for e in np.flatnonzero(where & ~self._out["done"]):
+            self._out["done"][e] = True
+            self._put(e, self._reset(e))
+        return self._out
+
+    def state_dict(self) -> dict:
+        return {
+            "levels": [dict(level) for level in self._level_states],
+            "actions": [list(actions) for actions in self._actions],
+            "out": {name: torch.from_numpy(value.copy()) for name, value in self._out.items()},
+        }
+
+    def load_state_dict(self, state: dict) -> Output:
+        """Makes each level again and replays its actions."""
+        self._first = None
+        for e, (level, actions) in enumerate(zip(state["levels"], state["actions"], strict=True)):
+            env = self._envs[e]
+            if "seed" in level:
+                env.reset(seed=level["seed"])
+            else:
+                set_generator_state(env.unwrapped.np_random, level)
+                env.reset()
+            for action in actions:
+                env.step(action)
+            self._seeds[e] = None
+            self._level_states[e] = dict(level)
+            self._actions[e] = list(actions)
+        for name, value in state["out"].items():
+            self._out[name][...] = value.numpy()
+        return self._out
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+
+class FrameStack(Environment):
+    """Stacks the last k frames on the last axis, oldest first; an episode starts with its first frame k times."""
+
+    def __init__(self, environment: Environment, num_frames: int):
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+        self._env = environment
+        self._k = num_frames
+        width, height, channels = environment.frame_shape
+        self.num_envs = environment.num_envs
+        self.num_actions = environment.num_actions
+        self.max_steps = environment.max_steps
+        self.frame_shape = (width, height, channels * num_frames)
+        self._channels = channels
+        self._stack = np.zeros((self.num_envs, *self.frame_shape), np.uint8)
+
+    def _stacked(self, out: Output) -> Output:
+        c = self._channels
+        self._stack[..., :-c] = self._stack[..., c:]
+        self._stack[..., -c:] = out["frame"]
+        self._repeat_first(out, out["done"])
+        return {**out, "frame": self._stack}
+
+    def _repeat_first(self, out: Output, where: np.ndarray) -> None:
+        self._stack[where] = np.tile(out["frame"][where], self._k)
+
+    def initial(self) -> Output:
+        return self._stacked(self._env.initial())
+
+    def step(self, actions: np.ndarray) -> Output:
+        return self._stacked(self._env.step(actions))
+
+    def restart(self, where: np.ndarray) -> Output:
+        out = self._env.restart(where)
+        self._repeat_first(out, where)
+        return {**out, "frame": self._stack}
+
+    def state_dict(self) -> dict:
+        return {"env": self._env.state_dict(), "stack": torch.from_numpy(self._stack.copy())}
+
+    def load_state_dict(self, state: dict) -> Output:
+        out = self._env.load_state_dict(state["env"])
+        self._stack[...] = state["stack"].numpy()
+        return {**out, "frame": self._stack}
+
+    def close(self) -> None:
+        self._env.close()

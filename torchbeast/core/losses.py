@@ -1,0 +1,49 @@
+"""The three losses of an actor-critic. Each is summed over time and averaged over the batch.
+
+Source: IMPALA (arXiv 1802.01561), section 4.2; the average over the batch is TorchBeast's successor AMIGo's.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def _over_time_and_batch(losses: Tensor) -> Tensor:
+    """Sum over T of the mean over B, of float32 [T, B]."""
+    if losses.dim() != 2:
+        raise ValueError(f"a loss per step must be [T, B], got {tuple(losses.shape)}")
+    return losses.mean(dim=1).sum()
+
+
+def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
+    """-sum_t mean_b log pi(a|x) * advantage.
+
+    Args:
+        log_probs: float32 [T, B], log pi(a_t|x_t) of the actions taken, with gradient.
+        advantages: float32 [T, B], a constant.
+    Returns: float32 scalar.
+    """
+    return _over_time_and_batch(-log_probs * advantages.detach())
+
+
+def baseline_loss(targets: Tensor, values: Tensor) -> Tensor:
+    """0.5 sum_t mean_b (target - V(x))^2.
+
+    Args:
+        targets: float32 [T, B], a constant.
+        values: float32 [T, B], with gradient.
+    Returns: float32 scalar.
+    """
+    return 0.5 * _over_time_and_batch((targets.detach() - values) ** 2)
+
+
+def entropy_loss(policy_logits: Tensor) -> Tensor:
+    """sum_t mean_b sum_a pi(a) log pi(a): the negative entropy of softmax(policy_logits).
+
+    Args:
+        policy_logits: float32 [T, B, A], with gradient.
+    Returns: float32 scalar, in nats.
+    """
+    log_policy = F.log_softmax(policy_logits, dim=-1)
+    return _over_time_and_batch((log_policy.exp() * log_policy).sum(dim=-1))

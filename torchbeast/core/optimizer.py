@@ -1,0 +1,81 @@
+"""RMSprop with a clipped gradient and a learning rate that falls linearly to zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Optimizer:
+    """One step per update: gradient of a loss, norm clipped, RMSprop, schedule.
+
+    Args:
+        parameters: what is learned; those that get no gradient are left alone.
+        learning_rate: at the start.
+        frames_per_update, total_frames: after u updates the rate is learning_rate * (1 - min(u * frames_per_update,
+            total_frames) / total_frames).
+        alpha, epsilon, momentum: RMSprop's.
+        max_norm: the gradient's norm is clipped at this.
+    Source: IMPALA (arXiv 1802.01561), appendix D; TorchBeast (arXiv 1910.03552).
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        learning_rate: float,
+        frames_per_update: int,
+        total_frames: int,
+        alpha: float,
+        epsilon: float,
+        momentum: float,
+        max_norm: float = 40.0,
+    ):
+        self.parameters = list(parameters)
+        self.max_norm = max_norm
+        self.rmsprop = torch.optim.RMSprop(
+            self.parameters, lr=learning_rate, alpha=alpha, eps=epsilon, momentum=momentum, foreach=True
+        )
+
+        def remaining(updates: int) -> float:
+            return 1 - min(updates * frames_per_update, total_frames) / total_frames
+
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.rmsprop, remaining)
+
+    def step(self, loss: Tensor) -> Tensor:
+        """Minimises `loss`. Returns the gradient's norm before clipping (float32 scalar)."""
+        self.rmsprop.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm, foreach=True)
+        self.rmsprop.step()
+        self.schedule.step()
+        return norm
+
+    @property
+    def updates(self) -> int:
+        return self.schedule.last_epoch
+
+    def state_dict(self) -> tuple[dict, dict]:
+        """(RMSprop's state, the schedule's)."""
+        return self.rmsprop.state_dict(), self.schedule.state_dict()
+
+    def load_state_dict(self, rmsprop: dict, schedule: dict) -> None:
+        self.rmsprop.load_state_dict(rmsprop)
+        self.schedule.load_state_dict(schedule)
+        for group, rate in zip(self.rmsprop.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
+
+
+def from_flags(parameters: Iterable[nn.Parameter], flags, *, learning_rate: float) -> Optimizer:
+    """An Optimizer with the hyperparameters of a run's flags (SPEC: alpha, epsilon, momentum, total_frames, T * B a step)."""
+    return Optimizer(
+        parameters,
+        learning_rate=learning_rate,
+        frames_per_update=flags.unroll_length * flags.batch_size,
+        total_frames=flags.total_frames,
+        alpha=flags.alpha,
+        epsilon=flags.epsilon,
+        momentum=flags.momentum,
+    )

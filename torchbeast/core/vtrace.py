@@ -1,0 +1,102 @@
+"""V-trace targets for off-policy actor-critic learning (IMPALA, arXiv 1802.01561)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class VTraceReturns(NamedTuple):
+    """vs: float32 [T, B], value targets v_s. pg_advantages: float32 [T, B], the policy gradient's weights."""
+
+    vs: Tensor
+    pg_advantages: Tensor
+
+
+def action_log_probs(policy_logits: Tensor, actions: Tensor) -> Tensor:
+    """log softmax(policy_logits)[actions].
+
+    Args:
+        policy_logits: float32 [..., A].
+        actions: int64 [...].
+    Returns: float32 [...].
+    """
+    return F.log_softmax(policy_logits, dim=-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+@torch.no_grad()
+def from_importance_weights(
+    log_rhos: Tensor,
+    discounts: Tensor,
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap_value: Tensor,
+    *,
+    clip_rho: float = 1.0,
+    clip_c: float = 1.0,
+) -> VTraceReturns:
+    """V-trace targets from importance weights.
+
+    With rho_t = min(clip_rho, exp(log_rhos_t)), c_t = min(clip_c, exp(log_rhos_t)) and
+    delta_t = rho_t (r_t + discount_t V_{t+1} - V_t):
+
+        v_s = V_s + delta_s + discount_s c_s (v_{s+1} - V_{s+1})                 (Remark 1, the recursive form)
+        advantage_s = rho_s (r_s + discount_s v_{s+1} - V_s)                     (Section 4.2)
+
+    Args:
+        log_rhos: float32 [T, B], log(pi(a|x) / mu(a|x)).
+        discounts: float32 [T, B], gamma, 0 where the step ended an episode.
+        rewards: float32 [T, B], r_t.
+        values: float32 [T, B], V(x_t) of the target policy.
+        bootstrap_value: float32 [B], V(x_T).
+        clip_rho: rho-bar.
+        clip_c: c-bar.
+    Returns: VTraceReturns, without gradients.
+    Raises: ValueError if the shapes disagree.
+    Source: Espeholt et al. 2018, equation 1.
+    """
+    if not log_rhos.shape == discounts.shape == rewards.shape == values.shape or log_rhos.dim() != 2:
+        raise ValueError(
+            "log_rhos, discounts, rewards and values must all be [T, B], got "
+            f"{[tuple(x.shape) for x in (log_rhos, discounts, rewards, values)]}"
+        )
+    if bootstrap_value.shape != values.shape[1:]:
+        raise ValueError(f"bootstrap_value must be [B], got {tuple(bootstrap_value.shape)}")
+    ratios = log_rhos.exp()
+    rhos = ratios.clamp(max=clip_rho)
+    next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])
+    deltas = rhos * (rewards + discounts * next_values - values)
+    corrections = _discounted_sums(deltas, discounts * ratios.clamp(max=clip_c))
+    vs = values + corrections
+    next_vs = torch.cat([vs[1:], bootstrap_value.unsqueeze(0)])
+    return VTraceReturns(vs, rhos * (rewards + discounts * next_vs - values))
+
+
+def _discounted_sums(deltas: Tensor, factors: Tensor) -> Tensor:
+    """acc_t = deltas_t + factors_t acc_{t+1}, with acc_T = 0. All float32 [T, B]."""
+    sums = torch.empty_like(deltas)
+    accumulator = torch.zeros_like(deltas[0])
+    steps = zip(sums.unbind(), deltas.unbind(), factors.unbind(), strict=True)
+    for out, delta, factor in reversed(list(steps)):
+        accumulator = torch.addcmul(delta, factor, accumulator, out=out)
+    return sums
+
+
+def from_log_probs(
+    behaviour_log_probs: Tensor,
+    target_log_probs: Tensor,
+    discounts: Tensor,
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap_value: Tensor,
+) -> VTraceReturns:
+    """V-trace targets from the log probabilities that behaviour (mu) and target policy (pi) give to the actions taken.
+
+    All float32 [T, B], bootstrap_value [B]; rho-bar = c-bar = 1.
+    """
+    return from_importance_weights(
+        target_log_probs.detach() - behaviour_log_probs, discounts, rewards, values.detach(), bootstrap_value.detach()
+    )

@@ -1,0 +1,61 @@
+"""A network's weights in shared memory: the learner publishes, actors re-read when they changed."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from torchbeast.core.rollouts import shared_array
+
+
+class SharedWeights:
+    """One writer, many readers. The version is odd while the writer is at work."""
+
+    def __init__(self, network: nn.Module):
+        size = sum(parameter.numel() for parameter in network.parameters())
+        self._values = torch.from_numpy(shared_array((size,), "float32"))
+        self._version = shared_array((1,), "int64")
+        self.publish(network)
+
+    @property
+    def version(self) -> int:
+        """Twice the number of times that weights have been published."""
+        return int(self._version[0])
+
+    @torch.no_grad()
+    def publish(self, network: nn.Module) -> None:
+        """Makes the network's parameters the ones that `read_into` gives."""
+        values = parameters_to_vector(network.parameters()).cpu()
+        self._version += 1
+        self._values.copy_(values)
+        self._version += 1
+
+    def read_into(self, flat: torch.Tensor) -> int:
+        """Copies the newest whole set of weights to `flat` and returns its version."""
+        while True:
+            before = self.version
+            flat.copy_(self._values)
+            if before % 2 == 0 and before == self.version:
+                return before
+
+
+class Reader:
+    """A reader's own copy of a network, kept up to date, and its weights in the form that its forward pass uses."""
+
+    def __init__(self, network: nn.Module, shared: SharedWeights):
+        self.network = network.requires_grad_(False).eval()
+        self._shared = shared
+        self._flat = torch.empty(sum(parameter.numel() for parameter in network.parameters()))
+        vector_to_parameters(self._flat, network.parameters())  # from here on the parameters are views of _flat
+        self._version = -1
+        self.composed = None
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Takes over newly published weights; True if there were any."""
+        if self._shared.version == self._version:
+            return False
+        self._version = self._shared.read_into(self._flat)
+        self.composed = self.network.compose()
+        return True

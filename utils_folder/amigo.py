@@ -1,0 +1,300 @@
+"""AMIGo's motivation: a teacher proposes goals, and learns to propose the ones that are hard but not too hard."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.teacher import Teacher
+from torchbeast.core import losses, optimizer, vtrace
+from torchbeast.core.environment import Environment, Output
+from torchbeast.core.rollouts import Field
+from torchbeast.core.sampling import sample
+from torchbeast.core.weights import Reader, SharedWeights
+from utils_folder import difficulty as difficulties
+from utils_folder import goals, rewards
+from utils_folder.difficulty import Difficulty
+from utils_folder.motivation import Batch, Motivation, MotivationActor, Task
+
+DEFAULT_START = 7
+WINDOW_START = 100
+
+
+def threshold_difficulty(flags: argparse.Namespace) -> difficulties.Threshold:
+    """t* of `default`."""
+    return difficulties.Threshold(
+        threshold=flags.generator_threshold,
+        counts=flags.generator_counts,
+        maximum=flags.generator_maximum,
+        negative=flags.generator_reward_negative,
+        target=DEFAULT_START if flags.generator_start is None else flags.generator_start,
+    )
+
+
+def window_difficulty(flags: argparse.Namespace) -> difficulties.Window | difficulties.TrackingWindow:
+    """t* of `window_adaptive`, by `--window_rule`."""
+    start = WINDOW_START if flags.generator_start is None else flags.generator_start
+    common = {
+        "threshold": flags.generator_threshold,
+        "counts": flags.generator_counts,
+        "window": flags.window,
+        "negative": flags.generator_reward_negative,
+        "target": start,
+    }
+    if flags.window_rule == "tracking":
+        return difficulties.TrackingWindow(maximum=flags.generator_maximum, start=start, **common)
+    return difficulties.Window(**common)
+
+
+class AmigoActor(MotivationActor):
+    """Proposes a goal whenever the last one has been reached or its episode is over.
+
+    The fields of state t (SPEC: with g = goal[t-1], proposed in goal_frame[t-1]):
+        reached[t]           g has been reached on arrival in state t
+        goal_step[t]         steps since g was proposed
+        goal[t], goal_frame[t], generator_logits[t]   in force when acting in state t, and what it was drawn from
+        late_goal[t]         goal[t-1], for --as_published
+    """
+
+    def __init__(self, teacher: Reader, num_envs: int, task: Task, flags: argparse.Namespace, generator: torch.Generator):
+        self._teacher = teacher
+        self._generator = generator
+        self._modify = flags.modify
+        self._boundary_awareness = not flags.no_boundary_awareness
+        self._restart_episode = flags.restart_episode
+        self._inner_height = task.frame_shape[1] if flags.inner else None
+        num_goals = num_goal_logits(task, flags)
+        self._row = {
+            "goal": np.zeros(num_envs, np.int64),
+            "late_goal": np.zeros(num_envs, np.int64),
+            "goal_frame": np.zeros((num_envs, *task.frame_shape), np.uint8),
+            "generator_logits": np.zeros((num_envs, num_goals), np.float32),
+            "goal_step": np.zeros(num_envs, np.int32),
+            "reached": np.zeros(num_envs, np.bool_),
+        }
+        self._started = False
+
+    def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
+        row = self._row
+        if self._started:
+            row["goal_step"] += 1
+            self._judge(out, environment)
+        row["late_goal"][:] = row["goal"]
+        self._propose(out, row["reached"] | out["done"] if self._started else np.ones_like(row["reached"]))
+        self._started = True
+        return row
+
+    def _judge(self, out: Output, environment: Environment) -> None:
+        row = self._row
+        # The step count restarts with a goal, but goal_step[t] still tells of the goal before: restart it here, one step late.
+        row["goal_step"][self._proposed] = 1
+        if self._modify:
+            reached = goals.reached_by_change(out["frame"], row["goal_frame"], row["goal"])
+        else:
+            reached = goals.reached_by_standing(out["frame"], row["goal"])
+        if not self._boundary_awareness:
+            reached &= ~out["done"]
+        row["reached"][:] = reached
+        if self._restart_episode:
+            environment.restart(reached)
+
+    def _propose(self, out: Output, where: np.ndarray) -> None:
+        self._proposed = np.flatnonzero(where)
+        if not len(self._proposed):
+            return
+        frames = out["frame"][self._proposed]
+        logits, _ = self._teacher.network(torch.from_numpy(frames), self._teacher.composed)
+        goal = sample(logits, self._generator).numpy()
+        if self._inner_height is not None:
+            goal = goals.inner_to_cell(goal, height=self._inner_height)
+        self._row["goal"][self._proposed] = goal
+        self._row["goal_frame"][self._proposed] = frames
+        self._row["generator_logits"][self._proposed] = logits.numpy()
+
+    def refresh(self) -> None:
+        self._teacher.refresh()
+
+    def state_dict(self) -> dict:
+        return {
+            "row": {name: torch.from_numpy(value.copy()) for name, value in self._row.items()},
+            "proposed": self._proposed.tolist(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, value in state["row"].items():
+            self._row[name][...] = value.numpy()
+        self._proposed = np.array(state["proposed"], np.int64)
+        self._started = True
+
+
+def num_goal_logits(task: Task, flags: argparse.Namespace) -> int:
+    """How many goals the teacher chooses among."""
+    width, height, _ = task.frame_shape
+    return (width - 2) * (height - 2) if flags.inner else width * height
+
+
+class Amigo(Motivation):
+    """The teacher in the learner. Updated when `generator_batch_size` goals have ended, by REINFORCE with a baseline.
+
+    Source: AMIGo (arXiv 2006.12122), algorithm 1.
+    """
+
+    goal_conditioned = True
+    log_columns = (
+        "gen_rewards",
+        "gg_loss",
+        "generator_entropy_loss",
+        "generator_baseline_loss",
+        "mean_episode_steps",
+        "ex_reward",
+        "generator_current_target",
+        "goals_reached",
+    )
+
+    def __init__(self, flags: argparse.Namespace, task: Task, difficulty: Difficulty):
+        self._flags = flags
+        self._task = task
+        self.difficulty = difficulty
+        self.teacher = Teacher(
+            task.frame_shape,
+            inner=flags.inner,
+            mirrored=flags.as_published,
+            use_embedding=not flags.disable_use_embedding,
+        )
+        self._shared = SharedWeights(self.teacher)
+        self._optimizer = optimizer.from_flags(
+            self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate
+        )
+        self._waiting: Batch = {}
+        self.rollout_fields = {
+            "goal": Field((), np.int64),
+            "goal_frame": Field(task.frame_shape, np.uint8),
+            "generator_logits": Field((num_goal_logits(task, flags),), np.float32),
+            "goal_step": Field((), np.int32),
+            "reached": Field((), np.bool_),
+        }
+        if flags.as_published:
+            self.rollout_fields["late_goal"] = Field((), np.int64)
+
+    def actor(self, num_envs: int, generator: torch.Generator) -> AmigoActor:
+        reader = Reader(copy.deepcopy(self.teacher), self._shared)
+        return AmigoActor(reader, num_envs, self._task, self._flags, generator)
+
+    def to(self, device: torch.device) -> None:
+        self.teacher.to(device)
+
+    def student_goal(self, batch: Batch) -> Tensor:
+        return batch["late_goal" if self._flags.as_published else "goal"]
+
+    def intrinsic_reward(self, batch: Batch) -> Tensor:
+        return rewards.student_bonus(
+            batch["reached"][1:],
+            batch["goal_step"][1:],
+            max_steps=self._task.max_steps,
+            coef=self._flags.intrinsic_reward_coef,
+        )
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        entries = ended_goals(batch)
+        self._waiting = {k: torch.cat([self._waiting[k], v]) for k, v in entries.items()} if self._waiting else entries
+        stats = {"goals_reached": batch["reached"][1:].float().mean().item()}
+        size = self._flags.generator_batch_size
+        learned = False
+        while len(self._waiting["goal"]) >= size:
+            stats |= self._update({k: v[:size] for k, v in self._waiting.items()})
+            self._waiting = {k: v[size:] for k, v in self._waiting.items()}
+            learned = True
+        if learned:
+            self._shared.publish(self.teacher)
+        return stats | {"generator_current_target": self.difficulty.target}
+
+    def _update(self, entries: Batch) -> dict[str, float]:
+        flags = self._flags
+        logits, values = (x.unsqueeze(0) for x in self.teacher(entries["goal_frame"]))
+        index = entries["goal"]
+        if flags.inner:
+            index = goals.cell_to_inner(index, height=self._task.frame_shape[1])
+        success = self.difficulty.success(entries["reached"], entries["goal_step"])
+        raw = rewards.teacher_reward(
+            success, negative=flags.generator_reward_negative, coef=flags.generator_reward_coef
+        )
+        learned = rewards.teacher_reward_learned(
+            raw, entries["ex_reward"], extrinsic=not flags.no_extrinsic_rewards
+        ).unsqueeze(0)
+        log_probs = vtrace.action_log_probs(logits, index.unsqueeze(0))
+        returns = vtrace.from_log_probs(
+            vtrace.action_log_probs(entries["generator_logits"], index).unsqueeze(0),
+            log_probs,
+            torch.zeros_like(learned),
+            learned,
+            values,
+            torch.zeros_like(learned[0]),
+        )
+        pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
+        baseline_loss = flags.baseline_cost * losses.baseline_loss(returns.vs, values)
+        entropy_loss = flags.generator_entropy_cost * losses.entropy_loss(logits)
+        self._optimizer.step(pg_loss + baseline_loss + entropy_loss)
+        mean_ex_reward = entries["ex_reward"].mean().item()
+        self.difficulty.update(raw.mean().item(), mean_ex_reward)
+        return {
+            "gen_rewards": learned.mean().item(),
+            "gg_loss": pg_loss.item(),
+            "generator_entropy_loss": entropy_loss.item(),
+            "generator_baseline_loss": baseline_loss.item(),
+            "mean_episode_steps": entries["goal_step"].float().mean().item(),
+            "ex_reward": mean_ex_reward,
+        }
+
+    def state_dict(self) -> dict:
+        rmsprop, schedule = self._optimizer.state_dict()
+        return {
+            "generator_model_state_dict": self.teacher.state_dict(),
+            "generator_model_optimizer_state_dict": rmsprop,
+            "generator_scheduler_state_dict": schedule,
+            "difficulty": difficulties.state_dict(self.difficulty),
+            "generator_batch": dict(self._waiting),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.teacher.load_state_dict(state["generator_model_state_dict"])
+        self._shared.publish(self.teacher)
+        if "difficulty" in state:  # ours, not the published code's
+            self._optimizer.load_state_dict(
+                state["generator_model_optimizer_state_dict"], state["generator_scheduler_state_dict"]
+            )
+            difficulties.load_state_dict(self.difficulty, state["difficulty"])
+            device = next(self.teacher.parameters()).device
+            self._waiting = {k: v.to(device) for k, v in state["generator_batch"].items()}
+
+    def progress(self) -> str:
+        return f"t* {self.difficulty.target}"
+
+    def warnings(self) -> Iterator[str]:
+        return self.difficulty.warnings()
+
+
+def ended_goals(batch: Batch) -> Batch:
+    """The teacher's entries in a batch: one with reached False per t with done[t], then one with reached True per reached[t].
+
+    Args:
+        batch: rollouts, [T+1, B, ...].
+    Returns: goal_frame, goal, generator_logits of state t-1; goal_step, reached, ex_reward (float32) of t; [N, ...] each.
+    """
+    done, reached = batch["done"][1:], batch["reached"][1:]
+
+    def both(values: Tensor) -> Tensor:
+        return torch.cat([values[done], values[reached]])
+
+    return {
+        "goal_frame": both(batch["goal_frame"][:-1]),
+        "goal": both(batch["goal"][:-1]),
+        "generator_logits": both(batch["generator_logits"][:-1]),
+        "goal_step": both(batch["goal_step"][1:]),
+        "ex_reward": both(batch["reward"][1:]),
+        "reached": torch.cat([torch.zeros_like(done[done]), torch.ones_like(reached[reached])]),
+    }

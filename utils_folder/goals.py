@@ -1,0 +1,47 @@
+"""Goals are cells: g = x*H + y on a W x H grid. Pure functions on arrays; whether a goal has been reached."""
+
+from __future__ import annotations
+
+import numpy as np
+from gym_minigrid.minigrid import OBJECT_TO_IDX
+
+AGENT = OBJECT_TO_IDX["agent"]
+
+
+def cell_to_inner(cell, *, height: int):
+    """Index among the (W-2)(H-2) cells inside the outer wall of the full grid's cell (integers of any shape, or tensors)."""
+    return (cell // height - 1) * (height - 2) + (cell % height - 1)
+
+
+def inner_to_cell(index, *, height: int):
+    """The full grid's cell of an index among the cells inside the outer wall; inverse of `cell_to_inner`."""
+    return (index // (height - 2) + 1) * height + (index % (height - 2) + 1)
+
+
+def cell_contents(frame: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """(object, colour, state) of one cell per frame, in the newest frame if several are stacked.
+
+    Args:
+        frame: uint8 [E, W, H, 3k].
+        cell: int64 [E].
+    Returns: uint8 [E, 3].
+    """
+    height = frame.shape[2]
+    return frame[np.arange(len(frame)), cell // height, cell % height, -3:]
+
+
+def reached_by_change(frame: np.ndarray, goal_frame: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Whether any channel of the goal's cell differs from what it was when the goal was proposed (`--modify`).
+
+    Args:
+        frame, goal_frame: uint8 [E, W, H, 3k], now and when the goal was proposed.
+        goal: int64 [E].
+    Returns: bool [E].
+    Source: AMIGo (arXiv 2006.12122), section 3: reaching a goal is changing its cell.
+    """
+    return (cell_contents(frame, goal) != cell_contents(goal_frame, goal)).any(axis=-1)
+
+
+def reached_by_standing(frame: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Whether the agent stands on the goal's cell: bool [E], from frame uint8 [E, W, H, 3k] and goal int64 [E]."""
+    return cell_contents(frame, goal)[:, 0] == AGENT

@@ -1,0 +1,77 @@
+"""Every reward, once. Pure functions on float tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def student_bonus(reached: Tensor, goal_step: Tensor, *, max_steps: int, coef: float) -> Tensor:
+    """Bonus for reaching the teacher's goal: coef * (1 - 0.9 * goal_step / max_steps) where reached, else 0.
+
+    Args:
+        reached: bool [T, B], the goal was reached on arrival in state t.
+        goal_step: int32 [T, B], steps since that goal was proposed, 0..max_steps.
+        max_steps: step limit of an episode.
+        coef: reward units.
+    Returns: float32 [T, B].
+    Raises: ValueError if shapes differ or max_steps < 1.
+    Source: AMIGo (arXiv 2006.12122), student reward; the step discount is MiniGrid's own.
+    """
+    if reached.shape != goal_step.shape:
+        raise ValueError(f"reached {tuple(reached.shape)} and goal_step {tuple(goal_step.shape)} differ in shape")
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    return reached * (coef * (1 - 0.9 * goal_step / max_steps))
+
+
+def novelty_bonus(novelty: Tensor, visits: Tensor, *, coef: float, scale: float) -> Tensor:
+    """Bonus for crossing into novel states: coef * max(N(s_t) - scale * N(s_{t-1}), 0) where s_t is visited first.
+
+    Args:
+        novelty: float32 [T+1, B], N(s_t) for t = 0..T.
+        visits: int32 [T+1, B], how often s_t has been visited in its episode, this visit included.
+        coef: reward units.
+        scale: weight of the state that is left (BeBold: 1, NovelD: 0.5).
+    Returns: float32 [T, B], for t = 1..T.
+    Source: BeBold (arXiv 2012.08621), equations 1 and 2.
+    """
+    gain = (novelty[1:] - scale * novelty[:-1]).clamp(min=0)
+    return coef * gain * (visits[1:] == 1)
+
+
+def student_reward(reward: Tensor, intrinsic: Tensor, *, extrinsic: bool = True) -> Tensor:
+    """What the student learns from: clip(reward + intrinsic, -1, 1) + [reward > 0].
+
+    Without extrinsic rewards (`--no_extrinsic_rewards`): clip(intrinsic, -1, 1).
+
+    Args:
+        reward, intrinsic: float32 [T, B].
+    Returns: float32 [T, B].
+    """
+    if not extrinsic:
+        return intrinsic.clamp(-1, 1)
+    return (reward + intrinsic).clamp(-1, 1) + (reward > 0).float()
+
+
+def teacher_reward(success: Tensor, *, negative: float, coef: float) -> Tensor:
+    """r = negative + coef * success: `negative` is -beta, `success` says where the goal was reached at the right distance.
+
+    Args:
+        success: bool [N].
+    Returns: float32 [N].
+    Source: AMIGo (arXiv 2006.12122), teacher reward (alpha = coef + negative, beta = -negative).
+    """
+    return negative + coef * success.float()
+
+
+def teacher_reward_learned(reward: Tensor, ex_reward: Tensor, *, extrinsic: bool = True) -> Tensor:
+    """What the teacher learns from: 1 where the environment rewarded the step (if that counts), else clip(r, -1, 1).
+
+    Args:
+        reward: float32 [N], `teacher_reward`.
+        ex_reward: float32 [N], the environment's.
+    Returns: float32 [N].
+    """
+    clipped = reward.clamp(-1, 1)
+    return torch.where(ex_reward > 0, torch.ones_like(clipped), clipped) if extrinsic else clipped
