@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,6 @@ logger = logging.getLogger("amigo")
 
 CONFIDENCE = 0.95
 MAX_BATCH = 256
-WINDOW_SECONDS = 0.15
 # What a checkpoint decides about an agent; the rest of its flags told how it was trained.
 AGENT_FLAGS = (
     "model",
@@ -68,8 +67,8 @@ def evaluate(flags: argparse.Namespace, given: dict[str, Any]) -> None:
     summary = summarise(episodes)
     print(report(flags, summary))
     if flags.json is not None:
-        record = {"env": flags.env, "weights": str(path), "model": flags.model, "greedy": flags.greedy, "seed": flags.seed}
-        Path(flags.json).write_text(json.dumps({**record, **summary}, indent=2) + "\n")
+        about = {"env": flags.env, "weights": str(path), "model": flags.model, "greedy": flags.greedy, "seed": flags.seed}
+        Path(flags.json).write_text(json.dumps({**about, **summary}, indent=2) + "\n")
     if flags.record_video:
         frames = record(agent, flags.video_path)
         print(f"one episode of {frames - 1} steps recorded in {flags.video_path}")
@@ -93,8 +92,8 @@ def _check_outputs(flags: argparse.Namespace) -> None:
     targets = [flags.json] if flags.json is not None else []
     if flags.record_video:
         targets.append(flags.video_path)
-        if Path(flags.video_path).suffix not in video.SUFFIXES:
-            raise UsageError(f"--video_path {flags.video_path}: choose a name that ends with {' or '.join(video.SUFFIXES)}")
+        if Path(flags.video_path).suffix not in video.VIDEO_SUFFIXES:
+            raise UsageError(f"--video_path {flags.video_path}: choose a name that ends with {' or '.join(video.VIDEO_SUFFIXES)}")
     for target in targets:
         if not Path(target).resolve().parent.is_dir():
             raise UsageError(f"{target}: its folder does not exist; create it or choose another")
@@ -137,8 +136,6 @@ class Agent:
 
     def actor(self, num_envs: int, stream: str) -> Actor:
         """Plays in E fresh environments; `stream` names its randomness."""
-        import copy
-
         seeds = [derive_seed(self.flags.seed, f"{stream} environment", e) for e in range(num_envs)]
         generator = torch_generator(self.flags.seed, f"{stream} actor")
         student = Reader(copy.deepcopy(self._student), self._shared)
@@ -247,11 +244,7 @@ def _render(flags: argparse.Namespace, agent: Agent) -> None:
     try:
         window = video.Window(flags.env)
     except RuntimeError as error:
-        raise UsageError(f"--mode test_render: {error}") from None
+        raise UsageError(str(error)) from None
 
-    def show(picture: np.ndarray) -> None:
-        window.show(picture)
-        time.sleep(WINDOW_SECONDS)
-
-    watch(agent, show)
+    watch(agent, window.show)
     window.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import os
 import signal
@@ -293,8 +294,6 @@ class Run:
 
 def _fresh_copy(network: torch.nn.Module) -> torch.nn.Module:
     """A copy on the CPU that shares nothing with the original."""
-    import copy
-
     return copy.deepcopy(network).cpu()
 
 
