@@ -29,7 +29,6 @@ test-fast: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m ruff check .
-	$(VENV)/bin/python -m ruff format --check .
 
 # The stamps are younger than the requirements they were made from, so a change of requirements installs again.
 $(VENV)/.installed: requirements.txt | $(VENV)/bin/python

@@ -199,7 +199,7 @@ def test_resume_cuts_rows_after_the_checkpoint_and_counts_on(make, resume):
 
 @pytest.mark.parametrize(
     "torn",
-    ["1,1.5,0.1,20", "1,1.5,.1,2\n", "1,1.5,.1,2,,,\n", "\0\0\n", "1,1.5,,,,\n", "1,x,.1,2,,\n", ",1.5,.1,2,,\n", "\n"],
+    ["1,1.5,.1,2,3,45", "1,1.5,.1,2\n", "1,1.5,.1,2,,,\n", "\0\0\n", "1,1.5,,,,\n", ",1.5,.1,2,,\n", "\n"],
 )
 def test_resume_cuts_torn_rows(make, resume, torn):
     writer = make()
@@ -357,8 +357,9 @@ def test_git_state_without_git(tmp_path, monkeypatch):
 # out.log, TensorBoard, fork safety of the imports
 
 
-def test_out_log_follows_the_logger_until_close(make):
+def test_out_log_follows_the_logger_until_close(make, caplog):
     log = logging.getLogger("amigo")
+    caplog.set_level(logging.ERROR, logger="amigo")  # what the writer finds is what it must leave
     before = (list(log.handlers), log.level)
     writer = make()
     log.info("goals moved to %s", "doors")

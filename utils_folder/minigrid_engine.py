@@ -1,12 +1,12 @@
 """gym-minigrid's games, compiled: a batch of environments as arrays, the same levels and the same rules, much faster.
 
-The levels of KeyCorridor and ObstructedMaze are made in compiled code from the same random stream as gym-minigrid's; those
-of all other environments are made by gym-minigrid itself and only played here. `playable` says which environments the
-engine plays exactly.
+The levels of KeyCorridor and ObstructedMaze are made in compiled code from the same random stream as gym-minigrid's;
+those of all other environments are made by gym-minigrid itself and only played here. `playable` says which environments
+the engine plays exactly.
 
 The compiled code is in minigrid_levels.py. The first engine on a machine compiles it (some ten seconds) and Numba keeps
-it on disk beside the source, or under `NUMBA_CACHE_DIR` where that is not writable; later ones load it in about a second.
-Processes forked after the first step have it already.
+it on disk: in `__pycache__` beside that file, else in the user's cache folder, or under `NUMBA_CACHE_DIR` if that is
+set. Later ones load it in a tenth of a second, and processes forked after a first step have it already.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from gym_minigrid.envs.obstructedmaze import (
     ObstructedMazeEnv,
 )
 from gym_minigrid.minigrid import (
-    COLOR_TO_IDX,
     OBJECT_TO_IDX,
     Ball,
     Box,
@@ -141,11 +140,11 @@ def _refusal(env: gym.Env) -> str | None:
 class MiniGridEngine(Environment):
     """E copies of a gym-minigrid environment, each exactly as gym-minigrid plays it.
 
-    Environment e is `gym.make(env_name)` whose first reset is `reset(seed=seeds[e])` and whose later ones are `reset()`;
-    with `fixed_seed` every reset of every environment is `reset(seed=fixed_seed)`. Besides what `Environment` promises the
-    output has what the agent carries:
+    Environment e is `gym.make(env_name)` whose first reset is `reset(seed=seeds[e])` and whose later ones are
+    `reset()`; with `fixed_seed` every reset of every environment is `reset(seed=fixed_seed)`. The output has what
+    `Environment` promises and what the agent carries:
 
-        frame        uint8 [E, W, H, 3]  FullyObsWrapper's image: (kind, colour, state), x first; the agent is (10, 0, direction)
+        frame        uint8 [E, W, H, 3]  FullyObsWrapper's (kind, colour, state); the agent is (10, 0, direction)
         carried_obj  uint8 [E]           its kind, 1 (empty) for nothing
         carried_col  uint8 [E]           its colour, 5 (grey) for nothing
 
@@ -206,7 +205,10 @@ class MiniGridEngine(Environment):
         return {"env_name": self._env_name, "world": {name: torch.tensor(array) for name, array in arrays.items()}}
 
     def load_state_dict(self, state: dict) -> Output:
-        """Goes back to the moment of `state_dict`. Raises: ValueError if that was another game or number of environments."""
+        """Goes back to the moment of `state_dict`.
+
+        Raises: ValueError if that was another game or another number of environments.
+        """
         saved = {name: tensor.numpy() for name, tensor in state["world"].items()}
         if state["env_name"] != self._env_name or saved["frame"].shape != self._world.frame.shape:
             theirs = f"{len(saved['frame'])} x {state['env_name']}"
@@ -272,7 +274,10 @@ def _game(env: MiniGridEnv, rule: Rule) -> Game:
 
 
 def _cells(env: MiniGridEnv, rule: Rule = RULES[MiniGridEnv.step]) -> np.ndarray:
-    """The grid of a gym-minigrid environment as int64 [W, H]. Raises: ValueError for objects that the engine does not know."""
+    """The grid of a gym-minigrid environment as int64 [W, H].
+
+    Raises: ValueError if there is something in it that the engine does not know.
+    """
     row_by_row = [_object(env, thing, rule) for thing in env.grid.grid]
     return np.array(row_by_row, np.int64).reshape(env.height, env.width).T
 

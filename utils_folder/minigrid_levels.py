@@ -1,15 +1,15 @@
-"""The compiled half of the MiniGrid engine: levels as arrays of numbers, how they are made and how an action changes them.
+"""The compiled half of the MiniGrid engine: levels as arrays of numbers, how they are made and how they are played.
 
 An object is one integer, so that picking up, carrying, dropping and unpacking move all that it is at once:
 
-    bits 0-3 kind | 4-6 colour | 7-8 state (doors) | 9 target | 16-... what it contains, laid out the same way (0: nothing)
+    bits 0-3 kind | 4-6 colour | 7-8 state (doors) | 9 target | 16-... what it contains, in the same way (0: nothing)
 
-The target bit is the object's identity as far as the rules ask for it; it stays with the object wherever it goes. An
-empty cell is an object of kind "empty"; kinds, colours and states have gym-minigrid's numbers.
+The target bit is the object's identity as far as the rules ask for it; it stays with the object wherever it goes.
+An empty cell is an object of kind "empty"; kinds, colours and states have gym-minigrid's numbers.
 
-Everything that Numba compiles is in this one file on purpose. The machine code is kept on disk (`cache=True`: in
-`__pycache__` beside this file, or under `NUMBA_CACHE_DIR`) and is compiled anew when this file changes, but Numba does not
-look at the files that it imports.
+Everything that Numba compiles is in this one file on purpose. The machine code is kept on disk (`cache=True`; in
+`__pycache__` beside this file, else in the user's cache folder, or under `NUMBA_CACHE_DIR` if that is set). It is made
+anew when this file changes, but Numba does not look at the files that it imports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gym_minigrid.minigrid import COLOR_NAMES, COLOR_TO_IDX, DIR_TO_VEC, OBJECT_
 from numba import njit
 from numba.extending import register_jitable
 
-# --- Objects ---------------------------------------------------------------------------------------------------------
+# --- Objects --------------------------------------------------------------------------------------------------------
 
 COLOUR_SHIFT, STATE_SHIFT, CONTENTS_SHIFT = 4, 7, 16
 KIND_MASK, COLOUR_MASK, STATE_MASK = 0b1111, 0b111, 0b11
@@ -58,8 +58,8 @@ class World(NamedTuple):
     """E games in progress; the arrays from `frame` on are also the output of the engine.
 
     cells int64 [E, W, H], agent int64 [E, 3] (x, y, direction), places int64 [E, 2, 2] (up to two positions that the
-    rule names), carried int64 [E], random_state uint64 [E, 6] (PCG64: state high and low, increment high and low, whether
-    half of a draw is left over, that half), frame uint8 [E, W, H, 3], reward float32 [E], done bool [E],
+    rule names), carried int64 [E], random_state uint64 [E, 6] (PCG64: state high and low, increment high and low,
+    whether half of a draw is left over, that half), frame uint8 [E, W, H, 3], reward float32 [E], done bool [E],
     episode_return float32 [E], episode_step int32 [E], carried_obj uint8 [E], carried_col uint8 [E].
     """
 
@@ -97,7 +97,8 @@ class Game(NamedTuple):
 class Rooms(NamedTuple):
     """RoomGrid's rooms, room (i, j) at index j * num_cols + i; walls are in the order right, down, left, up.
 
-    passage bool [R, 4]: a door or a gap; door_at int64 [R, 4, 2]: where the door would be, -1 at the border; locked bool [R].
+    passage bool [R, 4]: a door or a gap; door_at int64 [R, 4, 2]: where a door would be, -1 at the border;
+    locked bool [R].
     """
 
     passage: np.ndarray
@@ -126,7 +127,7 @@ def state_of(cell):
     return cell >> STATE_SHIFT & STATE_MASK
 
 
-# --- Random numbers: numpy.random.Generator(PCG64).integers, bit for bit -----------------------------------------------
+# --- Random numbers: numpy.random.Generator(PCG64).integers, bit for bit --------------------------------------------
 
 MULTIPLIER_HIGH, MULTIPLIER_LOW = np.uint64(2549297995355413924), np.uint64(4865540595714422341)
 LOW_HALF, HALF_BITS, ROTATION_SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(58)
@@ -184,7 +185,7 @@ def rand_colour(stream):
     return COLOURS[rand_int(stream, 0, NUM_COLOURS)]
 
 
-# --- Levels of rooms (gym_minigrid.roomgrid.RoomGrid): every draw in gym-minigrid's order -------------------------------
+# --- Levels of rooms (gym_minigrid.roomgrid.RoomGrid): every draw in gym-minigrid's order ---------------------------
 
 
 @njit
@@ -234,7 +235,8 @@ def open_passage(rooms, game, room, wall):
 def add_door(cells, rooms, game, room, wall, colour, locked):
     """RoomGrid.add_door; a room counts as locked if the last door added from its side is."""
     rooms.locked[room] = locked
-    cells[rooms.door_at[room, wall, 0], rooms.door_at[room, wall, 1]] = make_object(DOOR, colour, LOCKED if locked else CLOSED)
+    x, y = rooms.door_at[room, wall]
+    cells[x, y] = make_object(DOOR, colour, LOCKED if locked else CLOSED)
     open_passage(rooms, game, room, wall)
 
 
@@ -265,7 +267,7 @@ def place_agent(cells, agent, game, room, stream):
         x, y = find_place(cells, agent, game, room, stream)
         agent[0], agent[1], agent[2] = x, y, rand_int(stream, 0, 4)
         front = kind_of(cells[x + STEP_X[agent[2]], y + STEP_Y[agent[2]]])
-        if front == EMPTY or front == WALL:
+        if front in (EMPTY, WALL):
             return
 
 
@@ -344,8 +346,9 @@ def add_locked_door(cells, agent, rooms, game, room, wall, colour, stream):
     """ObstructedMazeEnv.add_door with its key in the room, perhaps in a box, and perhaps a ball before the door."""
     add_door(cells, rooms, game, room, wall, colour, True)
     if game.blocked:
-        x, y = rooms.door_at[room, wall, 0] - STEP_X[wall], rooms.door_at[room, wall, 1] - STEP_Y[wall]
-        cells[x, y] = make_object(BALL, COLOURS[1])  # whatever lay there is gone, a key too
+        x, y = rooms.door_at[room, wall]
+        # Whatever lay there is gone, a key too.
+        cells[x - STEP_X[wall], y - STEP_Y[wall]] = make_object(BALL, COLOURS[1])
     key = make_object(KEY, colour)
     place_object(cells, agent, game, room, make_object(BOX, COLOURS[2], 0, key) if game.key_in_box else key, stream)
 
@@ -389,7 +392,7 @@ def make_level(cells, agent, game, stream):
         make_obstructed_maze_full(cells, agent, game, stream)
 
 
-# --- What is seen ------------------------------------------------------------------------------------------------------
+# --- What is seen ---------------------------------------------------------------------------------------------------
 
 
 @njit
@@ -420,7 +423,7 @@ def show_level(world, e):
     show_agent(world, e)
 
 
-# --- Playing -----------------------------------------------------------------------------------------------------------
+# --- Playing --------------------------------------------------------------------------------------------------------
 
 
 @njit
@@ -450,15 +453,14 @@ def move(world, e, action, front_x, front_y):
     elif action == RIGHT:
         agent[2] = (agent[2] + 1) % 4
     elif action == FORWARD:
-        passable = kind == EMPTY or kind == FLOOR or kind == GOAL or kind == LAVA
-        if passable or (kind == DOOR and state_of(front) == OPEN):
+        if kind in (EMPTY, FLOOR, GOAL, LAVA) or (kind == DOOR and state_of(front) == OPEN):
             agent[0], agent[1] = front_x, front_y
         if kind == GOAL:
             return SUCCEEDED
         if kind == LAVA:
             return FAILED
     elif action == PICKUP:
-        if carried == NOTHING and (kind == KEY or kind == BALL or kind == BOX):
+        if carried == NOTHING and kind in (KEY, BALL, BOX):
             world.carried[e] = front
             cells[front_x, front_y] = EMPTY_CELL
     elif action == DROP:
@@ -495,7 +497,7 @@ def judge(world, e, action, front_x, front_y, was_carried, rule, outcome):
             return SUCCEEDED
         if x == world.places[e, 1, 0] and y == world.places[e, 1, 1]:
             return FAILED
-    elif rule == GO_TO_DOOR or rule == GO_TO_OBJECT:
+    elif rule in (GO_TO_DOOR, GO_TO_OBJECT):
         dx, dy = abs(world.agent[e, 0] - place_x), abs(world.agent[e, 1] - place_y)
         if action == TOGGLE:
             return FAILED
@@ -538,7 +540,7 @@ def play(world, e, action, game):
 
 @njit
 def begin(world, e, game, seed_state):
-    """A new level for environment e; from `seed_state` (uint64 [6]) if it is not empty, else from where its stream is."""
+    """A new level for environment e, from `seed_state` (uint64 [6]) if it is not empty, else as its stream goes on."""
     if len(seed_state):
         world.random_state[e] = seed_state
     make_level(world.cells[e], world.agent[e], game, world.random_state[e])
@@ -555,7 +557,7 @@ def begin_where(world, where, game, seed_state):
 
 @njit(cache=True)
 def step_all(world, actions, game, seed_state):
-    """One action (int64 [E]) in every environment, and new levels where episodes end, unless gym-minigrid makes them."""
+    """One action (int64 [E]) in every environment, and new levels where episodes end unless gym-minigrid makes them."""
     for e in range(len(actions)):
         if not 0 <= actions[e] < NUM_ACTIONS:
             raise ValueError("unknown action")
