@@ -93,7 +93,9 @@ def _check_outputs(flags: argparse.Namespace) -> None:
     if flags.record_video:
         targets.append(flags.video_path)
         if Path(flags.video_path).suffix not in video.VIDEO_SUFFIXES:
-            raise UsageError(f"--video_path {flags.video_path}: choose a name that ends with {' or '.join(video.VIDEO_SUFFIXES)}")
+            raise UsageError(
+                f"--video_path {flags.video_path}: choose a name that ends with {' or '.join(video.VIDEO_SUFFIXES)}"
+            )
     for target in targets:
         if not Path(target).resolve().parent.is_dir():
             raise UsageError(f"{target}: its folder does not exist; create it or choose another")

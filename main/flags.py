@@ -28,8 +28,14 @@ class Flag(NamedTuple):
 GROUPS: dict[str, tuple[Flag, ...]] = {
     "What to run": (
         Flag("env", "MiniGrid-Empty-8x8-v0", "MiniGrid environment"),
-        Flag("mode", "train", "train, test (play with a trained agent), test_render (play in a window)", str,
-             ("train", "test", "test_render"), True),
+        Flag(
+            "mode",
+            "train",
+            "train, test (play with a trained agent), test_render (play in a window)",
+            str,
+            ("train", "test", "test_render"),
+            True,
+        ),
         Flag("model", "default", "variant: " + ", ".join(motivation.registry())),
         Flag("total_frames", 600_000_000, "environment frames to train for", int, resumable=True),
         Flag("seed", None, "everything random derives from it (default: drawn, and recorded)", int),
@@ -46,14 +52,30 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     ),
     "Processes": (
         Flag("num_actors", 4, "number of environments, each with rollouts of its own", int),
-        Flag("num_actor_processes", None, "processes that host them (default: from the cores; 0: act and learn in turn "
-             "in the main process, reproducibly)", int, resumable=True),
-        Flag("num_buffers", None, "rollouts in shared memory (default: max(2 * num_actors, batch_size), or more "
-             "where the actor processes need more)", int, resumable=True),
+        Flag(
+            "num_actor_processes",
+            None,
+            "processes that host them (default: from the cores; 0: act and learn in turn in the main process, reproducibly)",
+            int,
+            resumable=True,
+        ),
+        Flag(
+            "num_buffers",
+            None,
+            "rollouts in shared memory (default: max(2 * num_actors, batch_size), or more where the actor processes need more)",
+            int,
+            resumable=True,
+        ),
         Flag("num_threads", 4, "learner threads", int, resumable=True),
         Flag("disable_cuda", False, "learn on the CPU even if there is a GPU", resumable=True),
-        Flag("engine", "auto", "what plays MiniGrid: compiled, gym (gym-minigrid itself), or auto (compiled where it can)",
-             str, env_utils.ENGINES, True),
+        Flag(
+            "engine",
+            "auto",
+            "what plays MiniGrid: compiled, gym (gym-minigrid itself), or auto (compiled where it can)",
+            str,
+            env_utils.ENGINES,
+            True,
+        ),
     ),
     "Environment": (
         Flag("fix_seed", False, "every episode is the level of env_seed"),
@@ -175,8 +197,19 @@ def num_buffers(flags: argparse.Namespace) -> int:
 
 
 AT_LEAST_ONE = (
-    "total_frames", "num_actors", "num_threads", "num_input_frames", "batch_size", "unroll_length", "save_every",
-    "state_embedding_dim", "num_lstm_layers", "generator_batch_size", "generator_counts", "goal_dim", "num_episodes",
+    "total_frames",
+    "num_actors",
+    "num_threads",
+    "num_input_frames",
+    "batch_size",
+    "unroll_length",
+    "save_every",
+    "state_embedding_dim",
+    "num_lstm_layers",
+    "generator_batch_size",
+    "generator_counts",
+    "goal_dim",
+    "num_episodes",
 )
 NOT_NEGATIVE = (
     "window", "learning_rate", "generator_learning_rate", "entropy_cost", "generator_entropy_cost", "baseline_cost", "momentum",
@@ -187,7 +220,9 @@ NOT_NEGATIVE = (
 def problems(flags: argparse.Namespace) -> list[str]:
     """Every reason why these flags cannot work, a line each, with the remedy."""
     found = [f"--{name} must be at least 1, got {getattr(flags, name)}" for name in AT_LEAST_ONE if getattr(flags, name) < 1]
-    found += [f"--{name} must not be negative, got {getattr(flags, name)}" for name in NOT_NEGATIVE if not getattr(flags, name) >= 0]
+    found += [
+        f"--{name} must not be negative, got {getattr(flags, name)}" for name in NOT_NEGATIVE if not getattr(flags, name) >= 0
+    ]
     found += _range_problems(flags)
     try:
         env_utils.check_name(flags.env)

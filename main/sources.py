@@ -74,7 +74,12 @@ class InlineActor:
         if not self._actor.row:
             return {}
         full = list(self._full)
-        return {"actor": self._actor.state_dict(), "full": full, "free": list(self._free), "rollouts": self._rollouts.batch(full)}
+        return {
+            "actor": self._actor.state_dict(),
+            "full": full,
+            "free": list(self._free),
+            "rollouts": self._rollouts.batch(full),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         if not state:

@@ -86,9 +86,7 @@ class Run:
         self._batching = threading.Lock()
 
         torch.manual_seed(derive_seed(flags.seed, "networks"))
-        probe = env_utils.make_environments(
-            flags.env, [0], engine=flags.engine, num_input_frames=flags.num_input_frames
-        )
+        probe = env_utils.make_environments(flags.env, [0], engine=flags.engine, num_input_frames=flags.num_input_frames)
         self.task = Task.of(probe)
         probe.close()
         self.motivation = make_motivation(flags, self.task)
@@ -204,9 +202,7 @@ class Run:
             self._supervise()
 
     def _learn_in_threads(self) -> None:
-        threads = [
-            threading.Thread(target=self._learner_thread, name=f"learner {i}") for i in range(self.flags.num_threads)
-        ]
+        threads = [threading.Thread(target=self._learner_thread, name=f"learner {i}") for i in range(self.flags.num_threads)]
         self._threads = threads
         for thread in threads:
             thread.start()

@@ -176,16 +176,17 @@ class ConvWeights(NamedTuple):
     layers: tuple[tuple[Tensor, Tensor], ...]  # (kernel, bias) of the others
 
 
-class GridConvolutions(nn.Sequential):
+class GridConvolutions(nn.Module):
     """3x3 convolutions with padding 1, each followed by ELU, over a grid of cell codes.
 
-    The parameters are those of the Conv2d modules at indices 0, 2, 4, ...; only the way of computing differs.
+    The parameters are those of Conv2d modules named 0, 2, 4, ... (as in a Sequential with ELUs between); only the way of computing
+    them differs.
 
     Args:
         frame_shape: (W, H, 3k).
         cell_dim: channels of an embedded cell.
         channels: filters of each convolution.
-        stride: of all of them; 1, or 2 until one position is left.
+        stride: of all of them, 1 or 2; with 2 there must be enough of them to end at one position.
         goal_conditioned: whether the goal's one-hot map is the last input channel.
     """
 
@@ -197,19 +198,104 @@ class GridConvolutions(nn.Sequential):
         stride: int,
         goal_conditioned: bool = False,
     ):
-        width, height, num_frames = check_frame_shape(frame_shape)
-        layers: list[nn.Module] = []
-        for size_in, size_out in pairwise((cell_dim * num_frames + goal_conditioned, *channels)):
-            layers += [nn.Conv2d(size_in, size_out, 3, stride, padding=1), nn.ELU()]
-        super().__init__(*layers)
-        self.num_frames, self.stride, self.goal_conditioned = num_frames, stride, goal_conditioned
+        super().__init__()
+        width, height, self.num_frames = check_frame_shape(frame_shape)
+        self.stride, self.goal_conditioned = stride, goal_conditioned
         self.sides = [(-(-width // stride**i), -(-height // stride**i)) for i in range(len(channels) + 1)]
-        self._register_code_features()
+        for i, sizes in enumerate(pairwise((cell_dim * self.num_frames + goal_conditioned, *channels))):
+            self.add_module(str(2 * i), nn.Conv2d(*sizes, 3, stride, padding=1))
+        self.patches = nn.ModuleList(PatchIndex(*sides) for sides in self.sides[1:-1] if stride == 2 and max(sides) > 2)
         self._register_lookup()
-        # In a tuple, not as a submodule: the indices of this Sequential are those of its checkpoints.
-        for i, sides in enumerate(self.sides[1:-1], start=1):
-            if self._by_patches(i):
-                self.register_buffer
+
+    def _register_lookup(self) -> None:
+        """Constants of the first convolution: what marks a code, and which table row each tap of each frame reads."""
+        goals, k = 1 + self.goal_conditioned, self.num_frames
+        triples = torch.cartesian_prod(torch.arange(OBJECTS), torch.arange(COLOURS), torch.arange(STATES)).repeat(goals, 1)
+        marks = [F.one_hot(column, count) for column, count in zip(triples.unbind(1), (OBJECTS, COLOURS, STATES))]
+        if self.goal_conditioned:
+            marks.append((torch.arange(2 * CODES) >= CODES)[:, None])
+        marks = torch.cat([*marks, torch.ones(goals * CODES, 1)], dim=1).float()
+        marks = F.pad(marks, (0, 0, 0, 1))  # one more code with no mark: outside the grid, every row zero
+        cells = tap_cells(*self.sides[0], self.stride)
+        if len(self.patches):
+            cells = F.pad(cells, (0, 0, 0, 1), value=-1)  # the zero position that patches read outside the grid
+        frame = torch.arange(k)[:, None]
+        columns = torch.where(cells[:, None] >= 0, cells[:, None] * k + frame, self.sides[0][0] * self.sides[0][1] * k)
+        starts = (frame * len(marks) * TAPS + torch.arange(TAPS)).expand(len(cells), -1, -1)
+        self.outside_code = (len(marks) - 1) * TAPS
+        self.register_buffer("marks", marks, persistent=False)
+        self.register_buffer("columns", columns.flatten(), persistent=False)
+        self.register_buffer("starts", starts.flatten().int(), persistent=False)
+        factors = torch.tensor([COLOURS * STATES * TAPS, STATES * TAPS, float(TAPS)])
+        self.register_buffer("code_factors", factors, persistent=False)
 
     def convolutions(self) -> list[nn.Conv2d]:
-        return list(self)[::2]
+        return [module for module in self.children() if isinstance(module, nn.Conv2d)]
+
+    def compose(self, tables: tuple[Tensor, Tensor, Tensor]) -> ConvWeights:
+        """The weights as the forward uses them: a differentiable function of the parameters and of `CellEmbedding.tables()`."""
+        first, *others = self.convolutions()
+        layers = (self._compose_kernel(conv, sides) for conv, sides in zip(others, self.sides[1:]))
+        return ConvWeights(self._compose_table(first, tables), tuple(layers))
+
+    def _compose_table(self, conv: nn.Conv2d, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """[k * codes * 9, F]. The bias rides on the first frame's centre taps: every position's lies inside the grid."""
+        filters, k = conv.out_channels, self.num_frames
+        kernel = conv.weight.flatten(2).permute(1, 2, 0).flatten(1)  # [channels, 9 * F]
+        goal, bias = kernel[len(kernel) - self.goal_conditioned :], F.pad(conv.bias, (CENTRE * filters, CENTRE * filters))
+        blocks = []
+        for frame in kernel[: len(kernel) - self.goal_conditioned].chunk(k):
+            parts = frame.split([table.shape[1] for table in tables])
+            once = torch.cat([goal, bias[None]])
+            once = once if not blocks else torch.zeros_like(once)
+            blocks.append(self.marks @ torch.cat([*(table @ part for table, part in zip(tables, parts)), once]))
+        return torch.cat(blocks).view(-1, filters) if k > 1 else blocks[0].view(-1, filters)
+
+    def _compose_kernel(self, conv: nn.Conv2d, sides: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Kernel and bias of a later convolution over a grid of these sides."""
+        if self.stride == 1:  # our grids are [x, y] where Conv2d's are [y, x]
+            return conv.weight.transpose(2, 3).contiguous(memory_format=torch.channels_last), conv.bias
+        kernel = conv.weight
+        if max(sides) <= 2:  # one position is left, and its taps 0 fall outside
+            kernel = kernel[:, :, 1 : 1 + sides[1], 1 : 1 + sides[0]].transpose(2, 3)
+        return kernel.flatten(2).transpose(1, 2).flatten(1).contiguous(), conv.bias
+
+    def rows(self, frame: Tensor, goal: Tensor | None) -> Tensor:
+        """int32 [N * positions, 9k]: the table's rows to add up at each position."""
+        codes = torch.mv(frame.reshape(-1, CELL_CHANNELS).float(), self.code_factors).int().view(len(frame), -1)
+        codes = F.pad(codes, (0, 1), value=self.outside_code)
+        if goal is not None:
+            codes.scatter_add_(1, goal[:, None] * self.num_frames, codes.new_full((len(codes), 1), CODES * TAPS))
+        return codes.gather(1, self.columns.expand(len(codes), -1)).add_(self.starts).view(-1, TAPS * self.num_frames)
+
+    def forward(self, frame: Tensor, goal: Tensor | None, weights: ConvWeights) -> Tensor:
+        """ELU features of the last convolution.
+
+        Args:
+            frame: uint8 [N, W, H, 3k]; goal: int64 [N], the cell x * H + y, or None; weights: from `compose`.
+        Returns: float32 [N, P_out * F], positions in the order x * height + y.
+        """
+        rows = self.rows(frame, goal)
+        sums = (
+            _SumOfRows.apply(rows, weights.table)
+            if torch.is_grad_enabled()
+            else F.embedding_bag(rows, weights.table, mode="sum")
+        )
+        hidden = F.elu_(sums).view(len(frame), -1)
+        for i, (kernel, bias) in enumerate(weights.layers):
+            hidden = self._convolve(hidden, i, kernel, bias)
+        return hidden
+
+    def _convolve(self, hidden: Tensor, i: int, kernel: Tensor, bias: Tensor) -> Tensor:
+        """[N, P * C] to [N, P_out * F]; before patches are taken, the first layer's P counts its zero position too."""
+        N = len(hidden)
+        if self.stride == 1:
+            grid = hidden.view(N, *self.sides[i + 1], -1).permute(0, 3, 1, 2)
+            return F.elu_(F.conv2d(grid, kernel, bias, padding=1)).permute(0, 2, 3, 1).flatten(1)
+        if i >= len(self.patches):
+            return linear(hidden, kernel, bias, "elu")
+        channels = kernel.shape[1] // TAPS
+        hidden = F.pad(hidden, (0, channels)) if i > 0 else hidden
+        index = self.patches[i]
+        patches = _Patches.apply(hidden.view(N, -1, channels), index.reads, index.readers, index.first_reader)
+        return linear(patches.view(-1, kernel.shape[1]), kernel, bias, "elu").view(N, -1)

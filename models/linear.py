@@ -23,6 +23,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = 
     Returns: float32 [N, F].
     """
     if HAS_ONEDNN and x.device.type == "cpu" and x.numel() * len(weight) >= ONEDNN_FROM and x.dtype == torch.float32:
+        if 1 not in weight.stride():  # oneDNN would take its reference implementation, a hundred times slower
+            weight = weight.contiguous()
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
     y = F.linear(x, weight, bias)
     return y.relu_() if relu else y

@@ -8,6 +8,7 @@ from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor, nn
 
 from models.grid import CELL_CHANNELS, COLOURS, RELU_GAIN, CellEmbedding, GridConvolutions, initialise
+from models.linear import linear
 
 
 class RandomNetwork(CellEmbedding):
@@ -23,7 +24,7 @@ class RandomNetwork(CellEmbedding):
     def __init__(self, frame_shape: tuple[int, int, int], *, goal_dim: int = 10, use_embedding: bool = True):
         super().__init__(frame_shape, use_embedding)
         self.embed_agent_loc = nn.Embedding(self.num_cells + 1, goal_dim)
-        self.feat_extract = GridConvolutions(frame_shape, self.cell_dim, (32,) * 5, 2)
+        self.feat_extract = GridConvolutions(frame_shape, sum(self.cell_dims), (32,) * 5, 2)
         self.fc = nn.Sequential(nn.Linear(32 + goal_dim + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
         for layer in (*self.feat_extract.convolutions(), self.fc[0], self.fc[2]):
             initialise(layer, RELU_GAIN)
@@ -35,8 +36,10 @@ class RandomNetwork(CellEmbedding):
         """
         leading = inputs["carried_obj"].shape
         frame = inputs["frame"].reshape(-1, *inputs["frame"].shape[-3:])
-        features = self.feat_extract(frame, None, self.feat_extract.compose(self.cell_features())).flatten(1)
+        features = self.feat_extract(frame, None, self.feat_extract.compose(self.tables()))
         agent = (frame[..., -CELL_CHANNELS] == OBJECT_TO_IDX["agent"]).flatten(1).byte().argmax(1)
         carried = inputs["carried_obj"].reshape(-1).int() * COLOURS + inputs["carried_col"].reshape(-1)
-        hidden = torch.cat([features, self.embed_agent_loc(agent), F.embedding(carried, self.carried_features())], dim=1)
-        return F.relu_(self.fc[2](F.relu_(self.fc[0](hidden)))).unflatten(0, leading)
+        hidden = torch.cat([features, self.embed_agent_loc(agent), F.embedding(carried, self.compose_carried())], dim=1)
+        for layer in (self.fc[0], self.fc[2]):
+            hidden = linear(hidden, layer.weight, layer.bias, "relu")
+        return hidden.unflatten(0, leading)

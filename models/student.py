@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.grid import COLOURS, RELU_GAIN, CellEmbedding, ConvWeights, GridConvolutions, initialise
+from models.linear import linear
 
 
 class StudentWeights(NamedTuple):
@@ -50,7 +51,7 @@ class Student(CellEmbedding):
         if goal_conditioned:
             self.embed_goal = nn.Embedding(self.num_cells + 1, goal_dim)
         self.embed_agent_loc = nn.Embedding(self.num_cells + 1, goal_dim)
-        self.feat_extract = GridConvolutions(frame_shape, self.cell_dim, (32,) * 5, 2, goal_conditioned)
+        self.feat_extract = GridConvolutions(frame_shape, sum(self.cell_dims), (32,) * 5, 2, goal_conditioned)
         self.fc = nn.Sequential(
             nn.Linear(32 + self.carried_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU()
         )
@@ -73,7 +74,7 @@ class Student(CellEmbedding):
         Some of them are the parameters themselves: compose anew after every change of the parameters.
         """
         heads = torch.cat([self.policy.weight, self.baseline.weight]), torch.cat([self.policy.bias, self.baseline.bias])
-        return StudentWeights(self.feat_extract.compose(self.cell_features()), self.carried_features(), heads)
+        return StudentWeights(self.feat_extract.compose(self.tables()), self.compose_carried(), heads)
 
     def forward(
         self, inputs: dict[str, Tensor], core_state: tuple[Tensor, ...] = (), weights: StudentWeights | None = None
@@ -90,13 +91,14 @@ class Student(CellEmbedding):
         weights = self.compose() if weights is None else weights
         T, B = inputs["frame"].shape[:2]
         goal = inputs["goal"].flatten() if self.goal_conditioned else None
-        features = self.feat_extract(inputs["frame"].flatten(0, 1), goal, weights.convs).flatten(1)
+        features = self.feat_extract(inputs["frame"].flatten(0, 1), goal, weights.convs)
         carried = inputs["carried_obj"].flatten().int() * COLOURS + inputs["carried_col"].flatten()
         hidden = torch.cat([features, F.embedding(carried, weights.carried)], dim=1)
-        hidden = F.relu_(self.fc[2](F.relu_(self.fc[0](hidden))))
+        for layer in (self.fc[0], self.fc[2]):
+            hidden = linear(hidden, layer.weight, layer.bias, "relu")
         if self.core is not None:
             hidden, core_state = self._recur(hidden.view(T, B, -1), inputs["done"], core_state)
-        scores = F.linear(hidden, *weights.heads).view(T, B, -1)
+        scores = linear(hidden.flatten(0, -2), *weights.heads).view(T, B, -1)
         return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
 
     def _recur(self, hidden: Tensor, done: Tensor, core_state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:

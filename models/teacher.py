@@ -34,7 +34,7 @@ class Teacher(CellEmbedding):
         if inner and min(self.width, self.height) < 3:
             raise ValueError(f"grid of {self.width} x {self.height} cells has no inner cells")
         self.num_goals = (self.width - 2) * (self.height - 2) if inner else self.num_cells
-        self.extract_representation = GridConvolutions(frame_shape, self.cell_dim, (16, 16, 16, 1), 1)
+        self.extract_representation = GridConvolutions(frame_shape, sum(self.cell_dims), (16, 16, 16, 1), 1)
         self.baseline_teacher = initialise(nn.Linear(self.num_goals, 1), 1.0)
 
     def compose(self) -> TeacherWeights:
@@ -42,7 +42,7 @@ class Teacher(CellEmbedding):
 
         Some of them are the parameters themselves: compose anew after every change of the parameters.
         """
-        return TeacherWeights(self.extract_representation.compose(self.cell_features()))
+        return TeacherWeights(self.extract_representation.compose(self.tables()))
 
     def forward(self, frame: Tensor, weights: TeacherWeights | None = None) -> tuple[Tensor, Tensor]:
         """Goal logits float32 [N, G_out] and baseline float32 [N] of frames uint8 [N, W, H, 3k].

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 
-
-
 class PlainCells(nn.Module):
     def __init__(self, use_embedding: bool):
         super().__init__()
@@ -62,7 +60,9 @@ class PlainStudent(PlainCells):
         self.embed_agent_loc = nn.Embedding(width * height + 1, goal_dim)
         self.feat_extract = strided_convolutions((10 if use_embedding else 3) * frames + goal_conditioned)
         carried_dim = 8 if use_embedding else 2
-        self.fc = nn.Sequential(nn.Linear(32 + carried_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU())
+        self.fc = nn.Sequential(
+            nn.Linear(32 + carried_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU()
+        )
         self.core = nn.LSTM(hidden_dim, hidden_dim, num_lstm_layers) if use_lstm else None
         self.policy = nn.Linear(hidden_dim, num_actions)
         self.baseline = nn.Linear(hidden_dim, 1)
@@ -139,5 +139,3 @@ class PlainRandomNetwork(PlainCells):
             self.carried(inputs["carried_obj"].flatten(), inputs["carried_col"].flatten()),
         ]
         return self.fc(torch.cat(parts, dim=1)).view(*shape, -1)
-
-

@@ -76,7 +76,9 @@ def assert_same(fast, plain, fast_outputs, plain_outputs) -> None:
         else:
             scale = gradients[name].abs().max().item()
             assert scale > 0, f"{name}: the plain twin's gradient is zero, the comparison is empty"
-            torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-3, atol=1e-4 * scale, msg=lambda m: f"{name}: {m}")
+            torch.testing.assert_close(
+                parameter.grad, gradients[name], rtol=1e-3, atol=1e-4 * scale, msg=lambda m: f"{name}: {m}"
+            )
 
 
 STUDENTS = [
@@ -265,7 +267,10 @@ def test_published_checkpoints_load(name, width, height):
     student, teacher = Student((width, height, 3), A, goal_conditioned=True), Teacher((width, height, 3), mirrored=True)
     student.load_state_dict(checkpoint["model_state_dict"], strict=True)
     teacher.load_state_dict(checkpoint["generator_model_state_dict"], strict=True)
-    plain, plain_teacher = PlainStudent((width, height, 3), A, goal_conditioned=True), PlainTeacher((width, height, 3), mirrored=True)
+    plain, plain_teacher = (
+        PlainStudent((width, height, 3), A, goal_conditioned=True),
+        PlainTeacher((width, height, 3), mirrored=True),
+    )
     plain.load_state_dict(checkpoint["model_state_dict"])
     plain_teacher.load_state_dict(checkpoint["generator_model_state_dict"])
     inputs = random_inputs(2, 3, width, height)
@@ -300,7 +305,7 @@ def test_initialisation():
                 torch.testing.assert_close(values, torch.full_like(values, gain), rtol=1e-4, atol=1e-4)
             elif gain:
                 assert not parameter.any(), name
-    assert teacher.extract_representation[0].bias.any()  # PyTorch's default
+    assert teacher.extract_representation.convolutions()[0].bias.any()  # PyTorch's default
     torch.manual_seed(3)
     again = Student((7, 7, 3), A, goal_conditioned=True)
     assert all(torch.equal(a, b) for a, b in zip(student.state_dict().values(), again.state_dict().values()))

@@ -118,9 +118,7 @@ def test_the_caption_is_below_and_leaves_the_grid_as_it_is(frame):
 @pytest.mark.parametrize("texts", [[], ["step 0"], ["step 0", "return 0.00", "goals 0"]])
 def test_the_size_is_even_and_the_texts_do_not_change_it(width, height, tile_size, texts):
     frame = np.full((width, height, 3), (OBJECT_TO_IDX["empty"], 0, 0), np.uint8)
-    shapes = {
-        render(frame, goal=g, caption=[t + "9" * g for t in texts], tile_size=tile_size).shape for g in (0, 1, 20)
-    }
+    shapes = {render(frame, goal=g, caption=[t + "9" * g for t in texts], tile_size=tile_size).shape for g in (0, 1, 20)}
     assert len(shapes) == 1
     rows, columns, _ = shapes.pop()
     assert rows % 2 == columns % 2 == 0 and rows >= height * tile_size and columns >= width * tile_size

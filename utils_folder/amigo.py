@@ -167,9 +167,7 @@ class Amigo(Motivation):
             use_embedding=not flags.disable_use_embedding,
         )
         self._shared = SharedWeights(self.teacher)
-        self._optimizer = optimizer.from_flags(
-            self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate
-        )
+        self._optimizer = optimizer.from_flags(self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate)
         self._waiting: Batch = {}
         self.rollout_fields = {
             "goal": Field((), np.int64),
@@ -220,12 +218,10 @@ class Amigo(Motivation):
         if flags.inner:
             index = goals.cell_to_inner(index, height=self._task.frame_shape[1])
         success = self.difficulty.success(entries["reached"], entries["goal_step"])
-        raw = rewards.teacher_reward(
-            success, negative=flags.generator_reward_negative, coef=flags.generator_reward_coef
+        raw = rewards.teacher_reward(success, negative=flags.generator_reward_negative, coef=flags.generator_reward_coef)
+        learned = rewards.teacher_reward_learned(raw, entries["ex_reward"], extrinsic=not flags.no_extrinsic_rewards).unsqueeze(
+            0
         )
-        learned = rewards.teacher_reward_learned(
-            raw, entries["ex_reward"], extrinsic=not flags.no_extrinsic_rewards
-        ).unsqueeze(0)
         log_probs = vtrace.action_log_probs(logits, index.unsqueeze(0))
         returns = vtrace.from_log_probs(
             vtrace.action_log_probs(entries["generator_logits"], index).unsqueeze(0),

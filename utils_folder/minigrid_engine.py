@@ -75,9 +75,7 @@ RULES = {
     envs.UnlockPickupEnv.step: PICK_UP,
     envs.BlockedUnlockPickupEnv.step: PICK_UP,
     envs.UnlockEnv.step: Rule(compiled.UNLOCK, lambda env, thing: thing is env.door),
-    envs.FetchEnv.step: Rule(
-        compiled.FETCH, lambda env, thing: (thing.type, thing.color) == (env.targetType, env.targetColor)
-    ),
+    envs.FetchEnv.step: Rule(compiled.FETCH, lambda env, thing: (thing.type, thing.color) == (env.targetType, env.targetColor)),
     envs.RedBlueDoorEnv.step: Rule(
         compiled.RED_BLUE,
         lambda env, thing: thing is env.blue_door,

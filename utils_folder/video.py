@@ -119,9 +119,7 @@ class VideoWriter:
         self.path = Path(path)
         suffix = self.path.suffix.lower()
         if suffix not in VIDEO_SUFFIXES:
-            raise ValueError(
-                f"cannot write a video to {self.path}: name a file that ends in .mp4 or .gif (--video_path)"
-            )
+            raise ValueError(f"cannot write a video to {self.path}: name a file that ends in .mp4 or .gif (--video_path)")
         if not self.path.parent.is_dir():
             raise ValueError(f"no folder {self.path.parent} for the video: make it, or name another (--video_path)")
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp{suffix}")

@@ -1,0 +1,84 @@
+"""The three losses: values and gradients derived by hand on tiny inputs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import tensor
+
+from torchbeast.core.losses import baseline_loss, entropy_loss, policy_gradient_loss
+from torchbeast.core.vtrace import action_log_probs
+
+LOG_PROBS = [[-0.5, -1.0], [-2.0, -0.25], [-3.0, -1.5]]  # T=3, B=2
+ADVANTAGES = [[1.0, -2.0], [0.5, 4.0], [0.0, -1.0]]
+
+
+def test_policy_gradient_loss_and_gradient():
+    log_probs = tensor(LOG_PROBS, requires_grad=True)
+    advantages = tensor(ADVANTAGES, requires_grad=True)
+    loss = policy_gradient_loss(log_probs, advantages)
+    # rows: (0.5 - 2)/2, (1 + 1)/2, (0 - 1.5)/2
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(-0.75 + 1.0 - 0.75)
+    loss.backward()
+    assert torch.allclose(log_probs.grad, -tensor(ADVANTAGES) / 2)  # -advantage / B
+    assert advantages.grad is None
+
+
+def test_baseline_loss_and_gradient():
+    targets = tensor([[1.0, 2.0], [0.0, -1.0], [3.0, 0.5]], requires_grad=True)
+    values = tensor([[0.0, 4.0], [2.0, -1.0], [2.0, 1.5]], requires_grad=True)
+    loss = baseline_loss(targets, values)
+    # squares 1 4 / 4 0 / 1 1: row means 2.5, 2, 1
+    assert loss.item() == pytest.approx(0.5 * 5.5)
+    loss.backward()
+    assert torch.allclose(values.grad, tensor([[-1.0, 2.0], [2.0, 0.0], [-1.0, 1.0]]) / 2)  # (V - target) / B
+    assert targets.grad is None
+
+
+def test_entropy_loss_and_gradient():
+    # Probabilities 1/4, 3/4 and 1/2, 1/2 in the two columns of one step.
+    logits = tensor([[[0.0, math.log(3.0)], [1.0, 1.0]]], requires_grad=True)
+    loss = entropy_loss(logits)
+    first = 0.25 * math.log(0.25) + 0.75 * math.log(0.75)
+    second = math.log(0.5)
+    assert loss.item() == pytest.approx((first + second) / 2)
+    loss.backward()
+    # d(sum p log p)/d(logit_a) = p_a (log p_a - sum p log p)
+    by_hand = [0.25 * (math.log(0.25) - first) / 2, 0.75 * (math.log(0.75) - first) / 2]
+    assert torch.allclose(logits.grad[0, 0], tensor(by_hand), atol=1e-6)
+    assert torch.allclose(logits.grad[0, 1], torch.zeros(2), atol=1e-6)  # the most random policy: a minimum
+
+
+def test_entropy_loss_is_lowest_for_the_uniform_policy():
+    uniform, peaked = torch.zeros(5, 3, 7), torch.zeros(5, 3, 7)
+    peaked[..., 2] = 50.0
+    assert entropy_loss(uniform).item() == pytest.approx(-5 * math.log(7), rel=1e-5)
+    assert entropy_loss(peaked).item() == pytest.approx(0.0, abs=1e-5)
+    assert torch.isfinite(entropy_loss(peaked * 100))
+
+
+@pytest.mark.parametrize("T, B", [(5, 3), (3, 5), (1, 4), (4, 1)])
+def test_sum_over_time_of_the_mean_over_the_batch(T, B):
+    """Every step costs 1 in each loss: T in all, whatever the batch."""
+    assert policy_gradient_loss(torch.full((T, B), -1.0), torch.ones(T, B)).item() == pytest.approx(T)
+    assert baseline_loss(torch.zeros(T, B), torch.full((T, B), math.sqrt(2.0))).item() == pytest.approx(T)
+    assert entropy_loss(torch.zeros(T, B, 2)).item() == pytest.approx(-T * math.log(2))
+
+
+def test_policy_gradient_raises_the_probability_of_a_good_action():
+    """By hand: d(-advantage * log softmax)/d(logits) = advantage * (p - onehot)."""
+    logits = tensor([[[0.0, math.log(3.0)]]], requires_grad=True)
+    policy_gradient_loss(action_log_probs(logits, tensor([[0]])), tensor([[2.0]])).backward()
+    assert torch.allclose(logits.grad, tensor([[[2.0 * (0.25 - 1), 2.0 * 0.75]]]))
+
+
+def test_other_ranks_are_refused():
+    with pytest.raises(ValueError):
+        policy_gradient_loss(torch.zeros(6), torch.zeros(6))
+    with pytest.raises(ValueError):
+        baseline_loss(torch.zeros(3, 2, 1), torch.zeros(3, 2, 1))
+    with pytest.raises(ValueError):
+        entropy_loss(torch.zeros(3, 7))

@@ -1,0 +1,129 @@
+"""The optimiser: its rate, its clipping, RMSprop's arithmetic by hand, and going on from a saved state."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import math
+
+import pytest
+import torch
+from torch import nn, tensor
+
+from torchbeast.core.optimizer import Optimizer, from_flags
+
+SETTINGS = dict(
+    learning_rate=0.5, frames_per_update=30, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0.0
+)  # fmt: skip
+
+
+def rate(optimizer):
+    (group,) = optimizer.rmsprop.param_groups
+    return group["lr"]
+
+
+def parameter(*values):
+    return nn.Parameter(tensor(values))
+
+
+def test_the_rate_falls_linearly_to_zero_and_stays_there():
+    """lr * (1 - min(u * T * B, total) / total); 100 frames are no multiple of 30."""
+    optimizer = Optimizer([p := parameter(1.0)], **SETTINGS)
+    for u in range(7):
+        assert rate(optimizer) == pytest.approx(0.5 * (1 - min(u * 30, 100) / 100))
+        assert optimizer.updates == u
+        before = p.item()
+        optimizer.step(p.sum())
+        assert (p.item() == before) == (u >= 4)  # frames are used up: nothing moves
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_rmsprop_by_hand(momentum):
+    """v = alpha v + (1 - alpha) g^2; step = g / (sqrt(v) + eps), eps outside the root; buf = momentum buf + step; p -= lr buf."""
+    p = parameter(2.0, -1.0)
+    weights = tensor([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.05]])
+    optimizer = Optimizer([p], **SETTINGS | dict(momentum=momentum))
+    expected, square, buffer = [2.0, -1.0], [0.0, 0.0], [0.0, 0.0]
+    for u, row in enumerate(weights):
+        optimizer.step((row * p).sum())
+        for i, g in enumerate(row.tolist()):
+            square[i] = 0.9 * square[i] + 0.1 * g * g
+            buffer[i] = momentum * buffer[i] + g / (math.sqrt(square[i]) + 0.01)
+            expected[i] -= 0.5 * (1 - 30 * u / 100) * buffer[i]
+        assert p.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_gradients_norm_is_clipped_at_40_over_all_parameters():
+    a, b, still = parameter(0.0), parameter(0.0, 0.0), parameter(5.0)
+    optimizer = Optimizer([a, b, still], **SETTINGS)
+    norm = optimizer.step(60.0 * a.sum() + 80.0 * b[1])
+    assert norm.item() == pytest.approx(100.0)  # before clipping
+    assert a.grad.item() == pytest.approx(24.0) and b.grad.tolist() == pytest.approx([0.0, 32.0])
+    step = 0.5 * 24 / (math.sqrt(0.1 * 24 * 24) + 0.01)
+    assert a.item() == pytest.approx(-step, rel=1e-5)
+
+
+def test_smaller_gradients_are_not_scaled():
+    a, b = parameter(0.0), parameter(0.0)
+    Optimizer([a, b], **SETTINGS).step(23.0 * a.sum() + 32.0 * b.sum())  # norm 39.4
+    assert (a.grad.item(), b.grad.item()) == (23.0, 32.0)
+
+
+def test_gradients_do_not_add_up_over_updates():
+    p = parameter(0.0)
+    optimizer = Optimizer([p], **SETTINGS)
+    for _ in range(3):
+        assert optimizer.step(2.0 * p.sum()).item() == pytest.approx(2.0)
+
+
+def test_parameters_without_gradient_are_left_alone():
+    used, unused = parameter(1.0), parameter(3.0)
+    optimizer = Optimizer([used, unused], **SETTINGS | dict(momentum=0.9))
+    for _ in range(3):
+        optimizer.step(used.sum())
+    assert unused.item() == 3.0 and used.item() != 1.0
+
+
+def network():
+    torch.manual_seed(4)
+    return nn.Sequential(nn.Linear(4, 5), nn.ELU(), nn.Linear(5, 3))
+
+
+def learn(net, optimizer, inputs):
+    return [optimizer.step(net(x).square().sum()).item() for x in inputs]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_a_saved_optimizer_goes_on_identically(momentum):
+    settings = SETTINGS | dict(total_frames=400, momentum=momentum)
+    inputs = torch.randn(8, 2, 4, generator=torch.Generator().manual_seed(0))
+    net = network()
+    optimizer = Optimizer(net.parameters(), **settings)
+    learn(net, optimizer, inputs[:5])
+    file = io.BytesIO()
+    torch.save((net.state_dict(), *optimizer.state_dict()), file)
+    expected = learn(net, optimizer, inputs[5:])
+
+    other = copy.deepcopy(network()).requires_grad_(True)
+    resumed = Optimizer(other.parameters(), **settings)
+    file.seek(0)
+    weights, rmsprop, schedule = torch.load(file, weights_only=True)
+    other.load_state_dict(weights)
+    resumed.load_state_dict(rmsprop, schedule)
+    assert resumed.updates == 5
+    assert rate(resumed) == pytest.approx(0.5 * (1 - 150 / 400))
+    assert learn(other, resumed, inputs[5:]) == expected
+    assert rate(resumed) == rate(optimizer)
+    for mine, theirs in zip(other.parameters(), net.parameters()):
+        assert torch.equal(mine, theirs)
+
+
+def test_from_flags():
+    flags = argparse.Namespace(unroll_length=5, batch_size=3, total_frames=60, alpha=0.8, epsilon=0.2, momentum=0.3)
+    optimizer = from_flags([p := parameter(1.0)], flags, learning_rate=0.25)
+    (group,) = optimizer.rmsprop.param_groups
+    assert (group["lr"], group["alpha"], group["eps"], group["momentum"]) == (0.25, 0.8, 0.2, 0.3)
+    assert optimizer.max_norm == 40
+    optimizer.step(p.sum())
+    assert rate(optimizer) == pytest.approx(0.25 * (1 - 15 / 60))
