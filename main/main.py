@@ -7,20 +7,29 @@ import sys
 from collections.abc import Sequence
 
 from main import flags as flags_module
+from main.evaluate import evaluate
+from main.progress import ConsoleHandler
+from main.train import RunFailed, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit code: 0, 2 for a wrong input, 1 for a failure."""
-    from main.train import RunFailed, train
-
-    logging.getLogger("amigo").setLevel(logging.INFO)
+    logger = logging.getLogger("amigo")
+    logger.setLevel(logging.INFO)
+    console = ConsoleHandler()
+    logger.addHandler(console)
     try:
-        flags, given = flags_module.parse(sys.argv[1:] if argv is None else argv)
+        return _dispatch(sys.argv[1:] if argv is None else argv)
+    finally:
+        logger.removeHandler(console)
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    try:
+        flags, given = flags_module.parse(argv)
         if flags.mode == "train":
             train(flags, given)
         else:
-            from main.evaluate import evaluate
-
             evaluate(flags, given)
     except flags_module.UsageError as error:
         for line in str(error).splitlines():

@@ -21,9 +21,9 @@ PROGRESS_RECORD = {"progress": True}
 class ConsoleHandler(logging.Handler):
     """Writes to stderr above a live progress line; leaves out the progress lines where there is a live one."""
 
-    def __init__(self, live: bool):
+    def __init__(self):
         super().__init__(logging.INFO)
-        self._live = live
+        self._live = sys.stderr.isatty()
 
     def emit(self, record: logging.LogRecord) -> None:
         if not (self._live and getattr(record, "progress", False)):
@@ -38,11 +38,8 @@ class Progress:
         self._total = total_frames
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), learner.frames)])
         self._next_line = time.monotonic() + LINE_SECONDS
-        live = sys.stderr.isatty()
-        self._handler = ConsoleHandler(live)
-        logger.addHandler(self._handler)
         self._bar = tqdm(
-            total=total_frames, initial=learner.frames, unit="fr", unit_scale=True, disable=not live, smoothing=0.05,
+            total=total_frames, initial=learner.frames, unit="fr", unit_scale=True, disable=not sys.stderr.isatty(), smoothing=0.05,
             dynamic_ncols=True,
         )  # fmt: skip
 
@@ -82,7 +79,6 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
-        logger.removeHandler(self._handler)
 
 
 def _hours(seconds: float) -> str:

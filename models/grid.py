@@ -1,12 +1,14 @@
 """Cells, their embedding, and the 3x3 convolutions over grids of them, once for all networks.
 
-A cell is (object, colour, state), one of 11 * 6 * 4 = 264 codes, and a goal is one more bit of its cell's code. The first convolution
-over embedded cells is therefore a sum of looked-up rows: with table[code, tap] = embedding(code) @ kernel[tap], composed once per update,
+A cell is (object, colour, state), one of 11 * 6 * 4 = 264 codes, and a goal is one more bit of its cell's code. The
+first convolution over embedded cells is therefore a sum of looked-up rows: with table[code, tap] = embedding(code) @
+kernel[tap], composed once per update of the weights,
 
     output[n, p] = bias + sum over the taps of position p of table[code[n, cell(p, tap)], tap]
 
-which needs no multiplication at all. Activations are position major, [N, positions, channels], and positions are counted as goals are,
-p = x * height + y. The strided convolutions after the first are matrix products over patches gathered from there.
+which needs no multiplication at all. Activations are position major, [N, positions, channels], and positions are
+counted as goals are, p = x * height + y. The strided convolutions after the first are matrix products over patches
+gathered from there. Nothing is approximated: outputs and gradients are those of the plain layers up to rounding.
 """
 
 from __future__ import annotations
@@ -68,8 +70,8 @@ def tap_cells(width: int, height: int, stride: int) -> Tensor:
 class CellEmbedding(nn.Module):
     """Base of the networks: the tables that turn cells and the carried object into numbers.
 
-    Without embedding, a cell is its three raw channel values and the carried object its two numbers; the modules embed_object,
-    embed_color and embed_contains do not exist then.
+    Without embedding, a cell is its three raw channel values and the carried object its two numbers; the modules
+    embed_object, embed_color and embed_contains do not exist then.
     """
 
     def __init__(self, frame_shape: tuple[int, int, int], use_embedding: bool = True):
@@ -81,7 +83,9 @@ class CellEmbedding(nn.Module):
             self.embed_object = nn.Embedding(OBJECTS, 5)
             self.embed_color = nn.Embedding(COLOURS, 3)
             self.embed_contains = nn.Embedding(STATES, 2)
-        self.register_buffer("raw_values", torch.arange(float(max(OBJECTS, COLOURS, STATES)))[:, None], persistent=False)
+        self.register_buffer(
+            "raw_values", torch.arange(float(max(OBJECTS, COLOURS, STATES)))[:, None], persistent=False
+        )
 
     @property
     def cell_dims(self) -> tuple[int, int, int]:
@@ -93,7 +97,7 @@ class CellEmbedding(nn.Module):
         return sum(self.cell_dims[:2])
 
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What each object, colour and state becomes: float32 [11, 5], [6, 3], [4, 2], or the raw values, [n, 1] each."""
+        """What each object, colour and state becomes: float32 [11, 5], [6, 3], [4, 2]; raw values: [n, 1] each."""
         if not self.use_embedding:
             return tuple(self.raw_values[:count] for count in (OBJECTS, COLOURS, STATES))
         return self.embed_object.weight, self.embed_color.weight, self.embed_contains.weight
@@ -107,7 +111,7 @@ class CellEmbedding(nn.Module):
 
 @numba.njit(cache=True, nogil=True)
 def _add_to_rows(table, rows, values):
-    """table[rows[i, j]] += values[i]: what index_add_ does for one j at a time, in a quarter of its time."""
+    """table[rows[i, j]] += values[i], in a quarter of the time of one index_add_ for each j."""
     for i in range(rows.shape[0]):
         for j in range(rows.shape[1]):
             row = rows[i, j]
@@ -115,9 +119,18 @@ def _add_to_rows(table, rows, values):
                 table[row, channel] += values[i, channel]
 
 
-class _SumOfRows(torch.autograd.Function):
-    """embedding_bag(rows, table, mode="sum"), whose own backward sorts all indices and takes four (index_add_) to 17 times as long."""
+def _gradient_of_rows(grad: Tensor, rows: Tensor, table_shape: torch.Size) -> Tensor:
+    """Gradient of the table in `sum_of_rows`, from that of the sums."""
+    grad_table = grad.new_zeros(table_shape)
+    if grad.is_cpu:
+        _add_to_rows(grad_table.numpy(), rows.numpy(), grad.contiguous().numpy())
+    else:
+        for column in rows.long().unbind(1):
+            grad_table.index_add_(0, column, grad)
+    return grad_table
 
+
+class _SumOfRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, table):
         ctx.save_for_backward(rows)
@@ -127,32 +140,24 @@ class _SumOfRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        (rows,) = ctx.saved_tensors
-        grad_table = grad.new_zeros(ctx.table_shape)
-        if grad.device.type == "cpu":
-            _add_to_rows(grad_table.numpy(), rows.numpy(), grad.contiguous().numpy())
-        else:
-            for column in rows.long().unbind(1):
-                grad_table.index_add_(0, column, grad)
-        return None, grad_table
+        return None, _gradient_of_rows(grad, *ctx.saved_tensors, ctx.table_shape)
 
 
-class PatchIndex(nn.Module):
-    """Index buffers of a stride-2 convolution's patches: which position each tap reads, and which taps each position is read by."""
+def sum_of_rows(rows: Tensor, table: Tensor) -> Tensor:
+    """out[i] = sum over j of table[rows[i, j]], differentiable once.
 
-    def __init__(self, width: int, height: int):
-        super().__init__()
-        cells, nowhere = tap_cells(width, height, 2).flatten(), width * height
-        readers = torch.argsort(cells, stable=True)[(cells < 0).sum() :]
-        counts = torch.bincount(cells[cells >= 0], minlength=nowhere + 1)
-        self.register_buffer("reads", torch.where(cells >= 0, cells, nowhere), persistent=False)
-        self.register_buffer("readers", readers, persistent=False)
-        self.register_buffer("first_reader", counts.cumsum(0) - counts, persistent=False)
+    embedding_bag's own gradient sorts all the indices first and takes 15 times as long.
+
+    Args:
+        rows: int32 [M, J], all of them rows of the table; table: float32 [R, F].
+    Returns: float32 [M, F].
+    """
+    if torch.is_grad_enabled():
+        return _SumOfRows.apply(rows, table)
+    return F.embedding_bag(rows, table, mode="sum")
 
 
 class _Patches(torch.autograd.Function):
-    """[N, P + 1, C], the last position zero, to the patches [N, P_out * 9, C] of a stride-2 convolution."""
-
     @staticmethod
     def forward(ctx, hidden, reads, readers, first_reader):
         ctx.save_for_backward(readers, first_reader)
@@ -169,6 +174,28 @@ class _Patches(torch.autograd.Function):
         return summed.view(N, -1, channels), None, None, None
 
 
+class Patches(nn.Module):
+    """The patches of a 3x3 convolution with stride 2 and padding 1 over a grid of width x height positions.
+
+    From float32 [N, P + 1, C], whose last position is zero and is read outside the grid, to [N, P_out * 9, C].
+    """
+
+    def __init__(self, width: int, height: int):
+        super().__init__()
+        cells, nowhere = tap_cells(width, height, 2).flatten(), width * height
+        # A position's gradient is a sum over the taps that read it: the readers by position, and where each's begin.
+        readers = torch.argsort(cells, stable=True)[(cells < 0).sum() :]
+        counts = torch.bincount(cells[cells >= 0], minlength=nowhere + 1)
+        self.register_buffer("reads", torch.where(cells >= 0, cells, nowhere), persistent=False)
+        self.register_buffer("readers", readers, persistent=False)
+        self.register_buffer("first_reader", counts.cumsum(0) - counts, persistent=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return _Patches.apply(hidden, self.reads, self.readers, self.first_reader)
+        return hidden.index_select(1, self.reads)
+
+
 class ConvWeights(NamedTuple):
     """The weights of `GridConvolutions` in the form its forward uses."""
 
@@ -179,8 +206,8 @@ class ConvWeights(NamedTuple):
 class GridConvolutions(nn.Module):
     """3x3 convolutions with padding 1, each followed by ELU, over a grid of cell codes.
 
-    The parameters are those of Conv2d modules named 0, 2, 4, ... (as in a Sequential with ELUs between); only the way of computing
-    them differs.
+    The parameters are those of Conv2d modules named 0, 2, 4, ..., as in a Sequential with ELUs between; only the way
+    of computing differs.
 
     Args:
         frame_shape: (W, H, 3k).
@@ -204,13 +231,15 @@ class GridConvolutions(nn.Module):
         self.sides = [(-(-width // stride**i), -(-height // stride**i)) for i in range(len(channels) + 1)]
         for i, sizes in enumerate(pairwise((cell_dim * self.num_frames + goal_conditioned, *channels))):
             self.add_module(str(2 * i), nn.Conv2d(*sizes, 3, stride, padding=1))
-        self.patches = nn.ModuleList(PatchIndex(*sides) for sides in self.sides[1:-1] if stride == 2 and max(sides) > 2)
+        self.patches = nn.ModuleList(Patches(*sides) for sides in self.sides[1:-1] if stride == 2 and max(sides) > 2)
         self._register_lookup()
 
     def _register_lookup(self) -> None:
         """Constants of the first convolution: what marks a code, and which table row each tap of each frame reads."""
         goals, k = 1 + self.goal_conditioned, self.num_frames
-        triples = torch.cartesian_prod(torch.arange(OBJECTS), torch.arange(COLOURS), torch.arange(STATES)).repeat(goals, 1)
+        triples = torch.cartesian_prod(torch.arange(OBJECTS), torch.arange(COLOURS), torch.arange(STATES)).repeat(
+            goals, 1
+        )
         marks = [F.one_hot(column, count) for column, count in zip(triples.unbind(1), (OBJECTS, COLOURS, STATES))]
         if self.goal_conditioned:
             marks.append((torch.arange(2 * CODES) >= CODES)[:, None])
@@ -226,6 +255,7 @@ class GridConvolutions(nn.Module):
         self.register_buffer("marks", marks, persistent=False)
         self.register_buffer("columns", columns.flatten(), persistent=False)
         self.register_buffer("starts", starts.flatten().int(), persistent=False)
+        self.register_buffer("goal_bit", torch.tensor([[CODES * TAPS]], dtype=torch.int32), persistent=False)
         factors = torch.tensor([COLOURS * STATES * TAPS, STATES * TAPS, float(TAPS)])
         self.register_buffer("code_factors", factors, persistent=False)
 
@@ -233,23 +263,25 @@ class GridConvolutions(nn.Module):
         return [module for module in self.children() if isinstance(module, nn.Conv2d)]
 
     def compose(self, tables: tuple[Tensor, Tensor, Tensor]) -> ConvWeights:
-        """The weights as the forward uses them: a differentiable function of the parameters and of `CellEmbedding.tables()`."""
+        """The weights as the forward uses them, differentiable in the parameters and in `CellEmbedding.tables()`."""
         first, *others = self.convolutions()
         layers = (self._compose_kernel(conv, sides) for conv, sides in zip(others, self.sides[1:]))
         return ConvWeights(self._compose_table(first, tables), tuple(layers))
 
     def _compose_table(self, conv: nn.Conv2d, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """[k * codes * 9, F]. The bias rides on the first frame's centre taps: every position's lies inside the grid."""
-        filters, k = conv.out_channels, self.num_frames
+        """[k * codes * 9, F]: marks [codes, 11 + 6 + 4 + 1 + 1] times what each mark adds at each tap, per frame."""
+        filters = conv.out_channels
         kernel = conv.weight.flatten(2).permute(1, 2, 0).flatten(1)  # [channels, 9 * F]
-        goal, bias = kernel[len(kernel) - self.goal_conditioned :], F.pad(conv.bias, (CENTRE * filters, CENTRE * filters))
+        sizes = [table.shape[1] for table in tables] * self.num_frames
+        *parts, goal = kernel.split([*sizes, int(self.goal_conditioned)])
+        # The bias rides on the centre tap, the one that lies inside the grid at every position.
+        once = torch.cat([goal, F.pad(conv.bias, (CENTRE * filters, CENTRE * filters))[None]])
         blocks = []
-        for frame in kernel[: len(kernel) - self.goal_conditioned].chunk(k):
-            parts = frame.split([table.shape[1] for table in tables])
-            once = torch.cat([goal, bias[None]])
-            once = once if not blocks else torch.zeros_like(once)
-            blocks.append(self.marks @ torch.cat([*(table @ part for table, part in zip(tables, parts)), once]))
-        return torch.cat(blocks).view(-1, filters) if k > 1 else blocks[0].view(-1, filters)
+        for i in range(self.num_frames):
+            embedded = [table @ part for table, part in zip(tables, parts[3 * i : 3 * i + 3])]
+            added = torch.cat([*embedded, once if i == 0 else torch.zeros_like(once)])
+            blocks.append(linear(self.marks, added.t(), None))
+        return torch.cat(blocks).view(-1, filters)
 
     def _compose_kernel(self, conv: nn.Conv2d, sides: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Kernel and bias of a later convolution over a grid of these sides."""
@@ -258,15 +290,16 @@ class GridConvolutions(nn.Module):
         kernel = conv.weight
         if max(sides) <= 2:  # one position is left, and its taps 0 fall outside
             kernel = kernel[:, :, 1 : 1 + sides[1], 1 : 1 + sides[0]].transpose(2, 3)
-        return kernel.flatten(2).transpose(1, 2).flatten(1).contiguous(), conv.bias
+        return kernel.flatten(2).permute(2, 1, 0).flatten(0, 1).contiguous().t(), conv.bias
 
     def rows(self, frame: Tensor, goal: Tensor | None) -> Tensor:
         """int32 [N * positions, 9k]: the table's rows to add up at each position."""
-        codes = torch.mv(frame.reshape(-1, CELL_CHANNELS).float(), self.code_factors).int().view(len(frame), -1)
+        N = frame.shape[0]
+        codes = torch.mv(frame.reshape(-1, CELL_CHANNELS).float(), self.code_factors).int().view(N, -1)
         codes = F.pad(codes, (0, 1), value=self.outside_code)
         if goal is not None:
-            codes.scatter_add_(1, goal[:, None] * self.num_frames, codes.new_full((len(codes), 1), CODES * TAPS))
-        return codes.gather(1, self.columns.expand(len(codes), -1)).add_(self.starts).view(-1, TAPS * self.num_frames)
+            codes.scatter_add_(1, goal[:, None] * self.num_frames, self.goal_bit.expand(N, 1))
+        return codes.gather(1, self.columns.expand(N, -1)).add_(self.starts).view(-1, TAPS * self.num_frames)
 
     def forward(self, frame: Tensor, goal: Tensor | None, weights: ConvWeights) -> Tensor:
         """ELU features of the last convolution.
@@ -288,7 +321,7 @@ class GridConvolutions(nn.Module):
 
     def _convolve(self, hidden: Tensor, i: int, kernel: Tensor, bias: Tensor) -> Tensor:
         """[N, P * C] to [N, P_out * F]; before patches are taken, the first layer's P counts its zero position too."""
-        N = len(hidden)
+        N = hidden.shape[0]
         if self.stride == 1:
             grid = hidden.view(N, *self.sides[i + 1], -1).permute(0, 3, 1, 2)
             return F.elu_(F.conv2d(grid, kernel, bias, padding=1)).permute(0, 2, 3, 1).flatten(1)
@@ -296,6 +329,5 @@ class GridConvolutions(nn.Module):
             return linear(hidden, kernel, bias, "elu")
         channels = kernel.shape[1] // TAPS
         hidden = F.pad(hidden, (0, channels)) if i > 0 else hidden
-        index = self.patches[i]
-        patches = _Patches.apply(hidden.view(N, -1, channels), index.reads, index.readers, index.first_reader)
+        patches = self.patches[i](hidden.view(N, -1, channels))
         return linear(patches.view(-1, kernel.shape[1]), kernel, bias, "elu").view(N, -1)

@@ -1,7 +1,8 @@
 """Matrix products, as fast as the machine has them: every layer of the networks comes down to one.
 
-On a CPU, torch.nn.functional.linear goes to MKL, which reaches about 100 GFLOP/s on one AMD Zen 5 core; oneDNN's product, which ships
-inside PyTorch and fuses bias and ReLU, reaches 220 there. Small products are left to MKL, whose calls cost less.
+On a CPU, torch.nn.functional.linear goes to MKL, which reaches about 100 GFLOP/s on one AMD Zen 5 core; oneDNN's
+product, which ships inside PyTorch and fuses bias and ReLU, reaches 220 there. Small products are left to MKL, whose
+calls cost less. PyTorch offers oneDNN's only under a private name; where that is missing, all products are MKL's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = 
         x: float32 [N, K]; weight: float32 [F, K]; bias: float32 [F]. Any strides.
     Returns: float32 [N, F].
     """
-    if HAS_ONEDNN and x.device.type == "cpu" and x.numel() * len(weight) >= ONEDNN_FROM and x.dtype == torch.float32:
+    if HAS_ONEDNN and x.is_cpu and x.numel() * weight.shape[0] >= ONEDNN_FROM and x.dtype == torch.float32:
         if 1 not in weight.stride():  # oneDNN would take its reference implementation, a hundred times slower
             weight = weight.contiguous()
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu" if relu else "none", [], "")
@@ -36,7 +37,12 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return product(grad.t(), x.t()) if grad.shape[1] <= x.shape[1] else product(x.t(), grad.t()).t()
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None) -> Tensor:
+def packed(weight: Tensor) -> Tensor:
+    """A copy of the weight [F, K] in the memory order that products of few rows are fastest with."""
+    return weight.t().contiguous().t()
+
+
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
     y = product(x, weight, bias, relu=activation == "relu")
     return F.elu_(y) if activation == "elu" else y
 
@@ -58,10 +64,10 @@ class _Linear(torch.autograd.Function):
         elif ctx.activation == "elu":
             grad = torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, y)
         grad_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        return grad_x, weight_gradient(grad, x), grad.sum(0), None
+        return grad_x, weight_gradient(grad, x), grad.sum(0) if ctx.needs_input_grad[2] else None, None
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
     """activation(x @ weight.T + bias), differentiable once.
 
     Args:

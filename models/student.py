@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.grid import COLOURS, RELU_GAIN, CellEmbedding, ConvWeights, GridConvolutions, initialise
-from models.linear import linear
+from models.linear import linear, packed
 
 
 class StudentWeights(NamedTuple):
@@ -17,20 +17,21 @@ class StudentWeights(NamedTuple):
 
     convs: ConvWeights
     carried: Tensor  # [66, 8]
+    fc: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # (weight, bias) of the two fully connected layers
     heads: tuple[Tensor, Tensor]  # [A + 1, hidden], [A + 1]: policy and baseline as one layer
 
 
 class Student(CellEmbedding):
-    """Policy and baseline from a full view of the grid, the carried object and, if goal_conditioned, the teacher's goal.
+    """Policy and baseline from a full view of the grid, the carried object and, if goal_conditioned, a goal.
 
     Args:
         frame_shape: (W, H, 3k), sides up to 32 cells.
         num_actions: A.
         goal_conditioned: whether the goal's one-hot map is the last input channel.
-        goal_dim: width of embed_goal and embed_agent_loc, which exist for the published checkpoints and which no forward pass uses.
+        goal_dim: width of embed_goal and embed_agent_loc, which published checkpoints hold and no forward pass uses.
         hidden_dim: width of the fully connected layers and of the LSTM.
         use_lstm, num_lstm_layers: a recurrent `core` before the heads.
-        use_embedding: False feeds raw channel values instead of embeddings (the embed_object, embed_color, embed_contains do not exist then).
+        use_embedding: False feeds raw channel values instead of embeddings, whose modules do not exist then.
     Raises: ValueError for a frame shape the convolutions cannot take.
     """
 
@@ -71,10 +72,13 @@ class Student(CellEmbedding):
     def compose(self) -> StudentWeights:
         """The weights in the form the forward uses, a differentiable function of the parameters.
 
-        Some of them are the parameters themselves: compose anew after every change of the parameters.
+        Compose anew after every change of the parameters: some of the weights are the parameters themselves.
         """
+        fc = [(layer.weight, layer.bias) for layer in (self.fc[0], self.fc[2])]
+        if not torch.is_grad_enabled():
+            fc = [(packed(weight), bias) for weight, bias in fc]
         heads = torch.cat([self.policy.weight, self.baseline.weight]), torch.cat([self.policy.bias, self.baseline.bias])
-        return StudentWeights(self.feat_extract.compose(self.tables()), self.compose_carried(), heads)
+        return StudentWeights(self.feat_extract.compose(self.tables()), self.compose_carried(), tuple(fc), heads)
 
     def forward(
         self, inputs: dict[str, Tensor], core_state: tuple[Tensor, ...] = (), weights: StudentWeights | None = None
@@ -82,20 +86,20 @@ class Student(CellEmbedding):
         """Policy logits and values of T steps.
 
         Args:
-            inputs: frame uint8 [T, B, W, H, 3k], carried_obj and carried_col uint8 [T, B]; done bool [T, B] with LSTM, whose state is
-                zeroed before a step with done; goal int64 [T, B], cells x * H + y, if goal_conditioned.
+            inputs: frame uint8 [T, B, W, H, 3k]; carried_obj and carried_col uint8 [T, B]; goal int64 [T, B], cells
+                x * H + y, if goal_conditioned; done bool [T, B] with LSTM, whose state is zeroed before such a step.
             core_state: the LSTM's state before step 0.
             weights: `compose()` of the present parameters; None composes them here.
         Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1).
         """
         weights = self.compose() if weights is None else weights
-        T, B = inputs["frame"].shape[:2]
+        T, B, *shape = inputs["frame"].shape
         goal = inputs["goal"].flatten() if self.goal_conditioned else None
-        features = self.feat_extract(inputs["frame"].flatten(0, 1), goal, weights.convs)
-        carried = inputs["carried_obj"].flatten().int() * COLOURS + inputs["carried_col"].flatten()
+        features = self.feat_extract(inputs["frame"].reshape(T * B, *shape), goal, weights.convs)
+        carried = (inputs["carried_obj"] * COLOURS + inputs["carried_col"]).flatten().int()  # at most 65: fits uint8
         hidden = torch.cat([features, F.embedding(carried, weights.carried)], dim=1)
-        for layer in (self.fc[0], self.fc[2]):
-            hidden = linear(hidden, layer.weight, layer.bias, "relu")
+        for weight, bias in weights.fc:
+            hidden = linear(hidden, weight, bias, "relu")
         if self.core is not None:
             hidden, core_state = self._recur(hidden.view(T, B, -1), inputs["done"], core_state)
         scores = linear(hidden.flatten(0, -2), *weights.heads).view(T, B, -1)

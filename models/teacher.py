@@ -23,11 +23,16 @@ class Teacher(CellEmbedding):
         inner: leave out the outer wall: (W - 2)(H - 2) logits, index (x - 1)(H - 2) + (y - 1).
         mirrored: flatten the map as y * W + x, as the published code does, which then reads the index as x * H + y.
         use_embedding: False feeds raw channel values instead of embeddings.
-    Raises: ValueError for a frame shape the convolutions cannot take, or a grid without inner cells where they are asked for.
+    Raises: ValueError for a frame shape the convolutions cannot take, or with inner for a grid without inner cells.
     """
 
     def __init__(
-        self, frame_shape: tuple[int, int, int], *, inner: bool = False, mirrored: bool = False, use_embedding: bool = True
+        self,
+        frame_shape: tuple[int, int, int],
+        *,
+        inner: bool = False,
+        mirrored: bool = False,
+        use_embedding: bool = True,
     ):
         super().__init__(frame_shape, use_embedding)
         self.inner, self.mirrored = inner, mirrored

@@ -120,6 +120,9 @@ def random_batch(task: Task, flags: argparse.Namespace, *, p_done=0.25, p_reache
 def plain_twin(network: nn.Module, plain: nn.Module) -> nn.Module:
     """`plain` in float64 with the weights of `network`."""
     plain.load_state_dict(network.state_dict(), strict=True)
+    if not plain.use_embedding:  # its raw values are float32
+        plain.cells = Tensor.double
+        plain.carried = lambda obj, colour: torch.stack([obj, colour], dim=1).double()
     return plain.double()
 
 
@@ -196,7 +199,9 @@ def snapshot(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.named_parameters()}
 
 
-def assert_same_change(network: nn.Module, plain: nn.Module, before: dict[str, Tensor], unused=("embed_goal", "embed_agent_loc")):
+def assert_same_change(
+    network: nn.Module, plain: nn.Module, before: dict[str, Tensor], unused=("embed_goal", "embed_agent_loc")
+):
     """float32 weights moved from `before` to where the float64 twin's are; every weight that is used moved noticeably."""
     plain_now = dict(plain.named_parameters())
     for name, value in network.named_parameters():
@@ -206,7 +211,11 @@ def assert_same_change(network: nn.Module, plain: nn.Module, before: dict[str, T
             continue
         assert moved > 1e-5, f"{name} hardly moved ({moved}): the comparison is empty"
         torch.testing.assert_close(
-            value.detach().double(), plain_now[name].detach(), rtol=0, atol=3e-3 * moved + 3e-7, msg=lambda m: f"{name}: {m}"  # noqa: B023
+            value.detach().double(),
+            plain_now[name].detach(),
+            rtol=0,
+            atol=3e-3 * moved + 3e-7,
+            msg=lambda m: f"{name}: {m}",  # noqa: B023
         )
 
 

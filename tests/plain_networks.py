@@ -1,9 +1,13 @@
-"""The networks as the papers' code computes them: embed, concatenate, permute, convolve. Slow, obvious, and the reference of the tests.
+"""The networks as the papers' code computes them: embed, concatenate, permute, convolve.
+
+Slow, obvious, and the reference of the tests.
 
 State-dict keys are those of the networks under test, so weights copy over with load_state_dict.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +53,17 @@ def strided_convolutions(channels: int) -> nn.Sequential:
 
 class PlainStudent(PlainCells):
     def __init__(
-        self, frame_shape, num_actions, *, goal_conditioned, goal_dim=10, hidden_dim=256, use_lstm=False, num_lstm_layers=1,
+        self,
+        frame_shape,
+        num_actions,
+        *,
+        goal_conditioned,
+        goal_dim=10,
+        hidden_dim=256,
+        use_lstm=False,
+        num_lstm_layers=1,
         use_embedding=True,
-    ):  # fmt: skip
+    ):
         super().__init__(use_embedding)
         width, height, channels = frame_shape
         frames = channels // 3
@@ -98,7 +110,7 @@ class PlainTeacher(PlainCells):
         width, height, channels = frame_shape
         sizes = ((10 if use_embedding else 3) * channels // 3, 16, 16, 16, 1)
         layers = []
-        for size_in, size_out in zip(sizes, sizes[1:]):
+        for size_in, size_out in pairwise(sizes):
             layers += [nn.Conv2d(size_in, size_out, 3, stride=1, padding=1), nn.ELU()]
         self.extract_representation = nn.Sequential(*layers)
         self.baseline_teacher = nn.Linear((width - 2) * (height - 2) if inner else width * height, 1)
@@ -106,7 +118,7 @@ class PlainTeacher(PlainCells):
 
     def forward(self, frame):
         maps = self.extract_representation(to_images(self.cells(frame)))[:, 0]  # [N, H, W]
-        N, height, width = maps.shape
+        _, height, width = maps.shape
         skip = 1 if self.inner else 0
         columns, rows = range(skip, width - skip), range(skip, height - skip)
         if self.mirrored:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from models.grid import MAX_SIDE
+from models.grid import MAX_SIDE, _gradient_of_rows, sum_of_rows
+from models.linear import ONEDNN_FROM, linear
 from models.novelty import RandomNetwork
 from models.student import Student
 from models.teacher import Teacher
@@ -77,7 +79,7 @@ def assert_same(fast, plain, fast_outputs, plain_outputs) -> None:
             scale = gradients[name].abs().max().item()
             assert scale > 0, f"{name}: the plain twin's gradient is zero, the comparison is empty"
             torch.testing.assert_close(
-                parameter.grad, gradients[name], rtol=1e-3, atol=1e-4 * scale, msg=lambda m: f"{name}: {m}"
+                parameter.grad, gradients[name], rtol=1e-3, atol=1e-4 * scale, msg=lambda m, name=name: f"{name}: {m}"
             )
 
 
@@ -109,7 +111,10 @@ def test_student_is_its_plain_twin(width, height, options):
     ours, our_state = fast(inputs, state)
     theirs, their_state = plain(inputs, state)
     assert ours["policy_logits"].shape == (T, B, A) and ours["baseline"].shape == (T, B)
-    outputs = [ours["policy_logits"], ours["baseline"], *our_state], [theirs["policy_logits"], theirs["baseline"], *their_state]
+    outputs = (
+        [ours["policy_logits"], ours["baseline"], *our_state],
+        [theirs["policy_logits"], theirs["baseline"], *their_state],
+    )
     assert_same(fast, plain, *outputs)
 
 
@@ -227,7 +232,7 @@ def test_a_goal_index_names_one_cell_everywhere(x, y):
     mirrored, _ = object_teacher(width, height, mirrored=True)(frame)
     assert mirrored.argmax(1).item() == y * width + x
 
-    # A student whose goal channel cancels "ball" exactly: only with the goal on the ball's cell the frame looks like walls alone.
+    # A student whose goal channel cancels "ball": only with the goal on the ball's cell the frame looks like walls.
     student = Student((width, height, 3), A, goal_conditioned=True)
     with torch.no_grad():
         student.embed_object.weight.zero_()
@@ -285,7 +290,10 @@ def test_unused_embeddings_exist_and_stay_out():
     assert student.embed_goal.weight.shape == student.embed_agent_loc.weight.shape == (21, 3)
     outputs, _ = student(random_inputs(2, 3, 4, 5))
     (outputs["policy_logits"].sum() + outputs["baseline"].sum()).backward()
-    assert [name for name, p in student.named_parameters() if p.grad is None] == ["embed_goal.weight", "embed_agent_loc.weight"]
+    assert [name for name, p in student.named_parameters() if p.grad is None] == [
+        "embed_goal.weight",
+        "embed_agent_loc.weight",
+    ]
     before = student.embed_goal.weight.detach().clone()
     torch.nn.utils.clip_grad_norm_(student.parameters(), 40.0)
     torch.optim.RMSprop(student.parameters(), lr=0.1).step()
@@ -318,3 +326,58 @@ def test_impossible_frames_are_refused(make):
             make(shape)
     with pytest.raises(ValueError, match="multiple of 3"):
         make((7, 7, 4))
+
+
+@pytest.mark.parametrize("N, K, size_out", [(7, 5, 3), (301, 53, 64), (300, 64, 53)])
+@pytest.mark.parametrize("activation", [None, "relu", "elu"])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_linear_is_torchs(N, K, size_out, activation, with_bias):
+    """On both sides of the size from which oneDNN computes the product, forward and backward."""
+    assert (N * K * size_out >= ONEDNN_FROM) == (N > 7)
+    shapes = [(N, K), (size_out, K), (size_out,)]
+    ours = [torch.randn(*shape, requires_grad=True) for shape in shapes]
+    theirs = [tensor.detach().double().requires_grad_() for tensor in ours]
+    if not with_bias:
+        ours[2] = theirs[2] = None
+    expected = F.linear(*theirs)
+    expected = {None: lambda y: y, "relu": F.relu, "elu": F.elu}[activation](expected)
+    actual = linear(*ours, activation)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-4)
+    grad = torch.randn_like(actual)
+    actual.backward(grad)
+    expected.backward(grad.double())
+    for one, other in zip(ours, theirs):
+        if one is not None:
+            torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(*ours, activation), actual.detach())
+
+
+def test_gradient_of_rows_without_the_compiled_loop():
+    """What other devices compute (index_add_) is what the compiled loop does, and what autograd says."""
+    rows = torch.randint(11, (6, 4), dtype=torch.int32)
+    table = torch.randn(11, 3, requires_grad=True)
+    grad = torch.randn(6, 3)
+    (expected,) = torch.autograd.grad(table[rows.long()].sum(1), table, grad)
+    (actual,) = torch.autograd.grad(sum_of_rows(rows, table), table, grad)
+    torch.testing.assert_close(actual, expected)
+
+    class Elsewhere(torch.Tensor):
+        is_cpu = False
+
+    torch.testing.assert_close(
+        _gradient_of_rows(grad.as_subclass(Elsewhere), rows, table.shape).as_subclass(torch.Tensor), expected
+    )
+
+
+def test_everything_lives_on_the_networks_device():
+    """On the meta device a tensor left on the CPU is an error, as it would be on a GPU."""
+    width, height = 9, 6
+    inputs = {name: value.to("meta") for name, value in random_inputs(3, 2, width, height, 2).items()}
+    shape = (width, height, 6)
+    student = Student(shape, A, goal_conditioned=True, use_lstm=True).to("meta")
+    outputs, _ = student(inputs, student.initial_state(2))
+    logits, value = Teacher(shape, inner=True).to("meta")(inputs["frame"][0])
+    novelty = RandomNetwork(shape, use_embedding=False).to("meta")(inputs)
+    sum(tensor.sum() for tensor in (*outputs.values(), logits, value, novelty)).backward()
+    assert student.feat_extract.convolutions()[0].weight.grad.is_meta

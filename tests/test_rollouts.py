@@ -281,8 +281,8 @@ def test_memory_is_shared_across_a_fork(rollouts):
     child = os.fork()
     if child == 0:  # writes, and ends without any of pytest's doings
         try:
-            for array in rollouts.arrays.values():
-                (array[:, 4] if len(array) == T + 1 else array[4])[...] = 1
+            for name, array in rollouts.arrays.items():
+                (array[:, 4] if FIELDS[name].per_row else array[4])[...] = 1
         finally:
             os._exit(0)
     assert os.waitpid(child, 0)[1] == 0

@@ -183,8 +183,7 @@ class MiniGridEngine(Environment):
         actions = np.ascontiguousarray(actions, dtype=np.int64)
         if actions.shape != (self.num_envs,):
             raise ValueError(f"expected {self.num_envs} actions, got an array of shape {actions.shape}")
-        compiled.step_all(self._world, actions, self._game, self._seed_state)
-        if self._game.maker == compiled.MADE_BY_GYM:
+        if compiled.step_all(self._world, actions, self._game):
             self._begin(self._world.done)
         return self._output
 

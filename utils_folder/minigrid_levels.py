@@ -396,10 +396,11 @@ def make_level(cells, agent, game, stream):
 
 
 @njit
-def show_cell(frame, cell, x, y):
-    frame[x, y, 0] = kind_of(cell)
-    frame[x, y, 1] = colour_of(cell)
-    frame[x, y, 2] = state_of(cell)
+def show_cell(world, e, x, y):
+    cell = world.cells[e, x, y]
+    world.frame[e, x, y, 0] = kind_of(cell)
+    world.frame[e, x, y, 1] = colour_of(cell)
+    world.frame[e, x, y, 2] = state_of(cell)
 
 
 @njit
@@ -416,14 +417,45 @@ def show_agent(world, e):
 def show_level(world, e):
     """Writes the whole observation of environment e, whose agent has just come with free hands."""
     world.carried[e] = NOTHING
-    cells, frame = world.cells[e], world.frame[e]
-    for x in range(cells.shape[0]):
-        for y in range(cells.shape[1]):
-            show_cell(frame, cells[x, y], x, y)
+    for x in range(world.cells.shape[1]):
+        for y in range(world.cells.shape[2]):
+            show_cell(world, e, x, y)
     show_agent(world, e)
 
 
-# --- Playing --------------------------------------------------------------------------------------------------------
+# --- Playing ----------------------------------------------------------------------------------------------------------
+# Whatever branches here works on plain numbers, and the loop over environments calls nothing that can fail: else Numba
+# counts references to all arrays of the World again and again, which takes several times as long as the game.
+
+
+class Scene(NamedTuple):
+    """What one action can change: the agent, the cell that it faces before the action, and what it carries."""
+
+    x: int
+    y: int
+    direction: int
+    front_x: int
+    front_y: int
+    front: int
+    carried: int
+
+
+@njit
+def scene_of(world, e):
+    x, y, direction = world.agent[e, 0], world.agent[e, 1], world.agent[e, 2]
+    front_x, front_y = x + STEP_X[direction], y + STEP_Y[direction]
+    return Scene(x, y, direction, front_x, front_y, world.cells[e, front_x, front_y], world.carried[e])
+
+
+@njit
+def show_scene(world, e, scene, old_x, old_y):
+    """Puts a scene into the world and the observation; (old_x, old_y) is where the agent was before."""
+    world.agent[e, 0], world.agent[e, 1], world.agent[e, 2] = scene.x, scene.y, scene.direction
+    world.cells[e, scene.front_x, scene.front_y] = scene.front
+    world.carried[e] = scene.carried
+    show_cell(world, e, old_x, old_y)
+    show_cell(world, e, scene.front_x, scene.front_y)
+    show_agent(world, e)
 
 
 @njit
@@ -443,125 +475,118 @@ def toggled(cell, carried):
 
 
 @njit
-def move(world, e, action, front_x, front_y):
-    """MiniGridEnv.step: changes the world, and says what goal and lava make of it."""
-    cells, agent = world.cells[e], world.agent[e]
-    front, carried = cells[front_x, front_y], world.carried[e]
+def move(scene, action, rule):
+    """MiniGridEnv.step: the scene after the action, and what goal and lava make of it."""
+    if rule == MEMORY and action == PICKUP:
+        action = TOGGLE
+    x, y, direction, front_x, front_y, front, carried = scene
     kind = kind_of(front)
+    outcome = GOES_ON
     if action == LEFT:
-        agent[2] = (agent[2] + 3) % 4
+        direction = (direction + 3) % 4
     elif action == RIGHT:
-        agent[2] = (agent[2] + 1) % 4
+        direction = (direction + 1) % 4
     elif action == FORWARD:
         if kind in (EMPTY, FLOOR, GOAL, LAVA) or (kind == DOOR and state_of(front) == OPEN):
-            agent[0], agent[1] = front_x, front_y
+            x, y = front_x, front_y
         if kind == GOAL:
-            return SUCCEEDED
-        if kind == LAVA:
-            return FAILED
+            outcome = SUCCEEDED
+        elif kind == LAVA:
+            outcome = FAILED
     elif action == PICKUP:
         if carried == NOTHING and kind in (KEY, BALL, BOX):
-            world.carried[e] = front
-            cells[front_x, front_y] = EMPTY_CELL
+            front, carried = EMPTY_CELL, front
     elif action == DROP:
         if carried != NOTHING and kind == EMPTY:
-            cells[front_x, front_y] = carried
-            world.carried[e] = NOTHING
+            front, carried = carried, NOTHING
     elif action == TOGGLE:
-        cells[front_x, front_y] = toggled(front, carried)
-    return GOES_ON
+        front = toggled(front, carried)
+    return Scene(x, y, direction, front_x, front_y, front, carried), outcome
 
 
 @njit
-def judge(world, e, action, front_x, front_y, was_carried, rule, outcome):
-    """What the step functions of gym-minigrid's environments make of the world after an action."""
-    carried, front = world.carried[e], world.cells[e, front_x, front_y]
-    place_x, place_y = world.places[e, 0, 0], world.places[e, 0, 1]
+def judge(rule, action, before, after, places, cell_at_place, outcome):
+    """What the step functions of gym-minigrid's environments make of an action; else `outcome`, MiniGridEnv's own.
+
+    `places`: x and y of the two positions of World.places; `cell_at_place`: what lies on the first one.
+    """
+    opened = action == TOGGLE and after.front & TARGET and state_of(after.front) == OPEN
     if rule == PICK_UP:
-        if action == PICKUP and carried & TARGET:
+        if action == PICKUP and after.carried & TARGET:
             return SUCCEEDED
     elif rule == UNLOCK:
         # No other action can have opened the door, and opening it ends the episode: it is the one in front.
-        if action == TOGGLE and front & TARGET and state_of(front) == OPEN:
+        if opened:
             return SUCCEEDED
     elif rule == FETCH:
-        if carried != NOTHING:
-            return SUCCEEDED if carried & TARGET else FAILED
+        if after.carried != NOTHING:
+            return SUCCEEDED if after.carried & TARGET else FAILED
     elif rule == RED_BLUE:
         # The target is the blue door, the place is the red one's.
-        if action == TOGGLE and front & TARGET and state_of(front) == OPEN:
-            return SUCCEEDED if state_of(world.cells[e, place_x, place_y]) == OPEN else FAILED
+        if opened:
+            return SUCCEEDED if state_of(cell_at_place) == OPEN else FAILED
     elif rule == MEMORY:
-        x, y = world.agent[e, 0], world.agent[e, 1]
-        if x == place_x and y == place_y:
+        if after.x == places[0] and after.y == places[1]:
             return SUCCEEDED
-        if x == world.places[e, 1, 0] and y == world.places[e, 1, 1]:
+        if after.x == places[2] and after.y == places[3]:
             return FAILED
     elif rule in (GO_TO_DOOR, GO_TO_OBJECT):
-        dx, dy = abs(world.agent[e, 0] - place_x), abs(world.agent[e, 1] - place_y)
+        dx, dy = abs(after.x - places[0]), abs(after.y - places[1])
         if action == TOGGLE:
             return FAILED
         if action == DONE:
             return SUCCEEDED if (dx + dy == 1 if rule == GO_TO_DOOR else max(dx, dy) <= 1) else FAILED
     elif rule == PUT_NEAR:
-        if action == PICKUP and carried != NOTHING and not carried & TARGET:
+        if action == PICKUP and after.carried != NOTHING and not after.carried & TARGET:
             return FAILED
-        if action == DROP and was_carried != NOTHING:
-            near = abs(front_x - place_x) <= 1 and abs(front_y - place_y) <= 1
-            return SUCCEEDED if carried == NOTHING and near else FAILED
+        if action == DROP and before.carried != NOTHING:
+            near = abs(after.front_x - places[0]) <= 1 and abs(after.front_y - places[1]) <= 1
+            return SUCCEEDED if after.carried == NOTHING and near else FAILED
     return outcome
 
 
 @njit
-def play(world, e, action, game):
-    """One action in environment e: world, observation, reward and done, up to the end of the episode."""
-    if world.done[e]:
-        world.episode_step[e], world.episode_return[e] = 0, 0.0
-    if game.rule == MEMORY and action == PICKUP:
-        action = TOGGLE
-    x, y, direction = world.agent[e, 0], world.agent[e, 1], world.agent[e, 2]
-    front_x, front_y = x + STEP_X[direction], y + STEP_Y[direction]
-    if not (0 <= front_x < world.cells.shape[1] and 0 <= front_y < world.cells.shape[2]):
-        raise IndexError("the agent looks out of the grid (or initial() has not been called)")
-    was_carried = world.carried[e]
-    outcome = move(world, e, action, front_x, front_y)
-    if game.rule != NO_RULE:
-        outcome = judge(world, e, action, front_x, front_y, was_carried, game.rule, outcome)
-
-    show_cell(world.frame[e], world.cells[e, x, y], x, y)
-    show_cell(world.frame[e], world.cells[e, front_x, front_y], front_x, front_y)
-    show_agent(world, e)
-    step = world.episode_step[e] + 1
-    world.episode_step[e] = step
-    world.reward[e] = 1 - 0.9 * (step / game.max_steps) if outcome == SUCCEEDED else 0.0
-    world.episode_return[e] += world.reward[e]
-    world.done[e] = outcome != GOES_ON or step >= game.max_steps
-
-
-@njit
-def begin(world, e, game, seed_state):
-    """A new level for environment e, from `seed_state` (uint64 [6]) if it is not empty, else as its stream goes on."""
-    if len(seed_state):
-        world.random_state[e] = seed_state
-    make_level(world.cells[e], world.agent[e], game, world.random_state[e])
-    show_level(world, e)
+def check(world, actions):
+    """Raises: ValueError for an unknown action, IndexError where an agent looks out of the grid (gym-minigrid asserts)."""
+    for e in range(len(actions)):
+        if not 0 <= actions[e] < NUM_ACTIONS:
+            raise ValueError("unknown action")
+        direction = world.agent[e, 2]
+        front_x, front_y = world.agent[e, 0] + STEP_X[direction], world.agent[e, 1] + STEP_Y[direction]
+        if not (0 <= front_x < world.cells.shape[1] and 0 <= front_y < world.cells.shape[2]):
+            raise IndexError("an agent looks out of the grid (or initial() has not been called)")
 
 
 @njit(cache=True)
 def begin_where(world, where, game, seed_state):
-    """A new level in every environment where `where` (bool [E])."""
-    for e in range(len(where)):
-        if where[e]:
-            begin(world, e, game, seed_state)
+    """A new level in every environment where `where` (bool [E]).
+
+    It is made from `seed_state` (uint64 [6]) if that is not empty, else as the environment's own stream goes on.
+    """
+    for e in np.flatnonzero(where):
+        if len(seed_state):
+            world.random_state[e] = seed_state
+        make_level(world.cells[e], world.agent[e], game, world.random_state[e])
+        show_level(world, e)
 
 
 @njit(cache=True)
-def step_all(world, actions, game, seed_state):
-    """One action (int64 [E]) in every environment, and new levels where episodes end unless gym-minigrid makes them."""
+def step_all(world, actions, game):
+    """One action (int64 [E]) in every environment, up to the end of its episode; whether an episode has ended."""
+    check(world, actions)
     for e in range(len(actions)):
-        if not 0 <= actions[e] < NUM_ACTIONS:
-            raise ValueError("unknown action")
-    for e in range(len(actions)):
-        play(world, e, actions[e], game)
-        if world.done[e] and game.maker != MADE_BY_GYM:
-            begin(world, e, game, seed_state)
+        before = scene_of(world, e)
+        after, outcome = move(before, actions[e], game.rule)
+        show_scene(world, e, after, before.x, before.y)
+        places = (world.places[e, 0, 0], world.places[e, 0, 1], world.places[e, 1, 0], world.places[e, 1, 1])
+        cell_at_place = world.cells[e, places[0], places[1]]
+        outcome = judge(game.rule, actions[e], before, after, places, cell_at_place, outcome)
+
+        going_on = not world.done[e]
+        step = world.episode_step[e] * going_on + 1
+        reward = np.float32((outcome == SUCCEEDED) * (1 - 0.9 * (step / game.max_steps)))
+        world.episode_step[e] = step
+        world.reward[e] = reward
+        world.episode_return[e] = world.episode_return[e] * going_on + reward
+        world.done[e] = (outcome != GOES_ON) | (step >= game.max_steps)
+    return world.done.any()

@@ -1,0 +1,176 @@
+"""BeBold's motivation against SPEC sections 3 and 4: visits, the intrinsic reward, the predictor's update, by slow twins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import (
+    PlainRMSprop,
+    ScriptedEnvironment,
+    assert_same_change,
+    make_flags,
+    make_inline,
+    plain_random_network,
+    random_batch,
+    random_frames,
+    snapshot,
+)
+from utils_folder.env_utils import make_environments
+from utils_folder.motivation import Task, make_motivation
+
+TASK = Task((6, 4, 3), 7, 50)
+T, B = 5, 3
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def novelty_flags(**overrides):
+    common = {"model": "novelty_based", "unroll_length": T, "batch_size": B, "total_frames": T * B * 10, "learning_rate": 0.01}
+    return make_flags(**{**common, **overrides})
+
+
+# -- visits ----------------------------------------------------------------------------------------------------------------
+
+
+def plain_visits(frames, done):
+    """[t] -> how often frame t has been seen since its episode's first frame, itself included: compared one by one."""
+    visits = []
+    for t, frame in enumerate(frames):
+        start = max([0, *(s for s in range(t + 1) if done[s])])
+        visits.append(sum(np.array_equal(frame, frames[s]) for s in range(start, t + 1)))
+    return visits
+
+
+def test_visits_by_hand():
+    """Environment 0: a a b | a a b (the frame at done opens the new episode); environment 1: a a a b b a, no end."""
+    a, b = random_frames(2, 4, 3, 3).numpy()
+    frames = np.array([[a, a], [a, a], [b, a], [a, b], [a, b], [b, a]])
+    done = np.zeros((6, 2), bool)
+    done[3, 0] = True
+    environment = ScriptedEnvironment(frames, done)
+    actor = make_motivation(novelty_flags(), Task.of(environment)).actor(2, torch.Generator())
+    visits = [actor.observe(environment.initial(), environment)["visits"].tolist()]
+    visits += [actor.observe(environment.step(np.zeros(2, int)), environment)["visits"].tolist() for _ in range(5)]
+    assert visits == [[1, 1], [2, 2], [1, 3], [1, 1], [2, 2], [1, 4]]
+
+
+@pytest.mark.parametrize("engine", ["gym", "compiled"])
+def test_visits_are_the_twins(engine):
+    environment = make_environments("MiniGrid-LavaGapS5-v0", [1, 2, 3], engine=engine)
+    actor = make_motivation(novelty_flags(), Task.of(environment)).actor(3, torch.Generator())
+    random = np.random.default_rng(0)
+    frames, done, visits = [], [], []
+    for t in range(150):
+        out = environment.initial() if t == 0 else environment.step(random.integers(7, size=3))
+        visits.append(actor.observe(out, environment)["visits"].copy())
+        frames.append(out["frame"].copy())
+        done.append(out["done"].copy())
+        if t == 70:  # saved and loaded in the middle of episodes
+            state = actor.state_dict()
+            actor = make_motivation(novelty_flags(), Task.of(environment)).actor(3, torch.Generator())
+            actor.load_state_dict(state)
+    frames, done, visits = np.array(frames), np.array(done), np.array(visits)
+    assert done[1:].sum() >= 3 and (visits > 2).any() and (visits == 1).any()
+    for e in range(3):
+        assert visits[:, e].tolist() == plain_visits(frames[:, e], done[:, e])
+
+
+def test_each_row_is_counted_once_though_rollouts_overlap():
+    flags = novelty_flags(env="MiniGrid-LavaGapS5-v0", unroll_length=11, batch_size=2, engine="compiled")
+    _, source, rollouts = make_inline(flags, num_envs=2)
+    batches = [source.get(2) for _ in range(5)]
+    for before, after in zip(batches, batches[1:]):
+        for name in rollouts.fields:
+            assert torch.equal(before[name][-1], after[name][0]), name
+    frames, done, visits = (
+        np.concatenate([batches[0][name][:1], *(batch[name][1:] for batch in batches)]) for name in ("frame", "done", "visits")
+    )
+    for e in range(2):
+        assert visits[:, e].tolist() == plain_visits(frames[:, e], done[:, e])
+
+
+# -- intrinsic reward and the predictor ------------------------------------------------------------------------------------
+
+
+class PlainBeBold:
+    """SPEC section 4's novelty in float64: N(s), the intrinsic reward and the predictor's loss, with loops."""
+
+    def __init__(self, motivation, flags, task=TASK):
+        self.flags = flags
+        self.target = plain_random_network(motivation.target, task).requires_grad_(False)
+        self.predictor = plain_random_network(motivation.predictor, task)
+        self.optimizer = PlainRMSprop(self.predictor, flags.learning_rate, flags)
+
+    def novelty(self, batch):
+        return ((self.predictor(batch) - self.target(batch)) ** 2).sum(-1).sqrt()
+
+    def intrinsic(self, batch):
+        N = self.novelty(batch).detach()
+        reward = torch.zeros(N.shape[0] - 1, N.shape[1], dtype=torch.float64)
+        for t in range(1, N.shape[0]):
+            for b in range(N.shape[1]):
+                if batch["visits"][t, b] == 1:
+                    gain = max(N[t, b].item() - self.flags.novelty_scale * N[t - 1, b].item(), 0.0)
+                    reward[t - 1, b] = self.flags.novelty_coef * gain
+        return reward
+
+    def learn(self, batch):
+        N = self.novelty(batch)
+        loss = sum(N[t].sum() / N.shape[1] for t in range(1, N.shape[0]))
+        self.optimizer.step(loss)
+        return float(loss)
+
+
+NUMBERS = [{}, {"novelty_scale": 0.5, "novelty_coef": 0.7}, {"learning_rate": 0.003, "momentum": 0.4}]
+
+
+@pytest.mark.parametrize("overrides", NUMBERS)
+def test_intrinsic_reward_and_predictor_are_the_twins(overrides):
+    flags = novelty_flags(**overrides)
+    motivation = make_motivation(flags, TASK)
+    twin = PlainBeBold(motivation, flags)
+    before, target = snapshot(motivation.predictor), snapshot(motivation.target)
+    for _ in range(4):
+        batch = random_batch(TASK, flags)
+        mine = dict(batch)
+        reward, expected = motivation.intrinsic_reward(mine), twin.intrinsic(batch)
+        assert reward.dtype == torch.float32 and not reward.requires_grad
+        assert (expected > 0).any() and (expected == 0).any()
+        torch.testing.assert_close(reward.double(), expected, rtol=1e-3, atol=1e-4)
+        stats = motivation.learn(mine)
+        assert stats["novelty_loss"] == pytest.approx(twin.learn(batch), rel=1e-3)
+    assert_same_change(motivation.predictor, twin.predictor, before, unused=())
+    for name, value in motivation.target.named_parameters():
+        assert torch.equal(value, target[name]), name
+
+
+def test_target_and_predictor_start_different_and_the_novelty_of_known_states_falls():
+    flags = novelty_flags(total_frames=10**6, learning_rate=0.001)
+    motivation = make_motivation(flags, TASK)
+    batch = random_batch(TASK, flags)
+    losses = []
+    for _ in range(30):
+        mine = dict(batch)
+        motivation.intrinsic_reward(mine)
+        losses.append(motivation.learn(mine)["novelty_loss"])
+    assert losses[0] > 0 and losses[-1] < 0.7 * losses[0]
+
+
+def test_state_0_belongs_to_the_rollout_before_and_is_not_learned_again():
+    flags = novelty_flags()
+    learned = []
+    for first in random_frames(2, B, *TASK.frame_shape):
+        torch.manual_seed(1)
+        motivation = make_motivation(flags, TASK)
+        batch = random_batch(TASK, flags)
+        batch["frame"][0] = first
+        motivation.intrinsic_reward(batch)
+        motivation.learn(batch)
+        learned.append(snapshot(motivation.predictor))
+    for name, value in learned[0].items():
+        torch.testing.assert_close(value, learned[1][name], rtol=0, atol=1e-6)

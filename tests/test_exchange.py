@@ -1,0 +1,243 @@
+"""Slots go round between real processes: none is lost, none is given twice, and nobody who dies blocks the others."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from torchbeast.core.exchange import ActorFailed, Exchange, Stopped
+from torchbeast.core.rollouts import shared_array
+
+FORK = multiprocessing.get_context("fork")
+PATIENCE = 20.0  # seconds until a wait is taken for a deadlock
+FREE, WITH_LEARNER = 0, 100  # owner of a slot; 1 + i: process i
+
+
+class Ring:
+    """An exchange with its processes; `owner` in shared memory says who has each slot, and everyone checks it."""
+
+    def __init__(self, hosted, num_buffers, work=None):
+        self.owner = shared_array((num_buffers,), np.int64)
+        self.exchange = Exchange(num_buffers, hosted)
+        self.hosted = hosted
+        self.work = work or (lambda index, round_number: None)
+        self.processes = [FORK.Process(target=self._act, args=(i,), daemon=True) for i in range(len(hosted))]
+        for process in self.processes:
+            process.start()
+        self.exchange.start()
+
+    def _act(self, index):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        port = self.exchange.child_port(index)
+        round_number = 0
+        try:
+            while True:
+                slots = port.next_slots()
+                assert slots.dtype == np.int64 and slots.shape == (self.hosted[index],)
+                assert len(set(slots.tolist())) == len(slots)
+                assert (self.owner[slots] == FREE).all(), f"given twice: {slots}, owners {self.owner[slots]}"
+                self.owner[slots] = 1 + index
+                self.work(index, round_number)
+                round_number += 1
+                assert (self.owner[slots] == 1 + index).all(), "given to another one meanwhile"
+                port.full(slots)
+        except (EOFError, ConnectionError):
+            os._exit(0)
+        except BaseException:
+            port.failed(traceback.format_exc())
+            os._exit(1)
+
+    def get(self, batch_size, patience=PATIENCE):
+        """`get` that is stopped, and so raises Stopped, after `patience` seconds."""
+        watchdog = threading.Timer(patience, self.exchange.stop)
+        watchdog.start()
+        try:
+            slots = self.exchange.get(batch_size)
+        finally:
+            watchdog.cancel()
+        assert len(set(slots)) == len(slots) == batch_size
+        self.last_owners = self.owner[slots].tolist()
+        assert all(1 <= owner <= len(self.hosted) for owner in self.last_owners)
+        self.owner[slots] = WITH_LEARNER
+        return slots
+
+    def release(self, slots):
+        assert (self.owner[slots] == WITH_LEARNER).all()
+        self.owner[slots] = FREE
+        self.exchange.release(slots)
+
+    def close(self):
+        self.exchange.close()
+        for process in self.processes:
+            process.join(5)
+            process.kill()
+            process.join()
+
+
+@contextlib.contextmanager
+def ring(*args, **kwargs):
+    made = Ring(*args, **kwargs)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def fewest(hosted, batch_size):
+    return max(hosted) + batch_size - 1
+
+
+# -- slots go round ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "hosted, batch_size",
+    [([1], 1), ([3], 2), ([5], 3), ([2], 7), ([2, 2], 3), ([3, 2], 4), ([2, 1], 1), ([1, 1, 1], 5), ([4, 4, 3], 2)],
+)
+def test_the_fewest_buffers_never_deadlock_and_none_is_lost_or_given_twice(hosted, batch_size):
+    """With so few, a single lost slot would end in a deadlock; thousands of rounds do not."""
+    num_buffers = fewest(hosted, batch_size)
+    seen = Counter()
+    with ring(hosted, num_buffers) as it:
+        for _ in range(1500):
+            slots = it.get(batch_size)
+            seen.update(slots)
+            it.release(slots)
+    assert set(seen) == set(range(num_buffers))
+
+
+def test_with_plenty_of_buffers_too():
+    seen, owners = Counter(), Counter()
+    with ring([3, 2], 17, lambda i, n: time.sleep(2e-4 * (n % (i + 2)))) as it:
+        held = []
+        for n in range(1500):
+            held.append(it.get(4))
+            owners.update(it.last_owners)
+            while len(held) > n % 3:  # up to two batches are kept for a while
+                slots = held.pop(0)
+                seen.update(slots)
+                it.release(slots)
+    assert set(seen) == set(range(17))
+    assert owners.keys() == {1, 2}
+
+
+@pytest.mark.parametrize("hosted, batch_size", [([3], 2), ([5], 3), ([2], 3)])
+def test_one_buffer_fewer_can_deadlock(hosted, batch_size):
+    """The bound is tight: a rest of batch_size - 1 full ones beside too few free ones for the next set."""
+    with ring(hosted, fewest(hosted, batch_size) - 1) as it, pytest.raises(Stopped):
+        for _ in range(1000):
+            it.release(it.get(batch_size, patience=0.3))
+
+
+@pytest.mark.parametrize(
+    "hosted, batch_size", [([2, 1], 1), ([4, 3], 2), ([2, 2], 3), ([2, 2], 1), ([1, 1, 1], 1), ([3, 3], 4)]
+)
+def test_every_process_gets_its_turn(hosted, batch_size):
+    owners = Counter()
+    with ring(hosted, fewest(hosted, batch_size)) as it:
+        for _ in range(400):
+            slots = it.get(batch_size)
+            owners.update(it.last_owners)
+            it.release(slots)
+    assert all(owners[1 + i] >= 0.1 * owners.total() for i in range(len(hosted))), owners
+
+
+def test_slots_come_in_the_order_in_which_they_were_filled():
+    with ring([2], 8) as it:
+        assert [slot for batch_size in (1, 3, 2, 2) for slot in it.get(batch_size)] == list(range(8))
+
+
+# -- the end of a wait ------------------------------------------------------------------------------------------------
+
+
+def test_get_raises_stopped_after_stop():
+    with ring([2], 4, lambda i, n: time.sleep(60)) as it:
+        threading.Timer(0.1, it.exchange.stop).start()
+        start = time.monotonic()
+        with pytest.raises(Stopped):
+            it.exchange.get(3)
+        assert time.monotonic() - start < 2
+        with pytest.raises(Stopped):  # and every later one
+            it.exchange.get(3)
+        it.processes[0].kill()
+
+
+def test_closing_ends_a_wait_of_another_thread():
+    for _ in range(8):
+        with ring([1, 1], 4, lambda i, n: time.sleep(60)) as it:
+            ends = []
+
+            def wait(ends=ends, it=it):
+                try:
+                    it.exchange.get(3)
+                except BaseException as error:
+                    ends.append(type(error))
+
+            thread = threading.Thread(target=wait, daemon=True)
+            thread.start()
+            time.sleep(0.01)
+            for process in it.processes:
+                process.kill()
+            it.exchange.close()
+            thread.join(5)
+            assert ends == [Stopped]
+
+
+def test_actors_see_the_end():
+    with ring([2, 1], 6) as it:
+        it.release(it.get(3))
+        it.exchange.close()
+        for process in it.processes:
+            process.join(5)
+            assert process.exitcode == 0
+
+
+def test_a_failed_actor_is_told_with_its_traceback():
+    def fail(index, round_number):
+        if index == 1 and round_number == 20:
+            raise ArithmeticError("out of luck")
+
+    with ring([1, 2], 9, fail) as it, pytest.raises(ActorFailed, match="ArithmeticError: out of luck") as failure:
+        while True:
+            it.release(it.get(2))
+    assert "Traceback" in str(failure.value) and "in fail" in str(failure.value)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.003, 0.011, 0.02])
+def test_a_killed_process_blocks_nobody(seconds):
+    """SIGKILL at some moment. Its slots are gone with it; with the others' the run goes on."""
+    hosted, batch_size = [2, 2], 3
+    lost = 2 * hosted[1]  # two sets at most
+    with ring(hosted, fewest(hosted, batch_size) + lost) as it:
+        it.release(it.get(batch_size))
+        time.sleep(seconds)
+        os.kill(it.processes[1].pid, signal.SIGKILL)
+        owners = Counter()
+        for _ in range(300):
+            slots = it.get(batch_size)
+            owners.update(it.last_owners)
+            it.release(slots)
+        assert owners[1] > 800
+        it.processes[1].join(5)
+        assert it.processes[1].exitcode == -signal.SIGKILL
+        assert it.processes[0].is_alive()
+
+
+def test_when_all_are_killed_a_wait_can_still_be_ended():
+    with ring([1, 2], 9, lambda i, n: time.sleep(0.01)) as it:
+        it.release(it.get(2))
+        for process in it.processes:
+            process.kill()
+            process.join()
+        with pytest.raises(Stopped):
+            while True:
+                it.release(it.get(2, patience=0.5))

@@ -1,0 +1,71 @@
+"""The README says what the program does: its commands parse, its flags and columns are the program's.
+
+`python -m tests.test_readme` prints the flag tables, to be pasted into the README.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from main import flags as flags_module
+from main.learner import LOG_COLUMNS
+from utils_folder.amigo import Amigo
+from utils_folder.bebold import BeBold
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def flag_tables() -> str:
+    """Every flag by group, as Markdown."""
+    parts = []
+    for title, flags in flags_module.GROUPS.items():
+        rows = []
+        for flag in flags:
+            default = (
+                {None: "", False: "off"}.get(flag.default, flag.default) if flag.default in (None, False) else flag.default
+            )
+            rows.append(f"| `--{flag.name}` | {default} | {flag.meaning} |")
+        parts.append("\n".join([f"**{title}**", "", "| flag | default | meaning |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def commands() -> list[str]:
+    """The arguments of every `python -m main.main` in a code block."""
+    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("python -m main.main", 1)[1].split("#")[0] for line in lines if "python -m main.main" in line]
+
+
+def test_there_are_the_documents_commands_and_more():
+    assert len(commands()) >= 5
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_parse_and_pass(command):
+    flags, _ = flags_module.parse(shlex.split(command))
+    if flags.resume is None:
+        flags_module.check(flags)
+
+
+def test_flag_tables_are_the_programs():
+    assert flag_tables() in README.read_text()
+
+
+def test_every_logged_column_is_explained():
+    text = README.read_text()
+    for column in (*LOG_COLUMNS, *Amigo.log_columns, *BeBold.log_columns, "_tick", "_time"):
+        assert f"| `{column}` |" in text, column
+
+
+def test_files_it_names_are_there():
+    root = README.parent
+    for path in re.findall(r"`((?:main|models|utils_folder|torchbeast|tests)/[\w/]+\.py)`", README.read_text()):
+        assert (root / path).is_file(), path
+
+
+if __name__ == "__main__":
+    print(flag_tables())
