@@ -170,12 +170,16 @@ def defaults() -> dict[str, Any]:
     return {name: flag.default for name, flag in BY_NAME.items()}
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processes(flags: argparse.Namespace) -> int:
     """How many actor processes: as asked, else one per core but the learner's, at most one per two environments."""
     if flags.num_actor_processes is not None:
         return flags.num_actor_processes
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores - 1, flags.num_actors // 2))
+    return max(1, min(cores() - 1, flags.num_actors // 2))
 
 
 def hosted(flags: argparse.Namespace) -> list[int]:

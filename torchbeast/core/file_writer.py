@@ -291,7 +291,7 @@ def _metadata(xpid: str, args: Mapping) -> dict:
         "date_end": None,
         "successful": None,
         "versions": _versions(),
-        "host": {"processor": _processor(), "cores": os.cpu_count()},
+        "host": {"processor": processor_name(), "cores": os.cpu_count()},
         "git": _git_state(Path(__file__).parent),
         "env": {name: os.environ[name] for name in RECORDED_ENVIRONMENT if name in os.environ},
     }
@@ -304,7 +304,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **dict(sorted((n.lower(), v) for n, v in packages))}
 
 
-def _processor() -> str:
+def processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,0 +1,234 @@
+"""`python -m main.benchmark`: how fast each part is, and how near the machine's limit, in under two minutes."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from main import flags as flags_module
+from main.actor import Actor
+from main.learner import Learner, core_state_fields
+from torchbeast.core.file_writer import processor_name
+from torchbeast.core.rollouts import Rollouts, agent_fields
+from torchbeast.core.sampling import torch_generator
+from torchbeast.core.weights import Reader
+from utils_folder import env_utils
+from utils_folder.motivation import Task, make_motivation
+
+KEY_CORRIDOR = "MiniGrid-KeyCorridorS3R3-v0"
+DOCUMENT = (
+    f"--env {KEY_CORRIDOR} --num_actors 40 --modify --generator_batch_size 150 --generator_entropy_cost .05 "
+    "--generator_threshold -.1 --generator_reward_negative -.3"
+).split()
+GRIDS = (KEY_CORRIDOR, "MiniGrid-ObstructedMaze-1Dl-v0", "MiniGrid-KeyCorridorS4R3-v0", "MiniGrid-KeyCorridorS6R3-v0")
+BATCHES = (8, 40, 320)
+PART_SECONDS = 1.5
+WARM_UP_SECONDS = 6.0
+
+
+class Part(NamedTuple):
+    """One line of the table: frames (or steps) per second, and the share of the peak that its operations come to."""
+
+    name: str
+    rate: float
+    share: float | None = None
+
+
+def forward_flops(width: int, height: int, *, hidden: int = 256, num_actions: int = 7) -> int:
+    """Operations (multiply and add are two) of one plain forward pass of the student: five convolutions and four layers."""
+    channels, flops = 11, 0
+    for _ in range(5):
+        width, height = (width + 1) // 2, (height + 1) // 2
+        flops += 2 * width * height * 32 * channels * 9
+        channels = 32
+    return flops + 2 * (40 * hidden + hidden * hidden + hidden * (num_actions + 1))
+
+
+def rate(work: Callable[[], Any], amount: int, seconds: float = PART_SECONDS) -> float:
+    """Amount per second: the best of several stretches, since other programs can only slow one down."""
+    work()
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds / 5:
+            work()
+            count += 1
+        best = max(best, count * amount / (time.perf_counter() - began))
+    return best
+
+
+def peak() -> float:
+    """float32 matrix products on one core, operations per second: the best of PyTorch's two libraries' entry points."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    out = torch.empty(1024, 1024)
+    return rate(lambda: torch.mm(a, b, out=out), 2 * 1024**3)
+
+
+class Parts:
+    """The parts of a run on one environment, built as training builds them, in this process."""
+
+    def __init__(self, env: str, num_envs: int, engine: str = "auto"):
+        self.flags, _ = flags_module.parse([*DOCUMENT, "--env", env, "--num_actors", str(num_envs), "--engine", engine])
+        flags = self.flags
+        self.environment = env_utils.make_environments(env, range(num_envs), engine=engine)
+        task = Task.of(self.environment)
+        motivation = make_motivation(flags, task)
+        self.learner = Learner(flags, task, motivation)
+        fields = (
+            agent_fields(task.frame_shape, task.num_actions)
+            | env_utils.CARRIED_FIELDS
+            | core_state_fields(self.learner.student)
+            | motivation.rollout_fields
+        )
+        self.rollouts = Rollouts(fields, unroll_length=flags.unroll_length, num_buffers=max(num_envs, flags.batch_size))
+        generator = torch_generator(0, "benchmark")
+        student = Reader(copy.deepcopy(self.learner.student), self.learner.shared)
+        self.actor = Actor(self.environment, student, motivation.actor(num_envs, generator), generator)
+        self.slots = np.arange(num_envs)
+
+    def acting(self) -> float:
+        """Frames per second of filling rollouts, environment included."""
+        amount = self.flags.unroll_length * len(self.slots)
+        return rate(lambda: self.actor.fill(self.rollouts, self.slots), amount)
+
+    def learning(self) -> float:
+        """Frames per second of updates, the motivation's included, from rollouts filled before."""
+        self.actor.fill(self.rollouts, self.slots)
+        size = self.flags.batch_size
+        slots = [i % len(self.slots) for i in range(size)]
+        return rate(lambda: self.learner.learn(self.rollouts.batch(slots)), self.flags.unroll_length * size)
+
+
+def environment_steps(env: str, engine: str, num_envs: int = 40) -> float:
+    """Steps per second of random actions on one core, full observation written, resets included."""
+    environment = env_utils.make_environments(env, range(num_envs), engine=engine)
+    environment.initial()
+    actions = np.random.default_rng(0).integers(0, environment.num_actions, (1000, num_envs))
+    turns = itertools.cycle(actions)
+    return rate(lambda: environment.step(next(turns)), num_envs)
+
+
+def whole_program(seconds: float, *more: str) -> float:
+    """Frames per second of `python -m main.main` with the document's flags, logging and checkpoints on."""
+    with tempfile.TemporaryDirectory() as savedir:
+        command = [sys.executable, "-m", "main.main", *DOCUMENT, "--savedir", savedir, "--xpid", "benchmark", *more]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        log = Path(savedir) / "benchmark" / "logs.csv"
+        try:
+            deadline = time.monotonic() + 60
+            while not (log.exists() and len(log.read_text().splitlines()) > 1):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the run to be measured ended early: {process.stderr.read()}")
+                time.sleep(0.1)
+            time.sleep(WARM_UP_SECONDS + seconds)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+        stamps = np.array([[float(x) for x in line.split(",")[1:3]] for line in log.read_text().splitlines()[1:]])
+    stamps = stamps[stamps[:, 0] > stamps[0, 0] + WARM_UP_SECONDS]
+    return float((stamps[-1, 1] - stamps[0, 1]) / (stamps[-1, 0] - stamps[0, 0]))
+
+
+def measure(seconds: float) -> dict[str, Any]:
+    """Every figure of the table."""
+    torch.set_num_threads(1)
+    one_core = peak()
+    cores = flags_module.cores()
+    parts = Parts(KEY_CORRIDOR, 40)
+    width, height = env_utils.grid_size(KEY_CORRIDOR)
+    forward = forward_flops(width, height)
+    acting, learning = parts.acting(), parts.learning()
+    program = whole_program(seconds)
+    original_way = whole_program(seconds, "--num_actor_processes", "40", "--engine", "gym")
+    lines = [
+        Part("environment steps, compiled engine, one core", environment_steps(KEY_CORRIDOR, "compiled")),
+        Part("environment steps, gym-minigrid, one core", environment_steps(KEY_CORRIDOR, "gym")),
+        Part("acting, one core", acting, acting * forward / one_core),
+        Part("learning, one core", learning, learning * 3 * forward / one_core),
+        Part(f"whole program, {cores} cores", program, program * 4 * forward / (cores * one_core)),
+        Part("the same, one environment per process on gym-minigrid", original_way,
+             original_way * 4 * forward / (cores * one_core)),
+    ]  # fmt: skip
+    return {
+        "date": date.today().isoformat(),
+        "processor": processor_name(),
+        "cores": cores,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "peak_gflops_one_core": one_core / 1e9,
+        "flops_per_frame": 4 * forward,
+        "parts": [part._asdict() for part in lines],
+        "ratio": program / original_way,
+        "by_grid": [_grid_line(env) for env in GRIDS],
+        "by_environments": [_batch_line(count) for count in BATCHES],
+    }
+
+
+def _grid_line(env: str) -> dict[str, Any]:
+    width, height = env_utils.grid_size(env)
+    parts = Parts(env, 40)
+    return {
+        "env": env,
+        "grid": f"{width}x{height}",
+        "flops_per_frame": 4 * forward_flops(width, height),
+        "acting": parts.acting(),
+        "learning": parts.learning(),
+    }
+
+
+def _batch_line(num_envs: int) -> dict[str, Any]:
+    return {"num_actors": num_envs, "acting": Parts(KEY_CORRIDOR, num_envs).acting()}
+
+
+def report(result: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        f"{result['date']}, {result['processor']}, {result['cores']} cores, torch {result['torch']}",
+        f"peak of float32 matrix products: {result['peak_gflops_one_core']:.0f} GFLOP/s a core; the plain student's operations: "
+        f"{result['flops_per_frame'] / 1e6:.2f} MFLOP a frame (one forward to act, three forwards' worth to learn)",
+        "",
+        "| part | frames/s | share of the peak |",
+        "|---|---|---|",
+    ]
+    for part in result["parts"]:
+        share = "" if part["share"] is None else f"{part['share']:.0%}"
+        lines.append(f"| {part['name']} | {part['rate']:,.0f} | {share} |")
+    lines += ["", f"whole program against one environment per process: {result['ratio']:.1f}x", ""]
+    lines += ["| grid | MFLOP a frame | acting, frames/s | learning, frames/s |", "|---|---|---|---|"]
+    for row in result["by_grid"]:
+        flops = f"{row['flops_per_frame'] / 1e6:.2f}"
+        lines.append(f"| {row['env']}, {row['grid']} | {flops} | {row['acting']:,.0f} | {row['learning']:,.0f} |")
+    lines += ["", "| environments in one process | acting, frames/s |", "|---|---|"]
+    lines += [f"| {row['num_actors']} | {row['acting']:,.0f} |" for row in result["by_environments"]]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m main.benchmark", description="How fast, and how near the limit.")
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of each whole-program run (default: 20)")
+    parser.add_argument("--json", help="also write the figures to this file")
+    options = parser.parse_args(argv)
+    result = measure(options.seconds)
+    print(report(result))
+    if options.json:
+        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
