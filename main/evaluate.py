@@ -114,9 +114,7 @@ class Agent:
                 f"--weight_path {flags.weight_path}: trained on {trained} ({state['flags'].get('env')}), and {flags.env} has "
                 f"{self._width}x{self._height}; choose the agent's own --env"
             )
-        probe = self._environments([0])
-        task = Task.of(probe)
-        probe.close()
+        task = Task.of(env_utils.probe(flags.env, engine=flags.engine, num_input_frames=flags.num_input_frames))
         try:
             self._motivation = make_motivation(flags, task)
             self._motivation.load_state_dict(state)

@@ -86,9 +86,7 @@ class Run:
         self._batching = threading.Lock()
 
         torch.manual_seed(derive_seed(flags.seed, "networks"))
-        probe = env_utils.make_environments(flags.env, [0], engine=flags.engine, num_input_frames=flags.num_input_frames)
-        self.task = Task.of(probe)
-        probe.close()
+        self.task = Task.of(env_utils.probe(flags.env, engine=flags.engine, num_input_frames=flags.num_input_frames))
         self.motivation = make_motivation(flags, self.task)
         self.learner = Learner(flags, self.task, self.motivation)
         self._warned: set[str] = set()

@@ -1,4 +1,4 @@
-"""Shared by the tests of motivations and learner: flags, a scripted environment, random batches, slow twins of V-trace and RMSprop."""
+"""Shared by the tests of motivations and learner: flags, a scripted environment, batches, twins of V-trace and RMSprop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def make_flags(**overrides) -> argparse.Namespace:
 
 
 class ScriptedEnvironment(Environment):
-    """Plays hand-made outputs: frames [t][E, W, H, C], done and reward [t][E]; `restarted` [E, W, H, C] are first frames after a restart."""
+    """Plays hand-made outputs: frames [t][E, W, H, C], done and reward [t][E].
+
+    `restarted` [E, W, H, C] are the first frames after a restart.
+    """
 
     def __init__(self, frames, done=None, reward=None, restarted=None, max_steps=50):
         self._frames = np.asarray(frames, np.uint8)

@@ -39,7 +39,7 @@ def _seed():
 
 
 def plain_time_line(environment, flags, actions, proposed, logits_of):
-    """SPEC section 3, word for word: per environment, per step, what state t's fields are. `proposed[t][e]` tells the new goals."""
+    """SPEC section 3, word for word: per environment and step, what state t's fields are, with the goals `proposed[t][e]`."""
     height = environment.frame_shape[1]
     memory = [None] * environment.num_envs
     rows = []
@@ -193,10 +193,9 @@ def test_each_channel_of_the_goals_cell_counts_as_change(content):
 
 
 def test_hand_worked_time_line_at_an_episodes_end():
-    """Goal A; kept; the episode ends and A's cell is another one now; then an end that leaves B's cell as it was; then B reached."""
-    frames = [
-        grid(A_CELL), grid(A_CELL), grid(B_CELL), grid(B_CELL, agent=(0, 1)), grid(B_CELL), grid(None, agent=B_CELL), grid(A_CELL)
-    ]  # fmt: skip
+    """Goal A; kept; the episode ends and changes A's cell; then an end that leaves B's cell as it was; then B reached."""
+    frames = [grid(A_CELL), grid(A_CELL), grid(B_CELL), grid(B_CELL, agent=(0, 1)), grid(B_CELL)]
+    frames += [grid(None, agent=B_CELL), grid(A_CELL)]
     frames[5][A_CELL][1] = 4
     done = [1, 0, 1, 0, 1, 0, 0]
     rows, _ = play(frames, done, modify=True)

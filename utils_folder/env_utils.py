@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +17,11 @@ from torchbeast.core.environment import Environment, FrameStack, GymEnvironment
 from torchbeast.core.rollouts import Field
 from utils_folder import minigrid_engine
 
+logger = logging.getLogger("amigo")
+
 ENGINES = ("auto", "compiled", "gym")
 MAX_GRID = 32
+COMPILE_NOTICE_SECONDS = 1.0
 NOTHING_CARRIED = (OBJECT_TO_IDX["empty"], COLOR_TO_IDX["grey"])
 
 CARRIED_FIELDS = {"carried_obj": Field((), np.uint8), "carried_col": Field((), np.uint8)}
@@ -51,6 +56,23 @@ def make_environments(
         max_steps = envs[0].unwrapped.max_steps
         environment = GymEnvironment(envs, _observe, seeds=seeds, max_steps=max_steps, fixed_seed=fixed_seed)
     return environment if num_input_frames == 1 else FrameStack(environment, num_input_frames)
+
+
+def probe(env_name: str, *, engine: str = "auto", num_input_frames: int = 1) -> Environment:
+    """One environment that has taken a step: tells shapes and limits, and has the compiled engine ready before a fork."""
+    environment = make_environments(env_name, [0], engine=engine, num_input_frames=num_input_frames)
+    notice = threading.Timer(
+        COMPILE_NOTICE_SECONDS, logger.info, ["compiling the environment engine: some 20 seconds, once on a machine"]
+    )
+    notice.start()
+    try:
+        environment.initial()
+        environment.step(np.zeros(1, np.int64))
+    finally:
+        notice.cancel()
+        notice.join()  # no thread may run while actors are forked
+    environment.close()
+    return environment
 
 
 def choose_engine(env_name: str, engine: str) -> str:
