@@ -153,6 +153,6 @@ class Learner:
         self.student.load_state_dict(state["model_state_dict"])
         self._optimizer.load_state_dict(state["optimizer_state_dict"], state["scheduler_state_dict"])
         self.frames = state["frames"]
-        self.recent_returns.extend(state["recent_returns"])
+        self.recent_returns = deque(state["recent_returns"], maxlen=RECENT_EPISODES)
         self.motivation.load_state_dict(state)
         self.shared.publish(self.student)

@@ -109,14 +109,16 @@ class Run:
 
     def _open_folder(self, state: dict | None) -> FileWriter:
         fields = (*LOG_COLUMNS, *self.motivation.log_columns)
-        if state is not None:
-            return FileWriter.resume(
-                Path(self.flags.savedir) / self.flags.xpid, args=vars(self.flags), fields=fields, frames=state["frames"]
-            )
-        self.flags.xpid = self.flags.xpid or _free_name(self.flags)
+        flags = self.flags
+        if state is None:
+            flags.xpid = flags.xpid or _free_name(flags)
         try:
-            return FileWriter.create(Path(self.flags.savedir), self.flags.xpid, args=vars(self.flags), fields=fields)
-        except FileExistsError as error:
+            if state is not None:
+                return FileWriter.resume(
+                    Path(flags.savedir) / flags.xpid, args=vars(flags), fields=fields, frames=state["frames"]
+                )
+            return FileWriter.create(Path(flags.savedir), flags.xpid, args=vars(flags), fields=fields)
+        except (OSError, ValueError) as error:
             raise UsageError(str(error)) from None
 
     def _start_actors(self) -> Source:

@@ -218,10 +218,10 @@ class Amigo(Motivation):
         if flags.inner:
             index = goals.cell_to_inner(index, height=self._task.frame_shape[1])
         success = self.difficulty.success(entries["reached"], entries["goal_step"])
-        raw = rewards.teacher_reward(success, negative=flags.generator_reward_negative, coef=flags.generator_reward_coef)
-        learned = rewards.teacher_reward_learned(raw, entries["ex_reward"], extrinsic=not flags.no_extrinsic_rewards).unsqueeze(
-            0
-        )
+        scale = {"negative": flags.generator_reward_negative, "coef": flags.generator_reward_coef}
+        learned = rewards.teacher_reward_learned(
+            rewards.teacher_reward(success, **scale), entries["ex_reward"], extrinsic=not flags.no_extrinsic_rewards
+        ).unsqueeze(0)
         log_probs = vtrace.action_log_probs(logits, index.unsqueeze(0))
         returns = vtrace.from_log_probs(
             vtrace.action_log_probs(entries["generator_logits"], index).unsqueeze(0),
@@ -236,7 +236,8 @@ class Amigo(Motivation):
         entropy_loss = flags.generator_entropy_cost * losses.entropy_loss(logits)
         self._optimizer.step(pg_loss + baseline_loss + entropy_loss)
         mean_ex_reward = entries["ex_reward"].mean().item()
-        self.difficulty.update(raw.mean().item(), mean_ex_reward)
+        # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
+        self.difficulty.update(rewards.teacher_reward(success.double().mean().item(), **scale), mean_ex_reward)
         return {
             "gen_rewards": learned.mean().item(),
             "gg_loss": pg_loss.item(),

@@ -54,15 +54,15 @@ def student_reward(reward: Tensor, intrinsic: Tensor, *, extrinsic: bool = True)
     return (reward + intrinsic).clamp(-1, 1) + (reward > 0).float()
 
 
-def teacher_reward(success: Tensor, *, negative: float, coef: float) -> Tensor:
+def teacher_reward(success: Tensor | float, *, negative: float, coef: float) -> Tensor | float:
     """r = negative + coef * success: `negative` is -beta, `success` says where the goal was reached at the right distance.
 
     Args:
-        success: bool [N].
-    Returns: float32 [N].
+        success: bool [N]; or the share of successes, which gives the mean of r, since r is linear.
+    Returns: float32 [N]; or a float.
     Source: AMIGo (arXiv 2006.12122), teacher reward (alpha = coef + negative, beta = -negative).
     """
-    return negative + coef * success.float()
+    return negative + coef * success
 
 
 def teacher_reward_learned(reward: Tensor, ex_reward: Tensor, *, extrinsic: bool = True) -> Tensor:
