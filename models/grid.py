@@ -83,9 +83,7 @@ class CellEmbedding(nn.Module):
             self.embed_object = nn.Embedding(OBJECTS, 5)
             self.embed_color = nn.Embedding(COLOURS, 3)
             self.embed_contains = nn.Embedding(STATES, 2)
-        self.register_buffer(
-            "raw_values", torch.arange(float(max(OBJECTS, COLOURS, STATES)))[:, None], persistent=False
-        )
+        self.register_buffer("raw_values", torch.arange(float(max(OBJECTS, COLOURS, STATES)))[:, None], persistent=False)
 
     @property
     def cell_dims(self) -> tuple[int, int, int]:
@@ -237,9 +235,7 @@ class GridConvolutions(nn.Module):
     def _register_lookup(self) -> None:
         """Constants of the first convolution: what marks a code, and which table row each tap of each frame reads."""
         goals, k = 1 + self.goal_conditioned, self.num_frames
-        triples = torch.cartesian_prod(torch.arange(OBJECTS), torch.arange(COLOURS), torch.arange(STATES)).repeat(
-            goals, 1
-        )
+        triples = torch.cartesian_prod(torch.arange(OBJECTS), torch.arange(COLOURS), torch.arange(STATES)).repeat(goals, 1)
         marks = [F.one_hot(column, count) for column, count in zip(triples.unbind(1), (OBJECTS, COLOURS, STATES))]
         if self.goal_conditioned:
             marks.append((torch.arange(2 * CODES) >= CODES)[:, None])

@@ -25,9 +25,7 @@ class RandomNetwork(CellEmbedding):
         super().__init__(frame_shape, use_embedding)
         self.embed_agent_loc = nn.Embedding(self.num_cells + 1, goal_dim)
         self.feat_extract = GridConvolutions(frame_shape, sum(self.cell_dims), (32,) * 5, 2)
-        self.fc = nn.Sequential(
-            nn.Linear(32 + goal_dim + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()
-        )
+        self.fc = nn.Sequential(nn.Linear(32 + goal_dim + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
         for layer in (*self.feat_extract.convolutions(), self.fc[0], self.fc[2]):
             initialise(layer, RELU_GAIN)
 

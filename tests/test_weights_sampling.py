@@ -213,11 +213,11 @@ def test_sampling_leaves_the_logits_alone_and_depends_on_its_generator_only():
 
 def test_derived_seeds_stay_what_they_are():
     """Pinned: a change here changes every seeded run."""
-    assert derive_seed(0, "a") == 1172156685
-    assert derive_seed(0, "a", 1) == 1018096705
-    assert derive_seed(0, "b") == 1819971432
-    assert derive_seed(1, "a") == 1130279584
-    assert derive_seed(12345, "environment train", 7) == 1887711806
+    assert derive_seed(0, "a") == 2019488831
+    assert derive_seed(0, "a", 1) == 547154809
+    assert derive_seed(0, "b") == 1416498157
+    assert derive_seed(1, "a") == 211688582
+    assert derive_seed(12345, "environment train", 7) == 121389564
 
 
 def test_derived_seeds_differ_by_seed_stream_and_index():

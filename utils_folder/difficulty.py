@@ -136,6 +136,11 @@ class TrackingWindow:
     def warnings(self) -> Iterator[str]:
         yield from _clock_warning(self.threshold, self.negative)
         yield from _wide_window_warning(self.target, self.window)
+        if self.start >= self.maximum:
+            yield (
+                f"t* starts at {self.start}, not below generator_maximum {self.maximum}, so it cannot move: "
+                "give a lower --generator_start or a higher --generator_maximum"
+            )
 
 
 def state_dict(difficulty: Difficulty) -> dict[str, int]:
@@ -160,6 +165,5 @@ def _clock_warning(threshold: float, negative: float) -> Iterator[str]:
 def _wide_window_warning(target: int, window: int) -> Iterator[str]:
     if target - window <= 1:
         yield (
-            f"t* {target} - window {window} <= 1: any goal reached at once earns the teacher its full reward; "
-            "a smaller --window or --window_rule tracking avoids that"
+            f"t* - window ({window}) <= 1: any goal reached at once earns the teacher its full reward; a smaller --window avoids that"
         )

@@ -77,6 +77,8 @@ def probe(env_name: str, *, engine: str = "auto", num_input_frames: int = 1) -> 
 
 def choose_engine(env_name: str, engine: str) -> str:
     """Which engine plays `env_name`: "compiled" or "gym". ValueError if it must be compiled and cannot."""
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}: choose from {', '.join(ENGINES)}")
     if engine == "gym":
         return "gym"
     reason = minigrid_engine.playable(env_name)

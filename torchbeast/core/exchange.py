@@ -58,6 +58,7 @@ class Exchange:
         self._free = deque(range(num_buffers))
         self._full: deque[int] = deque()
         self._outstanding = [0] * len(self._hosted)
+        self._turns = list(range(len(self._hosted)))  # served longest ago first
         self._stopped = threading.Event()
         pairs = [multiprocessing.Pipe() for _ in self._hosted]
         self._connections = [ours for ours, _ in pairs]
@@ -110,6 +111,7 @@ class Exchange:
             kind, content = connection.recv()
         except (EOFError, OSError):
             connection.close()  # the process is gone; who watches the processes says why
+            self._grant()  # others may have waited behind it
             return
         if kind == "failed":
             raise ActorFailed(content)
@@ -118,14 +120,21 @@ class Exchange:
         self._grant()
 
     def _grant(self) -> None:
-        """Gives free slots to the processes that have fewest, a whole set at a time."""
-        for i in sorted(range(len(self._hosted)), key=self._outstanding.__getitem__):
-            while self._outstanding[i] < AHEAD and len(self._free) >= self._hosted[i] and not self._connections[i].closed:
-                slots = [self._free.popleft() for _ in range(self._hosted[i])]
-                try:
-                    self._connections[i].send(slots)
-                except OSError:  # the process is gone
-                    self._free.extend(slots)
-                    self._connections[i].close()
-                    break
-                self._outstanding[i] += 1
+        """Gives free slots, a whole set at a time, to the process that has fewest; among equals, to the one served longest ago.
+
+        While the free ones are too few for that process, nobody overtakes it: it would never be served.
+        """
+        while waiting := [i for i in self._turns if self._outstanding[i] < AHEAD and not self._connections[i].closed]:
+            i = min(waiting, key=self._outstanding.__getitem__)
+            if len(self._free) < self._hosted[i]:
+                return
+            slots = [self._free.popleft() for _ in range(self._hosted[i])]
+            try:
+                self._connections[i].send(slots)
+            except OSError:  # the process is gone
+                self._free.extend(slots)
+                self._connections[i].close()
+                continue
+            self._outstanding[i] += 1
+            self._turns.remove(i)
+            self._turns.append(i)

@@ -7,6 +7,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+BAD_UPDATES = 3
+
+
+class Diverged(Exception):
+    """Several updates in a row had no finite gradient: nothing can be learned any more."""
+
 
 class Optimizer:
     """One step per update: gradient of a loss, norm clipped, RMSprop, schedule.
@@ -43,13 +49,28 @@ class Optimizer:
             return 1 - min(updates * frames_per_update, total_frames) / total_frames
 
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.rmsprop, remaining)
+        self.skipped = 0  # updates not applied
+        self._bad_in_a_row = 0
 
     def step(self, loss: Tensor) -> Tensor:
-        """Minimises `loss`. Returns the gradient's norm before clipping (float32 scalar)."""
+        """Minimises `loss`. Returns the gradient's norm before clipping (float32 scalar).
+
+        An update whose gradient is not finite is not applied. Raises: Diverged at the third of them in a row.
+        """
         self.rmsprop.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm, foreach=True)
-        self.rmsprop.step()
+        if norm.isfinite():
+            self.rmsprop.step()
+            self._bad_in_a_row = 0
+        else:
+            self.skipped += 1
+            self._bad_in_a_row += 1
+            if self._bad_in_a_row == BAD_UPDATES:
+                raise Diverged(
+                    f"{BAD_UPDATES} updates in a row had a loss or gradient that is not finite (loss {loss.item()}): try a lower "
+                    "learning rate, or look for infinite rewards"
+                )
         self.schedule.step()
         return norm
 

@@ -18,7 +18,7 @@ def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
 
 def derive_seed(seed: int, stream: str, index: int = 0) -> int:
     """A seed in [0, 2^31) for one user of randomness; different (stream, index) give independent ones."""
-    key = [seed, *stream.encode(), index]
+    key = [seed, len(stream), *stream.encode(), index]
     return int(np.random.SeedSequence(key).generate_state(1)[0] >> 1)
 
 

@@ -54,7 +54,8 @@ class Reader:
 
     def refresh(self) -> bool:
         """Takes over newly published weights; True if there were any."""
-        if self._shared.version == self._version:
+        version = self._shared.version
+        if version == self._version or version % 2:  # nothing new, or the writer is at work: it will be there next time
             return False
         self._version = self._shared.read_into(self._flat)
         self.composed = self.network.compose()
