@@ -76,7 +76,8 @@ class Actor:
         """Writes one rollout per environment into `slots` (int64 [E]). False if `stopped()` became true meanwhile."""
         if not self.row:
             self.start()
-        rollouts.write(0, slots, self.row | self._initial_core_state())
+        self._student.refresh()
+        rollouts.write(0, slots, self.row | self._initial_core_state() | {"policy_version": self._student.version})
         for t in range(1, rollouts.unroll_length + 1):
             if stopped():
                 return False
@@ -109,17 +110,25 @@ class Actor:
         self.row = {k: v.numpy() for k, v in (state["observed"] | state["results"]).items()}
 
 
-def run(build: Callable[[], Actor], rollouts: Rollouts, port: ActorPort, stop: np.ndarray) -> None:
-    """An actor process: fills the rollouts it is given until `stop[0]` is set or the learner's process is gone."""
+def run(build: Callable[[], Actor], rollouts: Rollouts, port: ActorPort, stop: np.ndarray, heartbeat: np.ndarray) -> None:
+    """An actor process: fills the rollouts it is given until `stop[0]` is set or the learner's process is gone.
+
+    `heartbeat[0]` (int64, shared) grows with every step, for who watches whether this process gets on.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides what ends
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     parent = os.getppid()
+
+    def stopped() -> bool:
+        heartbeat[0] += 1
+        return bool(stop[0]) or os.getppid() != parent
+
     try:
         actor = build()
         while True:
             slots = port.next_slots()
-            if not actor.fill(rollouts, slots, lambda: bool(stop[0]) or os.getppid() != parent):
+            if not actor.fill(rollouts, slots, stopped):
                 return
             port.full(slots)
     except (EOFError, ConnectionError):

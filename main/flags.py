@@ -47,6 +47,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("resume", None, "go on with the run in this folder, where its last checkpoint left it", resumable=True),
         Flag("disable_checkpoint", False, "write no checkpoints", resumable=True),
         Flag("checkpoint_minutes", 10.0, "minutes between checkpoints", float, resumable=True),
+        Flag("keep_checkpoints", 2, "how many of the newest checkpoints are kept", int, resumable=True),
+        Flag("milestone_frames", None, "also keep a checkpoint every so many frames", int, resumable=True),
+        Flag("dry_run", False, "check the machine, measure the speed for ten seconds, and stop", resumable=True),
         Flag("save_env", False, "every save_every frames store the current frames and goals of some environments"),
         Flag("save_every", 50_000, "frames between two such stores", int),
     ),
@@ -56,6 +59,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             "num_actor_processes",
             None,
             "processes that host them (default: from the cores; 0: act and learn in turn in the main process, reproducibly)",
+            int,
+            resumable=True,
+        ),
+        Flag(
+            "max_actor_restarts",
+            10,
+            "actor processes that die or get stuck are started again so often within ten minutes",
             int,
             resumable=True,
         ),
@@ -214,10 +224,12 @@ AT_LEAST_ONE = (
     "generator_counts",
     "goal_dim",
     "num_episodes",
+    "keep_checkpoints",
 )
 NOT_NEGATIVE = (
     "window", "learning_rate", "generator_learning_rate", "entropy_cost", "generator_entropy_cost", "baseline_cost", "momentum",
     "intrinsic_reward_coef", "generator_reward_coef", "novelty_coef", "novelty_scale", "env_seed", "generator_maximum",
+    "max_actor_restarts",
 )  # fmt: skip
 
 
@@ -243,6 +255,10 @@ def _range_problems(flags: argparse.Namespace) -> list[str]:
         (0 < flags.alpha <= 1, f"--alpha must be in (0, 1], got {flags.alpha}"),
         (flags.epsilon > 0, f"--epsilon must be above 0, got {flags.epsilon}"),
         (flags.checkpoint_minutes > 0, f"--checkpoint_minutes must be above 0, got {flags.checkpoint_minutes}"),
+        (
+            flags.milestone_frames is None or flags.milestone_frames >= 1,
+            f"--milestone_frames must be at least 1, got {flags.milestone_frames}",
+        ),
         (flags.seed is None or flags.seed >= 0, f"--seed must not be negative, got {flags.seed}"),
         (flags.generator_start is None or flags.generator_start >= 1,
          f"--generator_start must be at least 1, got {flags.generator_start}"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from main import flags as flags_module
 from models.student import Student
 from torchbeast.core import losses, optimizer, vtrace
 from torchbeast.core.rollouts import Field
@@ -26,8 +28,10 @@ LOG_COLUMNS = (
     "success_rate",
     "episodes",
     "grad_norm",
+    "policy_lag",
 )
 RECENT_EPISODES = 100
+LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
 
 
 def make_student(flags: argparse.Namespace, task: Task, motivation: Motivation) -> Student:
@@ -64,6 +68,7 @@ class Learner:
 
     def __init__(self, flags: argparse.Namespace, task: Task, motivation: Motivation):
         self.flags = flags
+        self._max_lag = flags_module.num_buffers(flags) / flags.batch_size + 1
         self.motivation = motivation
         self.student = make_student(flags, task, motivation)
         self.shared = SharedWeights(self.student)
@@ -71,6 +76,7 @@ class Learner:
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._optimizer = optimizer.from_flags(self.student.parameters(), flags, learning_rate=flags.learning_rate)
         self._device = torch.device("cpu")
+        self._lag = 0.0
 
     def to(self, device: torch.device) -> None:
         self._device = device
@@ -79,12 +85,13 @@ class Learner:
 
     def learn(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One student update and the motivation's own, from rollouts [T+1, B, ...]. Returns values of the log's columns."""
+        self._lag = (self.shared.version - batch["policy_version"].double().mean().item()) / 2
         batch = {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
         intrinsic = self.motivation.intrinsic_reward(batch)
         stats = self._update_student(batch, intrinsic)
         self.shared.publish(self.student)
         self.frames += self.flags.unroll_length * self.flags.batch_size
-        return {"frames": self.frames} | stats | self._episodes(batch) | self.motivation.learn(batch)
+        return {"frames": self.frames, "policy_lag": self._lag} | stats | self._episodes(batch) | self.motivation.learn(batch)
 
     def _update_student(self, batch: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
         outputs = self._forward(batch)
@@ -137,6 +144,21 @@ class Learner:
             "success_rate": sum(r > 0 for r in returns) / len(returns),
         }
 
+    def warnings(self) -> Iterator[str]:
+        """What a user should know of the present state, a line each."""
+        yield from self.motivation.warnings()
+        if self._optimizer.skipped:
+            yield (
+                "a student update had a loss or gradient that is not finite and was not applied; "
+                "if it happens often, lower --learning_rate"
+            )
+        bound = LAG_FACTOR * self._max_lag
+        if self._lag > bound:
+            yield (
+                f"rollouts come from weights more than {bound:.0f} updates old: actors are too slow for the learner; "
+                "fewer --num_buffers or more --num_actor_processes help"
+            )
+
     def state_dict(self) -> dict:
         rmsprop, schedule = self._optimizer.state_dict()
         return {
@@ -144,6 +166,7 @@ class Learner:
             "optimizer_state_dict": rmsprop,
             "scheduler_state_dict": schedule,
             "frames": self.frames,
+            "weights_version": self.shared.version,
             "recent_returns": list(self.recent_returns),
             **self.motivation.state_dict(),
         }
@@ -155,4 +178,4 @@ class Learner:
         self.frames = state["frames"]
         self.recent_returns = deque(state["recent_returns"], maxlen=RECENT_EPISODES)
         self.motivation.load_state_dict(state)
-        self.shared.publish(self.student)
+        self.shared.publish(self.student, state["weights_version"])

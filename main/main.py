@@ -13,7 +13,10 @@ from main.train import RunFailed, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line. Returns the exit code: 0, 2 for a wrong input, 1 for a failure."""
+    """Runs the command line.
+
+    Returns the exit code: 0; 2 for a wrong input; 1 for a failure; 130, 143 or 75 after SIGINT, SIGTERM or SIGUSR1.
+    """
     logger = logging.getLogger("amigo")
     logger.setLevel(logging.INFO)
     console = ConsoleHandler()
@@ -28,7 +31,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     try:
         flags, given = flags_module.parse(argv)
         if flags.mode == "train":
-            train(flags, given)
+            return train(flags, given)
         else:
             evaluate(flags, given)
     except flags_module.UsageError as error:

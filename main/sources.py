@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from typing import Protocol
 
 import numpy as np
@@ -14,11 +15,21 @@ from torch import Tensor
 
 from main import actor as actors
 from main.actor import Actor
-from torchbeast.core.exchange import Exchange
+from torchbeast.core.exchange import ActorPort, Exchange
 from torchbeast.core.rollouts import Rollouts, shared_array
+from torchbeast.core.spawner import Spawner
+
+logger = logging.getLogger("amigo")
 
 Batch = dict[str, Tensor]
 STOP_SECONDS = 5.0
+STALL_SECONDS = 4.0  # a process that has rollouts to fill and takes no step for so long is taken for stuck
+START_SECONDS = 60.0  # the same before its first step: it makes its environments meanwhile
+RESTART_WINDOW = 600.0
+
+
+class ActorsFailed(Exception):
+    """The actor processes cannot go on; the message is the cause."""
 
 
 class Source(Protocol):
@@ -27,8 +38,8 @@ class Source(Protocol):
     def get(self, batch_size: int) -> Batch:
         """[T+1, B, ...] per field. One thread at a time."""
 
-    def failure(self) -> str | None:
-        """Why no more batches can come; None as long as they can."""
+    def supervise(self) -> None:
+        """Called every quarter of a second or so. Raises ActorsFailed when no more batches can come."""
 
     def stop(self) -> None:
         """Ends every wait in `get`."""
@@ -61,8 +72,8 @@ class InlineActor:
         self._free.extend(slots)
         return self._rollouts.batch(slots)
 
-    def failure(self) -> None:
-        return None
+    def supervise(self) -> None:
+        pass
 
     def stop(self) -> None:
         pass
@@ -92,31 +103,56 @@ class InlineActor:
 
 
 class ActorProcesses:
-    """Forked actor processes. Nothing may have touched CUDA before `start`.
+    """Actor processes, which are started again when they die or get stuck.
+
+    Nothing may have touched CUDA, and no thread may run, before `start`; restarts are safe at any time.
 
     Args:
-        build: `build(i)` makes process i's actor, called in that process.
+        build: `build(i, n)` makes process i's actor when it starts for the n-th time (from 0); called in that process.
         hosted: how many environments each process has.
+        max_restarts: more than so many restarts within ten minutes end the run.
     """
 
-    def __init__(self, build: Callable[[int], Actor], hosted: Sequence[int], rollouts: Rollouts):
+    def __init__(self, build: Callable[[int, int], Actor], hosted: Sequence[int], rollouts: Rollouts, *, max_restarts: int):
+        self._build = build
         self._rollouts = rollouts
+        self._max_restarts = max_restarts
         self._exchange = Exchange(rollouts.num_buffers, hosted)
+        self._spawner = Spawner(self._work)
         self._stop = shared_array((1,), np.bool_)
-        context = multiprocessing.get_context("fork")
-        self._processes = [
-            context.Process(target=self._child, args=(build, i), name=f"actor {i}", daemon=True) for i in range(len(hosted))
-        ]
+        self._heartbeats = shared_array((len(hosted), 1), np.int64)
+        self._incarnations = [0] * len(hosted)
+        self._watched = [_Watch() for _ in hosted]
+        self._last_look = time.monotonic()
+        self._traces: dict[int, str] = {}
+        self.restarts: deque[float] = deque()
 
     def start(self) -> None:
         if torch.cuda.is_initialized():
             raise RuntimeError("CUDA was used before the actor processes were forked")
-        for process in self._processes:
-            process.start()
-        self._exchange.start()
+        self._spawner.start()
+        for index in range(len(self._incarnations)):
+            self._launch(index)
 
-    def _child(self, build: Callable[[int], Actor], index: int) -> None:
-        actors.run(lambda: build(index), self._rollouts, self._exchange.child_port(index), self._stop)
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the actor processes."""
+        return [self._spawner.pids[index] for index in range(len(self._incarnations))]
+
+    def _launch(self, index: int) -> None:
+        self._heartbeats[index] = 0
+        self._watched[index] = _Watch()
+        self._exchange.attach(index, self._spawner.spawn(index, self._incarnations[index]))
+        self._incarnations[index] += 1
+
+    def _work(self, index: int, incarnation: int, connection: Connection) -> None:
+        actors.run(
+            lambda: self._build(index, incarnation),
+            self._rollouts,
+            ActorPort(connection),
+            self._stop,
+            self._heartbeats[index],
+        )
 
     def get(self, batch_size: int) -> Batch:
         slots = self._exchange.get(batch_size)
@@ -124,12 +160,56 @@ class ActorProcesses:
         self._exchange.release(slots)
         return batch
 
-    def failure(self) -> str | None:
-        for process in self._processes:
-            if process.exitcode is not None and not self._stop[0]:
-                how = f"killed by signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
-                return f"{process.name} (process {process.pid}) ended: {how}"
-        return None
+    def supervise(self) -> None:
+        """Notices processes that ended or are stuck, says why, and starts them again."""
+        self._kill_stuck()
+        try:
+            for ended in self._spawner.ended():
+                if not self._stop[0]:
+                    self._replace(ended.index, ended.pid, ended.exit_code)
+        except (EOFError, OSError):
+            raise ActorsFailed("the process that starts the actor processes has ended") from None
+
+    def _replace(self, index: int, pid: int, exit_code: int) -> None:
+        how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        cause = f"actor {index} (process {pid}) {how}"
+        trace = self._trace(index) if exit_code > 0 else None
+        if trace is not None:
+            cause = f"{cause}\n{trace.rstrip()}"
+        now = time.monotonic()
+        while self.restarts and now - self.restarts[0] > RESTART_WINDOW:
+            self.restarts.popleft()
+        if len(self.restarts) >= self._max_restarts:
+            allowed = f"{self._max_restarts} restarts within ten minutes are allowed (--max_actor_restarts)"
+            raise ActorsFailed(f"{cause}\n{allowed}")
+        self.restarts.append(now)
+        logger.warning(f"{cause}; starting it again")
+        self._launch(index)
+
+    def _trace(self, index: int) -> str | None:
+        """The traceback that process `index` sent before it ended; the learner's thread may be about to receive it."""
+        deadline = time.monotonic() + 1.0
+        while index not in self._traces and time.monotonic() < deadline:
+            while not self._exchange.failures.empty():
+                sender, trace = self._exchange.failures.get()
+                self._traces[sender] = trace
+            time.sleep(0.01)
+        return self._traces.pop(index, None)
+
+    def _kill_stuck(self) -> None:
+        now = time.monotonic()
+        slept = now - self._last_look > STALL_SECONDS / 2  # this process itself stood still: it has seen nothing
+        self._last_look = now
+        for index, watch in enumerate(self._watched):
+            beats = int(self._heartbeats[index, 0])
+            if slept or beats != watch.beats or not self._exchange.holds(index):
+                watch.beats, watch.since = beats, now
+            elif now - watch.since > (STALL_SECONDS if beats else START_SECONDS) and not watch.killed:
+                logger.warning(
+                    f"actor {index} (process {self._spawner.pids[index]}) took no step for {now - watch.since:.0f} s"
+                )
+                watch.killed = True
+                self._spawner.kill(index)
 
     def stop(self) -> None:
         self._stop[0] = True
@@ -138,16 +218,19 @@ class ActorProcesses:
     def close(self) -> None:
         self.stop()
         self._exchange.close()
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in self._processes:
-            if process.pid is not None:
-                process.join(max(0.0, deadline - time.monotonic()))
-                if process.is_alive():
-                    process.kill()
-                    process.join()
+        self._spawner.close(STOP_SECONDS)
 
     def state_dict(self) -> dict:
         return {}
 
     def load_state_dict(self, state: dict) -> None:
         pass
+
+
+class _Watch:
+    """What was last seen of a process: its heartbeats, since when they stand still, and whether it has been killed for it."""
+
+    def __init__(self):
+        self.beats = 0
+        self.since = time.monotonic()
+        self.killed = False

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +20,16 @@ import numpy as np
 import torch
 
 from main import flags as flags_module
+from main import preflight
 from main.actor import Actor
 from main.flags import UsageError
 from main.learner import LOG_COLUMNS, Learner, core_state_fields
 from main.progress import Progress
-from main.sources import ActorProcesses, InlineActor, Source
-from torchbeast.core.exchange import ActorFailed, Stopped
+from main.sources import ActorProcesses, ActorsFailed, InlineActor, Source
+from torchbeast.core.exchange import Stopped
 from torchbeast.core.file_writer import FileWriter
-from torchbeast.core.rollouts import Rollouts, agent_fields
+from torchbeast.core.optimizer import Diverged
+from torchbeast.core.rollouts import Rollouts, agent_fields, rollout_bytes
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.weights import Reader
 from utils_folder import checkpoint, env_utils
@@ -32,7 +38,12 @@ from utils_folder.motivation import Task, make_motivation
 logger = logging.getLogger("amigo")
 
 SUPERVISE_SECONDS = 0.25
-TENSORBOARD_SECONDS = 10.0
+SCALARS_SECONDS = 10.0
+DRY_RUN_SECONDS = 10.0
+LOW_DISK_BYTES = 200 << 20
+CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
+PREEMPTED = 75  # EX_TEMPFAIL: what a job script requeues on
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: PREEMPTED}  # exit codes after a checkpoint
 SAVED_ENVS = 4
 CHECKPOINT = "model.tar"
 
@@ -41,22 +52,45 @@ class RunFailed(Exception):
     """The run ended because a part of it failed; the message is the cause."""
 
 
-def train(flags: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Trains until total_frames, or a signal; leaves the run's folder. Raises UsageError or RunFailed."""
+def train(flags: argparse.Namespace, given: dict[str, Any]) -> int:
+    """Trains until total_frames, or a signal; leaves the run's folder. Returns the exit code: 0, or what the signal asks for.
+
+    Raises: UsageError or RunFailed.
+    """
     state = None
     if flags.resume is not None:
         flags, state = _resumed(flags, given)
     flags_module.check(flags)
     if flags.seed is None:
         flags.seed = int.from_bytes(os.urandom(4), "little") >> 1
-    Run(flags, state).execute()
+    if flags.dry_run:
+        return dry_run(flags, state)
+    return Run(flags, state).execute()
+
+
+def dry_run(flags: argparse.Namespace, state: dict | None) -> int:
+    """Checks the machine, measures the speed in a folder that is deleted again, and says how long the run would take."""
+    done = 0 if state is None else state["frames"]
+    with tempfile.TemporaryDirectory() as folder:
+        probe = argparse.Namespace(**{**vars(flags), "savedir": folder, "xpid": "dry_run", "disable_checkpoint": True})
+        preflight_only = argparse.Namespace(**{**vars(probe), "savedir": flags.savedir})
+        run = Run(probe, None, checked=preflight_only)
+        timer = threading.Timer(DRY_RUN_SECONDS, run.stop)
+        timer.start()
+        run.execute()
+        timer.cancel()
+        rate = run.progress.rate()
+    left = max(0, flags.total_frames - done)
+    hours = left / rate / 3600 if rate else float("inf")
+    logger.info(f"dry run: {rate:,.0f} frames/s; {left:,} frames would take {hours:.1f} hours; nothing was written")
+    return 0
 
 
 def _resumed(flags: argparse.Namespace, given: dict[str, Any]) -> tuple[argparse.Namespace, dict]:
     """The interrupted run's flags, with the resumable ones that were given, and its checkpoint."""
     run_dir = Path(flags.resume)
     try:
-        state = checkpoint.load(run_dir / CHECKPOINT)
+        state, _ = checkpoint.load_newest(run_dir / CHECKPOINT)
     except checkpoint.CheckpointError as error:
         raise UsageError(f"--resume: {error}") from None
     if checkpoint.is_published(state):
@@ -77,11 +111,13 @@ def _resumed(flags: argparse.Namespace, given: dict[str, Any]) -> tuple[argparse
 class Run:
     """One training run: everything it holds, in the order in which it is made."""
 
-    def __init__(self, flags: argparse.Namespace, state: dict | None):
+    def __init__(self, flags: argparse.Namespace, state: dict | None, *, checked: argparse.Namespace | None = None):
+        """`checked`: the flags that the machine is checked for, if not these."""
         self.flags = flags
         self._incarnation = 0 if state is None else state["incarnation"] + 1
         self._failure: BaseException | None = None
         self._signal: int | None = None
+        self._stopping = False
         self._learning = threading.Lock()
         self._batching = threading.Lock()
 
@@ -90,14 +126,19 @@ class Run:
         self.motivation = make_motivation(flags, self.task)
         self.learner = Learner(flags, self.task, self.motivation)
         self._warned: set[str] = set()
-        self.rollouts = Rollouts(
+        fields = (
             agent_fields(self.task.frame_shape, self.task.num_actions)
             | env_utils.CARRIED_FIELDS
             | core_state_fields(self.learner.student)
-            | self.motivation.rollout_fields,
-            unroll_length=flags.unroll_length,
-            num_buffers=flags_module.num_buffers(flags),
+            | self.motivation.rollout_fields
         )
+        size = {"unroll_length": flags.unroll_length, "num_buffers": flags_module.num_buffers(flags)}
+        preflight.check(
+            checked or flags,
+            rollout_bytes=rollout_bytes(fields, **size),
+            checkpoint_bytes=CHECKPOINT_COPIES * sum(p.numel() * 4 for p in self.learner.student.parameters()),
+        )
+        self.rollouts = Rollouts(fields, **size)
         self.writer = self._open_folder(state)
         self.source = self._start_actors()
         self.device = torch.device("cpu" if flags.disable_cuda or not torch.cuda.is_available() else "cuda")
@@ -126,14 +167,17 @@ class Run:
         hosted = flags_module.hosted(self.flags)
         if flags_module.processes(self.flags) == 0:
             return InlineActor(self._build_actor(0, hosted), self.rollouts)
-        source = ActorProcesses(lambda i: self._build_actor(i, hosted), hosted, self.rollouts)
+        source = ActorProcesses(
+            lambda i, n: self._build_actor(i, hosted, n), hosted, self.rollouts, max_restarts=self.flags.max_actor_restarts
+        )
         source.start()
         return source
 
-    def _build_actor(self, index: int, hosted: list[int]) -> Actor:
+    def _build_actor(self, index: int, hosted: list[int], restarts: int = 0) -> Actor:
+        """A resumed run and an actor that is started again take fresh seeds: the levels go on, they do not repeat."""
         flags = self.flags
         first = sum(hosted[:index])
-        stream = f"{self._incarnation}"
+        stream = f"{self._incarnation}.{restarts}"
         seeds = [derive_seed(flags.seed, f"environment {stream}", first + e) for e in range(hosted[index])]
         environment = env_utils.make_environments(
             flags.env,
@@ -148,32 +192,43 @@ class Run:
 
     # -- running ------------------------------------------------------------------------------------------------------
 
-    def execute(self) -> None:
-        """Learns until all frames are learned or a signal comes; then, and on failure, ends everything that was started."""
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        self._threads = []
+    def execute(self) -> int:
+        """Learns until all frames are learned or a signal comes; then, and on failure, ends everything that was started.
+
+        Returns the exit code. Raises RunFailed with the cause.
+        """
+        previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        self._threads: list[threading.Thread] = []
         self.progress = Progress(self.learner, self.flags.total_frames)
         successful = False
         try:
             self._announce()
+            self._save_checkpoint()
             if isinstance(self.source, InlineActor):
                 self._learn_inline()
             else:
                 self._learn_in_threads()
             successful = self._done()
-        except ActorFailed as error:
-            raise RunFailed(f"an actor process failed:\n{error}") from None
+        except (ActorsFailed, Diverged) as error:
+            raise RunFailed(str(error)) from None
         finally:
             self.source.stop()
             for thread in self._threads:
                 thread.join()
             self.source.close()
-            self._save_checkpoint()
+            saved = self._save_checkpoint()
             self.progress.line()
             self.progress.close()
-            self.writer.close(successful)
+            self._close_writer(successful)
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        if not saved:
+            raise RunFailed("the last checkpoint could not be written; the one before is still there")
+        return 0 if self._signal is None else SIGNALS[self._signal]
+
+    def stop(self) -> None:
+        """Ends the run as soon as the present update is done."""
+        self._stopping = True
 
     def _announce(self) -> None:
         flags = self.flags
@@ -190,37 +245,36 @@ class Run:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C: stop at once
+            os._exit(SIGNALS[number])  # the second Ctrl-C: stop at once; the actors see that this process is gone
         self._signal = number
+        self._stopping = True
 
     def _done(self) -> bool:
         return self.learner.frames >= self.flags.total_frames
 
     def _learn_inline(self) -> None:
-        while not self._done() and self._signal is None:
+        while not self._done() and not self._stopping:
             self._learn_once()
             self._supervise()
 
     def _learn_in_threads(self) -> None:
-        threads = [threading.Thread(target=self._learner_thread, name=f"learner {i}") for i in range(self.flags.num_threads)]
-        self._threads = threads
-        for thread in threads:
+        self._threads = [
+            threading.Thread(target=self._learner_thread, name=f"learner {i}") for i in range(self.flags.num_threads)
+        ]
+        for thread in self._threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads) and self._signal is None:
-            threads[0].join(SUPERVISE_SECONDS)
+        while any(thread.is_alive() for thread in self._threads) and not self._stopping:
+            self._threads[0].join(SUPERVISE_SECONDS)
             self._supervise()
             if self._failure is not None:
                 raise self._failure
-            cause = self.source.failure()
-            if cause is not None:
-                threads[0].join(1.0)  # the process may have sent its traceback, which says more
-                raise self._failure or RunFailed(cause)
+            self.source.supervise()
         if self._failure is not None:
             raise self._failure
 
     def _learner_thread(self) -> None:
         try:
-            while not self._done():
+            while not self._done() and not self._stopping:
                 self._learn_once()
         except Stopped:
             return
@@ -236,46 +290,79 @@ class Run:
                 return
             stats = self.learner.learn(batch)
             self._latest = stats
-            self.writer.log(stats)
-            self._save_envs(batch)
+            with self._disk_errors("logging"):
+                self.writer.log(stats)
+                self._save_envs(batch)
 
     # -- beside the learning ------------------------------------------------------------------------------------------
 
     _next_checkpoint: float | None = None
+    _next_milestone: int | None = None
     _next_scalars = 0.0
     _latest: dict[str, float] | None = None
 
     def _supervise(self) -> None:
-        """Progress, warnings, TensorBoard and checkpoints, each when its time has come."""
+        """Progress, alarms, TensorBoard and checkpoints, each when its time has come."""
         now = time.monotonic()
         self.progress.update()
-        for warning in self.motivation.warnings():
-            if warning not in self._warned:
-                self._warned.add(warning)
-                logger.warning(warning)
+        for warning in self.learner.warnings():
+            self._warn_once(warning)
         if now >= self._next_scalars and self._latest is not None:
-            self._next_scalars = now + TENSORBOARD_SECONDS
-            self.writer.scalars(self.learner.frames, {**self._latest, "frames_per_second": self.progress.rate()})
-        if self._next_checkpoint is None:
-            self._next_checkpoint = now + 60 * self.flags.checkpoint_minutes
-        if now >= self._next_checkpoint:
-            self._next_checkpoint = now + 60 * self.flags.checkpoint_minutes
+            self._next_scalars = now + SCALARS_SECONDS
+            self._check_disk()
+            with self._disk_errors("logging"):
+                self.writer.scalars(self.learner.frames, {**self._latest, "frames_per_second": self.progress.rate()})
+        if now >= self._next_checkpoint or self._milestone_due():
             self._save_checkpoint()
 
-    def _save_checkpoint(self) -> None:
+    def _warn_once(self, warning: str) -> None:
+        if warning not in self._warned:
+            self._warned.add(warning)
+            logger.warning(warning)
+
+    def _check_disk(self) -> None:
+        if shutil.disk_usage(self.writer.run_dir).free < LOW_DISK_BYTES:
+            self._warn_once(f"less than {LOW_DISK_BYTES >> 20} MiB of disk are left in {self.writer.run_dir}: free some")
+
+    @contextlib.contextmanager
+    def _disk_errors(self, what: str) -> Iterator[None]:
+        """A full disk must not end a run of days: it goes on, and writes again as soon as it can."""
+        try:
+            yield
+        except OSError as error:
+            self._warn_once(f"{what} failed ({error}); the run goes on and tries again")
+
+    def _close_writer(self, successful: bool) -> None:
+        with self._disk_errors("closing the log"):
+            self.writer.close(successful)
+
+    def _milestone_due(self) -> bool:
+        return self._next_milestone is not None and self.learner.frames >= self._next_milestone
+
+    def _save_checkpoint(self) -> bool:
+        """Writes a checkpoint, and keeps it for good if a milestone has been passed. False if it could not be written."""
+        self._next_checkpoint = time.monotonic() + 60 * self.flags.checkpoint_minutes
         if self.flags.disable_checkpoint:
-            return
-        with self._learning:
+            return True
+        saved = False
+        with self._learning, self._disk_errors("writing a checkpoint"):
             self.writer.flush()
-            checkpoint.save(
-                self.writer.run_dir / CHECKPOINT,
-                {
-                    **self.learner.state_dict(),
-                    "source": self.source.state_dict(),
-                    "incarnation": self._incarnation,
-                    "flags": vars(self.flags),
-                },
-            )
+            path = self.writer.run_dir / CHECKPOINT
+            checkpoint.save(path, self._state(), keep=self.flags.keep_checkpoints)
+            if self._milestone_due():
+                checkpoint.link(path, path.with_name(f"milestone-{self.learner.frames:012d}.tar"))
+            saved = True
+        if self.flags.milestone_frames:
+            self._next_milestone = (self.learner.frames // self.flags.milestone_frames + 1) * self.flags.milestone_frames
+        return saved
+
+    def _state(self) -> dict:
+        return {
+            **self.learner.state_dict(),
+            "source": self.source.state_dict(),
+            "incarnation": self._incarnation,
+            "flags": vars(self.flags),
+        }
 
     def _save_envs(self, batch: dict[str, torch.Tensor]) -> None:
         """--save_env: the newest frames and goals of some environments, every --save_every frames."""

@@ -106,6 +106,7 @@ def random_batch(task: Task, flags: argparse.Namespace, *, p_done=0.25, p_reache
         "action": torch.randint(task.num_actions, (T + 1, B)),
         "policy_logits": torch.randn(T + 1, B, task.num_actions),
         "baseline": torch.randn(T + 1, B),
+        "policy_version": torch.full((B,), 2),
         "visits": torch.randint(1, 3, (T + 1, B), dtype=torch.int32),
         "goal": goal[1:],
         "late_goal": goal[:-1],

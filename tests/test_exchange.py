@@ -14,12 +14,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from torchbeast.core.exchange import ActorFailed, Exchange, Stopped
+from torchbeast.core.exchange import ActorPort, Exchange, Stopped
 from torchbeast.core.rollouts import shared_array
 
 FORK = multiprocessing.get_context("fork")
 PATIENCE = 20.0  # seconds until a wait is taken for a deadlock
-FREE, WITH_LEARNER = 0, 100  # owner of a slot; 1 + i: process i
+FREE, WITH_LEARNER = 0, 100  # owner of a slot; 1 + i: process i as first started
+LATER = 1000  # the n-th process in its place: 1 + i + n * LATER
 
 
 class Ring:
@@ -30,10 +31,11 @@ class Ring:
         self.exchange = Exchange(num_buffers, hosted)
         self.hosted = hosted
         self.work = work or (lambda index, round_number: None)
-        self.processes = [FORK.Process(target=self._act, args=(i,), daemon=True) for i in range(len(hosted))]
-        for process in self.processes:
-            process.start()
-        self.exchange.start()
+        self.processes = [None] * len(hosted)
+        self.launches = Counter()
+        self.dead = shared_array((100 * LATER,), np.bool_)  # by owner: killed; what it held may be given to others
+        for index in range(len(hosted)):
+            self.launch(index)
         self.deadline = float("inf")
         self.closed = threading.Event()
         self.watchdog = threading.Thread(target=self._watch, daemon=True)  # one for all waits, and after the fork
@@ -44,20 +46,39 @@ class Ring:
             if time.monotonic() > self.deadline:
                 self.exchange.stop()
 
-    def _act(self, index):
+    def launch(self, index):
+        """Starts process `index`, perhaps in the place of one that has died."""
+        ours, theirs = multiprocessing.Pipe()
+        self.ours = [*getattr(self, "ours", []), ours]
+        name = 1 + index + LATER * self.launches[index]
+        self.launches[index] += 1
+        self.processes[index] = FORK.Process(target=self._act, args=(index, name, theirs), daemon=True)
+        self.processes[index].start()
+        theirs.close()
+        self.exchange.attach(index, ours)
+
+    def kill(self, index):
+        self.dead[1 + index + LATER * (self.launches[index] - 1)] = True
+        self.processes[index].kill()
+        self.processes[index].join()
+
+    def _act(self, index, name, connection):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        port = self.exchange.child_port(index)
+        for end in self.ours:
+            end.close()
+        port = ActorPort(connection)
         round_number = 0
         try:
             while True:
                 slots = port.next_slots()
                 assert slots.dtype == np.int64 and slots.shape == (self.hosted[index],)
                 assert len(set(slots.tolist())) == len(slots)
-                assert (self.owner[slots] == FREE).all(), f"given twice: {slots}, owners {self.owner[slots]}"
-                self.owner[slots] = 1 + index
+                owners = self.owner[slots]
+                assert ((owners == FREE) | self.dead[owners]).all(), f"given twice: {slots}, owners {owners}"
+                self.owner[slots] = name
                 self.work(index, round_number)
                 round_number += 1
-                assert (self.owner[slots] == 1 + index).all(), "given to another one meanwhile"
+                assert (self.owner[slots] == name).all(), "given to another one meanwhile"
                 port.full(slots)
         except (EOFError, ConnectionError):
             os._exit(0)
@@ -72,7 +93,8 @@ class Ring:
         self.deadline = float("inf")
         assert len(set(slots)) == len(slots) == batch_size
         self.last_owners = self.owner[slots].tolist()
-        assert all(1 <= owner <= len(self.hosted) for owner in self.last_owners)
+        assert all(owner not in (FREE, WITH_LEARNER) for owner in self.last_owners)
+        self.last_owners = [owner % LATER for owner in self.last_owners]
         self.owner[slots] = WITH_LEARNER
         return slots
 
@@ -179,7 +201,7 @@ def test_get_raises_stopped_after_stop():
         it.processes[0].kill()
 
 
-def test_closing_ends_a_wait_of_another_thread():
+def test_stopping_ends_a_wait_of_another_thread():
     for _ in range(8):
         with ring([1, 1], 4, lambda i, n: time.sleep(60)) as it:
             ends = []
@@ -195,7 +217,7 @@ def test_closing_ends_a_wait_of_another_thread():
             time.sleep(0.01)
             for process in it.processes:
                 process.kill()
-            it.exchange.close()
+            it.exchange.stop()
             thread.join(5)
             assert ends == [Stopped]
 
@@ -214,30 +236,49 @@ def test_a_failed_actor_is_told_with_its_traceback():
         if index == 1 and round_number == 20:
             raise ArithmeticError("out of luck")
 
-    with ring([1, 2], 9, fail) as it, pytest.raises(ActorFailed, match="ArithmeticError: out of luck") as failure:
-        while True:
+    with ring([1, 2], 9, fail) as it:
+        while it.exchange.failures.empty():
             it.release(it.get(2))
-    assert "Traceback" in str(failure.value) and "in fail" in str(failure.value)
+        index, trace = it.exchange.failures.get()
+    assert index == 1 and "ArithmeticError: out of luck" in trace and "Traceback" in trace and "in fail" in trace
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.003, 0.011, 0.02])
-def test_a_killed_process_blocks_nobody(seconds):
-    """SIGKILL at some moment. Its slots are gone with it; with the others' the run goes on."""
+def test_a_killed_process_blocks_nobody_and_its_slots_come_back(seconds):
+    """SIGKILL at some moment, with the fewest buffers: a single lost slot would end in a deadlock."""
     hosted, batch_size = [2, 2], 3
-    lost = 2 * hosted[1]  # two sets at most
-    with ring(hosted, fewest(hosted, batch_size) + lost) as it:
+    with ring(hosted, fewest(hosted, batch_size)) as it:
         it.release(it.get(batch_size))
         time.sleep(seconds)
-        os.kill(it.processes[1].pid, signal.SIGKILL)
+        it.kill(1)
         owners = Counter()
         for _ in range(300):
             slots = it.get(batch_size)
             owners.update(it.last_owners)
             it.release(slots)
         assert owners[1] > 800
-        it.processes[1].join(5)
         assert it.processes[1].exitcode == -signal.SIGKILL
         assert it.processes[0].is_alive()
+
+
+def test_killed_processes_are_replaced_again_and_again():
+    """Forty kills at any moment; the exchange goes on with every slot it had, and with both processes."""
+    hosted, batch_size = [2, 3], 2
+    with ring(hosted, fewest(hosted, batch_size)) as it:
+        for n in range(40):
+            for _ in range(5 + n % 7):
+                it.release(it.get(batch_size))
+            victim = n % 2
+            it.kill(victim)
+            it.launch(victim)
+        owners = Counter()
+        for _ in range(200):
+            slots = it.get(batch_size)
+            owners.update(it.last_owners)
+            it.release(slots)
+        assert owners[1] > 40 and owners[2] > 40
+        everywhere = [*it.exchange._free, *it.exchange._full, *(slot for held in it.exchange._held for s in held for slot in s)]
+        assert sorted(everywhere) == list(range(fewest(hosted, batch_size)))
 
 
 def test_when_all_are_killed_a_wait_can_still_be_ended():

@@ -138,6 +138,7 @@ def test_agent_fields_are_the_ones_of_the_contract():
         "action": ((), np.dtype(np.int64)),
         "policy_logits": ((A,), np.dtype(np.float32)),
         "baseline": ((), np.dtype(np.float32)),
+        "policy_version": ((), np.dtype(np.int64)),
     }
 
 
@@ -282,7 +283,7 @@ def test_memory_is_shared_across_a_fork(rollouts):
     if child == 0:  # writes, and ends without any of pytest's doings
         try:
             for name, array in rollouts.arrays.items():
-                (array[:, 4] if FIELDS[name].per_row else array[4])[...] = 1
+                (array[:, 4] if FIELDS[name].per_row else array[4:5])[...] = 1
         finally:
             os._exit(0)
     assert os.waitpid(child, 0)[1] == 0

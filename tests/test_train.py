@@ -45,6 +45,12 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def actor_pids(run: subprocess.Popen) -> list[int]:
+    """The actor processes are children of the process that forks them."""
+    (spawner,) = children(run.pid)
+    return children(spawner)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _threads():
     torch.set_num_threads(1)
@@ -142,18 +148,18 @@ def test_resume_refuses_what_would_make_another_run(tmp_path, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
     process = start(tmp_path, "--num_actor_processes", "2")
-    actors = children(process.pid)
+    actors = actor_pids(process)
     assert len(actors) == 2
     process.send_signal(number)
-    assert process.wait(15) == 0
+    assert process.wait(15) == 128 + number
     state = checkpoint.load(tmp_path / "run" / "model.tar")
     assert state["frames"] == rows(tmp_path / "run")[-1]["frames"]
     assert not any(Path(f"/proc/{pid}").exists() for pid in actors)
 
 
-def test_a_killed_actor_ends_the_run_within_seconds(tmp_path):
-    process = start(tmp_path, "--num_actor_processes", "2")
-    victim, other = children(process.pid)
+def test_without_restarts_a_killed_actor_ends_the_run_within_seconds(tmp_path):
+    process = start(tmp_path, "--num_actor_processes", "2", "--max_actor_restarts", "0")
+    victim, other = actor_pids(process)
     os.kill(victim, signal.SIGKILL)
     began = time.monotonic()
     assert process.wait(10) == 1
@@ -167,9 +173,10 @@ def test_an_actors_exception_ends_the_run_with_its_traceback(tmp_path, monkeypat
         raise ZeroDivisionError("the actor broke here")
 
     monkeypatch.setattr(Actor, "advance", advance)
-    assert entry.main(command(tmp_path, "--num_actor_processes", "1")) == 1
+    assert entry.main(command(tmp_path, "--num_actor_processes", "1", "--max_actor_restarts", "2")) == 1
     errors = capfd.readouterr().err
     assert "the actor broke here" in errors and "Traceback" in errors and "advance" in errors
+    assert errors.count("starting it again") == 2 and "--max_actor_restarts" in errors
 
 
 def test_a_failing_learner_ends_the_run_and_its_actors(tmp_path, monkeypatch):
@@ -178,7 +185,7 @@ def test_a_failing_learner_ends_the_run_and_its_actors(tmp_path, monkeypatch):
 
     def start_and_note(self):
         fork(self)
-        started.extend(self._processes)
+        started.extend(self.pids)
 
     def learn(self, batch):
         raise ZeroDivisionError("the learner broke here")
@@ -187,7 +194,7 @@ def test_a_failing_learner_ends_the_run_and_its_actors(tmp_path, monkeypatch):
     monkeypatch.setattr(Learner, "learn", learn)
     with pytest.raises(ZeroDivisionError, match="the learner broke here"):
         entry.main(command(tmp_path, "--num_actor_processes", "2"))
-    assert len(started) == 2 and not any(process.is_alive() for process in started)
+    assert len(started) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +272,9 @@ def test_disable_checkpoint_writes_none(tmp_path):
 def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
     saved = []
     save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda path, state: (saved.append(state["frames"]), save(path, state)))
+    monkeypatch.setattr(
+        checkpoint, "save", lambda path, state, **more: (saved.append(state["frames"]), save(path, state, **more))
+    )
     assert entry.main(command(tmp_path, "--checkpoint_minutes", "0.0001", "--num_actor_processes", "0")) == 0
     assert len(saved) > 2 and saved[-1] == 480 and saved == sorted(saved)
 

@@ -51,6 +51,48 @@ def window_difficulty(flags: argparse.Namespace) -> difficulties.Window | diffic
     return difficulties.Window(**common)
 
 
+class Watch:
+    """Watches for a teacher that has stopped teaching."""
+
+    UNREACHED_FRAMES = 1_000_000
+    FROZEN_FRAMES = 10_000_000
+    COLLAPSED_NATS = 0.01
+    COLLAPSED_UPDATES = 100
+
+    def __init__(self, target: int):
+        self._target = target
+        self._frames_since_reached = 0
+        self._frames_since_moved = 0
+        self._collapsed_updates = 0
+
+    def see(self, reached: Tensor, difficulty: Difficulty) -> None:
+        """reached: bool [T, B]."""
+        self._frames_since_reached = 0 if reached.any() else self._frames_since_reached + reached.numel()
+        self._frames_since_moved = 0 if difficulty.target != self._target else self._frames_since_moved + reached.numel()
+        self._target = difficulty.target
+
+    def see_entropy(self, entropy: float) -> None:
+        """Of the goals of one teacher update, in nats."""
+        self._collapsed_updates = self._collapsed_updates + 1 if entropy < self.COLLAPSED_NATS else 0
+
+    def warnings(self, difficulty: Difficulty) -> Iterator[str]:
+        if self._frames_since_reached >= self.UNREACHED_FRAMES:
+            yield (
+                f"no goal has been reached for {self.UNREACHED_FRAMES:,} frames: the teacher cannot learn; lower t* "
+                "(--generator_start), or raise --generator_entropy_cost"
+            )
+        if self._frames_since_moved >= self.FROZEN_FRAMES and not difficulty.at_limit:
+            yield (
+                f"t* has not moved for {self.FROZEN_FRAMES:,} frames: no update in a row of generator_counts is good enough; "
+                "lower --generator_threshold or --generator_counts"
+            )
+        if self._collapsed_updates >= self.COLLAPSED_UPDATES:
+            yield (
+                f"the teacher has proposed one goal only for {self.COLLAPSED_UPDATES} updates (entropy below "
+                f"{self.COLLAPSED_NATS} nats): raise --generator_entropy_cost"
+            )
+
+
 class AmigoActor(MotivationActor):
     """Proposes a goal whenever the last one has been reached or its episode is over.
 
@@ -169,6 +211,7 @@ class Amigo(Motivation):
         self._shared = SharedWeights(self.teacher)
         self._optimizer = optimizer.from_flags(self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate)
         self._waiting: Batch = {}
+        self._watch = Watch(difficulty.target)
         self.rollout_fields = {
             "goal": Field((), np.int64),
             "goal_frame": Field(task.frame_shape, np.uint8),
@@ -209,6 +252,7 @@ class Amigo(Motivation):
             learned = True
         if learned:
             self._shared.publish(self.teacher)
+        self._watch.see(batch["reached"][1:], self.difficulty)
         return stats | {"generator_current_target": self.difficulty.target}
 
     def _update(self, entries: Batch) -> dict[str, float]:
@@ -233,7 +277,9 @@ class Amigo(Motivation):
         )
         pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
         baseline_loss = flags.baseline_cost * losses.baseline_loss(returns.vs, values)
-        entropy_loss = flags.generator_entropy_cost * losses.entropy_loss(logits)
+        negative_entropy = losses.entropy_loss(logits)
+        self._watch.see_entropy(-negative_entropy.item())
+        entropy_loss = flags.generator_entropy_cost * negative_entropy
         self._optimizer.step(pg_loss + baseline_loss + entropy_loss)
         mean_ex_reward = entries["ex_reward"].mean().item()
         # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
@@ -272,7 +318,13 @@ class Amigo(Motivation):
         return f"t* {self.difficulty.target}"
 
     def warnings(self) -> Iterator[str]:
-        return self.difficulty.warnings()
+        yield from self.difficulty.warnings()
+        yield from self._watch.warnings(self.difficulty)
+        if self._optimizer.skipped:
+            yield (
+                "a teacher update had a loss or gradient that is not finite and was not applied; "
+                "if it happens often, lower --generator_learning_rate"
+            )
 
 
 def ended_goals(batch: Batch) -> Batch:

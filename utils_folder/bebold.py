@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -88,6 +89,13 @@ class BeBold(Motivation):
             "first_visits": (batch["visits"][1:] == 1).float().mean().item(),
             "novelty_loss": loss.item(),
         }
+
+    def warnings(self) -> Iterator[str]:
+        if self._optimizer.skipped:
+            yield (
+                "a predictor update had a loss or gradient that is not finite and was not applied; "
+                "if it happens often, lower --learning_rate"
+            )
 
     def state_dict(self) -> dict:
         rmsprop, schedule = self._optimizer.state_dict()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from pathlib import Path
 
 import torch
 
+logger = logging.getLogger("amigo")
+
+MAX_KEPT = 1000
 FORMAT = "amigo-1"  # the published code's checkpoints lack this key
 REQUIRED = ("model_state_dict", "flags")
 
@@ -16,19 +20,61 @@ class CheckpointError(ValueError):
     """A file that cannot be used as a checkpoint; the message is one line and names the file."""
 
 
-def save(path: Path, state: dict) -> None:
-    """Writes `state` so that `path` is at every moment either the old file or the whole new one."""
-    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
+def save(path: Path, state: dict, *, keep: int = 1) -> None:
+    """Writes `state` so that `path` is at every moment either the old file or the whole new one.
+
+    The `keep` - 1 checkpoints before it stay beside it, as NAME-1.tar (the newest of them), NAME-2.tar, ...
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
+        _shift(path, keep)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _shift(path: Path, keep: int) -> None:
+    """Makes room for a new checkpoint; `path` itself stays until it is replaced."""
+    for n in range(keep - 1, 1, -1):
+        if (before := earlier(path, n - 1)).exists():
+            os.replace(before, earlier(path, n))
+    if keep > 1 and path.exists():
+        link(path, earlier(path, 1))
+
+
+def link(path: Path, other: Path) -> None:
+    """`other` becomes a second name of `path`'s present content, at once and whole."""
+    temporary = other.with_name(f".{other.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(path, temporary)
+    os.replace(temporary, other)
+
+
+def earlier(path: Path, n: int) -> Path:
+    """Where the n-th checkpoint before `path` is kept."""
+    return path.with_name(f"{path.stem}-{n}{path.suffix}")
+
+
+def load_newest(path: Path) -> tuple[dict, Path]:
+    """The newest readable one of `path` and the checkpoints kept before it, and which one that is.
+
+    Damaged ones are named in a warning. Raises: CheckpointError if there is none.
+    """
+    candidates = [path, *(p for n in range(1, MAX_KEPT) if (p := earlier(path, n)).exists())]
+    first_error = None
+    for candidate in candidates:
+        try:
+            return load(candidate), candidate
+        except CheckpointError as error:
+            first_error = first_error or error
+            logger.warning(f"{error}{'; trying the one before' if candidate != candidates[-1] else ''}")
+    raise first_error
 
 
 def load(path: Path) -> dict:

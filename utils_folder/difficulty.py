@@ -20,6 +20,10 @@ class Difficulty(Protocol):
     def update(self, mean_reward: float, mean_ex_reward: float) -> None:
         """Moves t* after a teacher update, by the mean of r and of the environment's reward over its entries."""
 
+    @property
+    def at_limit(self) -> bool:
+        """Whether t* stands where the rule lets it go no further."""
+
     def warnings(self) -> Iterator[str]:
         """What a user should know of the present state, a line each."""
 
@@ -55,6 +59,10 @@ class Threshold:
         if self.count >= self.counts and self.target <= self.maximum:
             self.target += 1
             self.count = 0
+
+    @property
+    def at_limit(self) -> bool:
+        return self.target > self.maximum
 
     def warnings(self) -> Iterator[str]:
         yield from _clock_warning(self.threshold, self.negative)
@@ -98,6 +106,10 @@ class Window:
         self.target += step
         self.up = self.down = 0
 
+    @property
+    def at_limit(self) -> bool:
+        return not self.LOWEST < self.target < self.HIGHEST
+
     def warnings(self) -> Iterator[str]:
         yield from _clock_warning(self.threshold, self.negative)
         yield from _wide_window_warning(self.target, self.window)
@@ -132,6 +144,10 @@ class TrackingWindow:
             self._move(1)
         elif self.down >= self.counts and self.target > self.start:
             self._move(-1)
+
+    @property
+    def at_limit(self) -> bool:
+        return not self.start < self.target < self.maximum
 
     def warnings(self) -> Iterator[str]:
         yield from _clock_warning(self.threshold, self.negative)

@@ -1,16 +1,16 @@
 """Who may use which rollout: slots go round from the learner to actor processes and back.
 
 Every actor process has a pipe of its own to the learner, so no lock is shared between processes: one that is killed at any
-moment can block nobody else.
+moment can block nobody else, and what it held is given back.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -20,10 +20,6 @@ AHEAD = 2  # sets of slots an actor process may hold: one that it fills, one tha
 
 class Stopped(Exception):
     """The run is ending: no further batch will come."""
-
-
-class ActorFailed(Exception):
-    """An actor process ended with an exception; the message is its traceback."""
 
 
 class ActorPort:
@@ -48,57 +44,60 @@ class ActorPort:
 class Exchange:
     """The learner's end: gives out free slots, takes full ones.
 
+    Actor processes come and go: `attach` gives number i a new pipe, after which the process that had that number before is
+    forgotten, and the slots it held are free again. `get` and `release` are for one thread at a time; `attach`, `holds` and
+    `stop` may be called from any.
+
     Args:
         num_buffers: slots 0..num_buffers-1.
         hosted: how many environments, and so slots at a time, each actor process has.
+
+    Attributes:
+        failures: (number, traceback) of every process that reported an exception.
     """
 
     def __init__(self, num_buffers: int, hosted: Sequence[int]):
         self._hosted = list(hosted)
         self._free = deque(range(num_buffers))
         self._full: deque[int] = deque()
-        self._outstanding = [0] * len(self._hosted)
+        self._held: list[deque[list[int]]] = [deque() for _ in self._hosted]  # sets of slots, oldest first
         self._turns = list(range(len(self._hosted)))  # served longest ago first
+        self._connections: list[Connection | None] = [None] * len(self._hosted)
+        self._arrivals: SimpleQueue[tuple[int, Connection]] = SimpleQueue()
         self._stopped = threading.Event()
-        pairs = [multiprocessing.Pipe() for _ in self._hosted]
-        self._connections = [ours for ours, _ in pairs]
-        self._ports = [ActorPort(theirs) for _, theirs in pairs]
+        self.failures: SimpleQueue[tuple[int, str]] = SimpleQueue()
 
-    def child_port(self, index: int) -> ActorPort:
-        """For the process `index`, in that process: its port; every other end is closed there."""
-        for connection in self._connections:
-            connection.close()
-        for i, port in enumerate(self._ports):
-            if i != index:
-                port.connection.close()
-        return self._ports[index]
+    def attach(self, index: int, connection: Connection) -> None:
+        """From the next `get` on, process `index` is at the other end of this pipe."""
+        self._arrivals.put((index, connection))
 
-    def start(self) -> None:
-        """In the learner's process, after all actor processes have been forked."""
-        for port in self._ports:
-            port.connection.close()
-        self._grant()
+    def holds(self, index: int) -> bool:
+        """Whether process `index` has slots to fill."""
+        return bool(self._held[index])
 
     def stop(self) -> None:
         """Ends every wait, now and later, with Stopped."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Closes the pipes: waiting actors see the end."""
+        """Closes the pipes: waiting actors see the end. Not while another thread is in `get`: `stop` it first."""
         self.stop()
-        for connection in self._connections:
-            connection.close()
+        self._welcome()
+        for index in range(len(self._hosted)):
+            self._dismiss(index)
 
     def get(self, batch_size: int) -> list[int]:
-        """Waits for that many full slots, oldest first. Raises Stopped or ActorFailed. One thread at a time."""
+        """Waits for that many full slots, oldest first. Raises Stopped."""
         while len(self._full) < batch_size:
             if self._stopped.is_set():
                 raise Stopped
-            open_ends = [c for c in self._connections if not c.closed]
-            if not open_ends:
-                self._stopped.wait(POLL_SECONDS)  # all are gone; who watches the processes ends the run
-            for connection in wait(open_ends, POLL_SECONDS) if open_ends else ():
-                self._receive(connection)
+            self._welcome()
+            ends = [c for c in self._connections if c is not None]
+            if not ends:
+                self._stopped.wait(POLL_SECONDS)  # all are gone; who watches the processes attaches new ones, or stops
+                continue
+            for connection in wait(ends, POLL_SECONDS):
+                self._receive(self._connections.index(connection))
         return [self._full.popleft() for _ in range(batch_size)]
 
     def release(self, slots: Sequence[int]) -> None:
@@ -106,17 +105,33 @@ class Exchange:
         self._free.extend(slots)
         self._grant()
 
-    def _receive(self, connection: Connection) -> None:
+    def _welcome(self) -> None:
+        while not self._arrivals.empty():
+            index, connection = self._arrivals.get()
+            self._dismiss(index)
+            self._connections[index] = connection
+            self._grant()
+
+    def _dismiss(self, index: int) -> None:
+        """Forgets a process that is gone; half-filled slots are as good as empty ones."""
+        if self._connections[index] is not None:
+            self._connections[index].close()
+            self._connections[index] = None
+        while self._held[index]:
+            self._free.extend(self._held[index].popleft())
+
+    def _receive(self, index: int) -> None:
         try:
-            kind, content = connection.recv()
+            kind, content = self._connections[index].recv()
         except (EOFError, OSError):
-            connection.close()  # the process is gone; who watches the processes says why
+            self._dismiss(index)
             self._grant()  # others may have waited behind it
             return
         if kind == "failed":
-            raise ActorFailed(content)
+            self.failures.put((index, content))
+            return
+        self._held[index].popleft()
         self._full.extend(content)
-        self._outstanding[self._connections.index(connection)] -= 1
         self._grant()
 
     def _grant(self) -> None:
@@ -124,17 +139,16 @@ class Exchange:
 
         While the free ones are too few for that process, nobody overtakes it: it would never be served.
         """
-        while waiting := [i for i in self._turns if self._outstanding[i] < AHEAD and not self._connections[i].closed]:
-            i = min(waiting, key=self._outstanding.__getitem__)
+        while waiting := [i for i in self._turns if len(self._held[i]) < AHEAD and self._connections[i] is not None]:
+            i = min(waiting, key=lambda i: len(self._held[i]))
             if len(self._free) < self._hosted[i]:
                 return
             slots = [self._free.popleft() for _ in range(self._hosted[i])]
+            self._held[i].append(slots)
             try:
                 self._connections[i].send(slots)
             except OSError:  # the process is gone
-                self._free.extend(slots)
-                self._connections[i].close()
+                self._dismiss(i)
                 continue
-            self._outstanding[i] += 1
             self._turns.remove(i)
             self._turns.append(i)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import importlib.metadata
 import json
 import logging
@@ -17,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import IO
 
 logger = logging.getLogger("amigo")
 
@@ -37,6 +40,14 @@ RECORDED_ENVIRONMENT = (
 )
 
 
+class _QuietFileHandler(logging.FileHandler):
+    """A full disk loses lines of out.log; the console has them, and its own warning."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 class FileWriter:
     """Writes SAVEDIR/XPID/: meta.json, out.log, fields.csv, logs.csv, tensorboard/. `create` or `resume` makes one.
 
@@ -51,11 +62,12 @@ class FileWriter:
         fields: the names of a row's values, without _tick and _time.
     """
 
-    def __init__(self, run_dir: Path, meta: dict, fields: Sequence[str], *, tick: int, purge_step: int | None):
+    def __init__(self, run_dir: Path, meta: dict, fields: Sequence[str], lock: IO, *, tick: int, purge_step: int | None):
         self.run_dir = run_dir
         self.fields = tuple(fields)
         self._known = frozenset(fields)
         self._meta = meta
+        self._folder_lock = lock
         self._tick = tick
         self._purge_step = purge_step
         self._lock = threading.Lock()
@@ -63,7 +75,7 @@ class FileWriter:
         # A large buffer, so that a row is torn only if the process dies inside a flush.
         self._logs = open(run_dir / "logs.csv", "a", buffering=1 << 20, newline="", encoding="utf-8")  # noqa: SIM115
         self._flush_at = time.time() + FLUSH_SECONDS
-        self._handler = logging.FileHandler(run_dir / "out.log", encoding="utf-8")
+        self._handler = _QuietFileHandler(run_dir / "out.log", encoding="utf-8")
         self._handler.setLevel(logging.INFO)
         self._handler.setFormatter(logging.Formatter("[%(levelname)s:%(process)d %(asctime)s] %(message)s"))
         self._level_before = logger.level
@@ -88,12 +100,13 @@ class FileWriter:
         run_dir = Path(savedir) / xpid
         run_dir.mkdir(parents=True, exist_ok=True)
         _claim(run_dir, _header(fields))
+        lock = _lock(run_dir)
         with open(run_dir / "fields.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(_columns(fields))
         meta = _metadata(xpid, args)
         _write_json(run_dir / "meta.json", meta)
         _point_latest_at(run_dir)
-        return cls(run_dir, meta, fields, tick=0, purge_step=None)
+        return cls(run_dir, meta, fields, lock, tick=0, purge_step=None)
 
     @classmethod
     def resume(cls, run_dir: Path, *, args: Mapping, fields: Sequence[str], frames: int) -> FileWriter:
@@ -111,6 +124,7 @@ class FileWriter:
         _check_fields(fields)
         if not (run_dir / "meta.json").is_file():
             raise FileNotFoundError(f"{run_dir} holds no run to resume: it has no meta.json")
+        lock = _lock(run_dir)
         tick = _cut_rows(run_dir / "logs.csv", fields, frames)
         meta = json.loads((run_dir / "meta.json").read_text(encoding="utf-8"))
         entry = {"date": _now(), "frames": frames, "args": dict(args), "command": sys.argv}
@@ -118,7 +132,7 @@ class FileWriter:
         meta.update(date_end=None, successful=None)
         _write_json(run_dir / "meta.json", meta)
         _point_latest_at(run_dir)
-        return cls(run_dir, meta, fields, tick=tick, purge_step=frames + 1)
+        return cls(run_dir, meta, fields, lock, tick=tick, purge_step=frames + 1)
 
     def log(self, row: Mapping) -> None:
         """Writes one row. Absent, None and NaN become empty; any other number is read back exactly as it was.
@@ -177,6 +191,7 @@ class FileWriter:
         if self._tensorboard is not None:
             self._tensorboard.close()
         self._logs.close()
+        self._folder_lock.close()
 
 
 def _columns(fields: Sequence[str]) -> list[str]:
@@ -201,6 +216,23 @@ def _cell(value) -> str:
     if not isinstance(value, (int, float)):
         raise TypeError(f"a row of logs.csv holds numbers, not {value!r}")
     return repr(value if isinstance(value, float) else int(value))
+
+
+def _lock(run_dir: Path) -> IO:
+    """Keeps other processes from writing to this folder until the file is closed or this process is gone.
+
+    A record lock: children do not inherit it. Raises: FileExistsError if another process has it.
+    """
+    file = open(run_dir / ".lock", "w")  # noqa: SIM115
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            logger.warning("%s cannot be locked (%s): do not start a second run on it", run_dir, error)
+            return open(os.devnull, "w")
+        raise FileExistsError(f"another process is writing to {run_dir}: wait for it to end, or use another --xpid") from None
+    return file
 
 
 def _claim(run_dir: Path, header: str) -> None:

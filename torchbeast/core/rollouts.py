@@ -38,6 +38,7 @@ def agent_fields(frame_shape: tuple[int, int, int], num_actions: int) -> dict[st
         "action": Field((), np.int64),
         "policy_logits": Field((num_actions,), np.float32),
         "baseline": Field((), np.float32),
+        "policy_version": Field((), np.int64, per_row=False),  # torchbeast.core.weights.Reader.version
     }
 
 
@@ -51,6 +52,15 @@ def shared_array(shape: Sequence[int], dtype: np.dtype | type) -> np.ndarray:
     return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=dtype, count=math.prod(shape)).reshape(shape)
 
 
+def _shape(field: Field, unroll_length: int, num_buffers: int) -> tuple[int, ...]:
+    return (*((unroll_length + 1,) if field.per_row else ()), num_buffers, *field.shape)
+
+
+def rollout_bytes(fields: Mapping[str, Field], *, unroll_length: int, num_buffers: int) -> int:
+    """How much memory such rollouts take."""
+    return sum(math.prod(_shape(f, unroll_length, num_buffers)) * np.dtype(f.dtype).itemsize for f in fields.values())
+
+
 class Rollouts:
     """num_buffers rollouts of T+1 rows, poisoned at the start so that a field nobody writes shows."""
 
@@ -58,10 +68,7 @@ class Rollouts:
         self.fields = dict(fields)
         self.unroll_length = unroll_length
         self.num_buffers = num_buffers
-        self.arrays = {
-            name: shared_array((*((unroll_length + 1,) if f.per_row else ()), num_buffers, *f.shape), f.dtype)
-            for name, f in self.fields.items()
-        }
+        self.arrays = {name: shared_array(_shape(f, unroll_length, num_buffers), f.dtype) for name, f in self.fields.items()}
         for array in self.arrays.values():
             array.view(np.uint8).fill(POISON)
 

@@ -24,12 +24,12 @@ class SharedWeights:
         return int(self._version[0])
 
     @torch.no_grad()
-    def publish(self, network: nn.Module) -> None:
-        """Makes the network's parameters the ones that `read_into` gives."""
+    def publish(self, network: nn.Module, version: int | None = None) -> None:
+        """Makes the network's parameters the ones that `read_into` gives; `version`: as it was when a checkpoint was made."""
         values = parameters_to_vector(network.parameters()).cpu()
         self._version += 1
         self._values.copy_(values)
-        self._version += 1
+        self._version[0] = self._version[0] + 1 if version is None else version
 
     def read_into(self, flat: torch.Tensor) -> int:
         """Copies the newest whole set of weights to `flat` and returns its version."""
@@ -41,22 +41,29 @@ class SharedWeights:
 
 
 class Reader:
-    """A reader's own copy of a network, kept up to date, and its weights in the form that its forward pass uses."""
+    """A reader's own copy of a network, kept up to date, and its weights in the form that its forward pass uses.
+
+    Attributes:
+        network: the copy, without gradients.
+        composed: `network.compose()`.
+        version: which of the published weights they are.
+    """
 
     def __init__(self, network: nn.Module, shared: SharedWeights):
         self.network = network.requires_grad_(False).eval()
         self._shared = shared
         self._flat = torch.empty(sum(parameter.numel() for parameter in network.parameters()))
         vector_to_parameters(self._flat, network.parameters())  # from here on the parameters are views of _flat
-        self._version = -1
-        self.composed = None
-        self.refresh()
+        self._take()
 
     def refresh(self) -> bool:
         """Takes over newly published weights; True if there were any."""
         version = self._shared.version
-        if version == self._version or version % 2:  # nothing new, or the writer is at work: it will be there next time
+        if version == self.version or version % 2:  # nothing new, or the writer is at work: it will be there next time
             return False
-        self._version = self._shared.read_into(self._flat)
-        self.composed = self.network.compose()
+        self._take()
         return True
+
+    def _take(self) -> None:
+        self.version = self._shared.read_into(self._flat)
+        self.composed = self.network.compose()

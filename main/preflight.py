@@ -1,0 +1,132 @@
+"""Before the start: is this machine enough for the run? Prints what it found, and refuses with the remedy."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from main import flags as flags_module
+from main.flags import UsageError
+
+logger = logging.getLogger("amigo")
+
+PROCESS_BYTES = 150 << 20  # what a forked actor process needs of its own (measured: 90 to 140 MiB)
+MAIN_BYTES = 500 << 20
+LOG_ROW_BYTES = 350
+FREE_BYTES = 100 << 20  # of disk, beside logs and checkpoints
+FILES_PER_PROCESS = 4
+FILES = 64
+GPU_CHECK = "import torch; torch.zeros(1, device='cuda'); print(torch.cuda.get_device_name())"
+
+
+class Finding(NamedTuple):
+    """What was looked at; `problem` names the remedy if the run cannot work."""
+
+    text: str
+    problem: str | None = None
+
+
+def check(flags: argparse.Namespace, *, rollout_bytes: int, checkpoint_bytes: int) -> None:
+    """Logs a line per finding. Raises UsageError with every problem. Writes nothing, starts nothing, touches no CUDA here."""
+    processes = flags_module.processes(flags)
+    findings = [
+        memory(MAIN_BYTES + rollout_bytes + processes * PROCESS_BYTES, rollout_bytes),
+        open_files(FILES + FILES_PER_PROCESS * processes),
+        disk(flags, checkpoint_bytes),
+        cores(processes),
+        gpu(flags.disable_cuda),
+    ]
+    for finding in findings:
+        logger.info(f"check: {finding.text}")
+    problems = [finding.problem for finding in findings if finding.problem]
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def memory(needed: int, rollout_bytes: int) -> Finding:
+    """Rollouts lie in anonymous shared memory: it counts as memory, and a small /dev/shm does not matter."""
+    available = available_memory()
+    text = (
+        f"memory {_mib(needed)} of {_mib(available)} available, {_mib(rollout_bytes)} of it shared rollouts (not in /dev/shm)"
+    )
+    if needed <= available:
+        return Finding(text)
+    return Finding(
+        text,
+        f"the run needs about {_mib(needed)} of memory and {_mib(available)} are available: use fewer --num_buffers, --num_actors or "
+        "--num_actor_processes, or give the container more (docker run --memory)",
+    )
+
+
+def available_memory() -> int:
+    """Bytes that can still be had, by the machine's and the container's account."""
+    with open("/proc/meminfo") as file:
+        values = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file if line.rstrip().endswith("kB")}
+    available = values["MemAvailable"]
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        if Path(limit).exists() and (text := Path(limit).read_text().strip()).isdigit():
+            available = min(available, int(text) - int(Path(used).read_text()))
+    return available
+
+
+def open_files(needed: int) -> Finding:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    text = f"open files {needed} of {limit}"
+    if limit == resource.RLIM_INFINITY or needed <= limit:
+        return Finding(text)
+    return Finding(
+        text, f"the run opens about {needed} files and {limit} are allowed: ulimit -n {needed}, or fewer actor processes"
+    )
+
+
+def disk(flags: argparse.Namespace, checkpoint_bytes: int) -> Finding:
+    """The folder for runs can be written and has room for the log and the checkpoints."""
+    folder = Path(flags.savedir).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        text = f"{folder} cannot be written"
+        return Finding(text, f"--savedir {flags.savedir}: {text}; choose another folder")
+    free = shutil.disk_usage(folder).free
+    rows = flags.total_frames // (flags.unroll_length * flags.batch_size)
+    milestones = flags.total_frames // flags.milestone_frames if flags.milestone_frames else 0
+    needed = FREE_BYTES + rows * LOG_ROW_BYTES + (flags.keep_checkpoints + 1 + milestones) * checkpoint_bytes
+    text = f"disk {_mib(needed)} of {_mib(free)} free in {folder}"
+    if needed <= free:
+        return Finding(text)
+    return Finding(
+        text,
+        f"the run needs about {_mib(needed)} of disk for its log and checkpoints, and {folder} has {_mib(free)}: free some, "
+        "or choose another --savedir",
+    )
+
+
+def cores(processes: int) -> Finding:
+    return Finding(f"{flags_module.cores()} cores for {processes} actor processes and the learner")
+
+
+def gpu(disable_cuda: bool) -> Finding:
+    """Whether a GPU can be used, found out in a process of its own: CUDA must not be touched before the fork."""
+    if disable_cuda or not Path("/proc/driver/nvidia/version").exists():
+        return Finding("no GPU" if not disable_cuda else "no GPU wanted")
+    result = subprocess.run([sys.executable, "-c", GPU_CHECK], capture_output=True, text=True)
+    if result.returncode == 0:
+        return Finding(f"GPU {result.stdout.strip()}")
+    reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+    if "not compiled with CUDA" in reason or "no NVIDIA driver" in reason:
+        return Finding(f"a GPU that this PyTorch cannot use ({reason}): learning on the CPU")
+    return Finding(f"GPU: {reason}", f"the GPU cannot be used ({reason}): mend that, or learn on the CPU with --disable_cuda")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
