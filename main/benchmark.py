@@ -199,7 +199,7 @@ def report(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
         f"{result['date']}, {result['processor']}, {result['cores']} cores, torch {result['torch']}",
-        f"peak of float32 matrix products: {result['peak_gflops_one_core']:.0f} GFLOP/s a core; the plain student's operations: "
+        f"float32 matrix products: {result['peak_gflops_one_core']:.0f} GFLOP/s a core; the plain student's operations: "
         f"{result['flops_per_frame'] / 1e6:.2f} MFLOP a frame (one forward to act, three forwards' worth to learn)",
         "",
         "| part | frames/s | share of the peak |",

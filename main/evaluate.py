@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from scipy import stats
 
 from main import flags as flags_module
@@ -21,7 +22,7 @@ from main.learner import make_student
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.weights import Reader, SharedWeights
 from utils_folder import checkpoint, env_utils, video
-from utils_folder.motivation import Task, canonical_name, make_motivation
+from utils_folder.motivation import Task, make_motivation
 
 logger = logging.getLogger("amigo")
 
@@ -76,8 +77,7 @@ def evaluate(flags: argparse.Namespace, given: dict[str, Any]) -> None:
 
 def _with_agent_flags(flags: argparse.Namespace, given: dict[str, Any], state: dict) -> argparse.Namespace:
     """The flags, with those of the network and the variant as the checkpoint has them."""
-    stored = {**flags_module.defaults(), "as_published": checkpoint.is_published(state), **state["flags"]}
-    stored["model"] = canonical_name(stored["model"])
+    stored = {**flags_module.defaults(), "as_published": checkpoint.is_published(state), **flags_module.stored(state["flags"])}
     for name in AGENT_FLAGS:
         if name in given and given[name] != stored[name]:
             logger.warning(f"--{name} {given[name]}: the agent was trained with {stored[name]}, which is used")
@@ -107,12 +107,13 @@ class Agent:
     def __init__(self, flags: argparse.Namespace, state: dict):
         self.flags = flags
         self._width, self._height = env_utils.grid_size(flags.env)
-        cells = state["model_state_dict"].get("embed_agent_loc.weight")
-        if cells is None or len(cells) != self._width * self._height + 1:
-            trained = "another grid" if cells is None else f"a grid of {len(cells) - 1} cells"
+        cells = state["model_state_dict"].get("embed_agent_loc.weight", torch.empty(0))
+        if not isinstance(cells, torch.Tensor) or cells.dim() != 2:
+            raise UsageError(f"--weight_path {flags.weight_path}: holds no student of this program (no embed_agent_loc)")
+        if len(cells) != self._width * self._height + 1:
             raise UsageError(
-                f"--weight_path {flags.weight_path}: trained on {trained} ({state['flags'].get('env')}), and {flags.env} has "
-                f"{self._width}x{self._height}; choose the agent's own --env"
+                f"--weight_path {flags.weight_path}: trained on a grid of {len(cells) - 1} cells "
+                f"({state['flags'].get('env')}), and {flags.env} has {self._width}x{self._height}; choose the agent's own --env"
             )
         task = Task.of(env_utils.probe(flags.env, engine=flags.engine, num_input_frames=flags.num_input_frames))
         try:
@@ -120,8 +121,8 @@ class Agent:
             self._motivation.load_state_dict(state)
             self._student = make_student(flags, task, self._motivation)
             self._student.load_state_dict(state["model_state_dict"])
-        except (KeyError, RuntimeError) as error:
-            first = str(error).splitlines()[0]
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"--weight_path {flags.weight_path}: its weights do not fit its own flags ({first})") from None
         self._shared = SharedWeights(self._student)
 

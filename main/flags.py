@@ -169,11 +169,29 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Returns all flags, defaults put in, and those that were given."""
     given = vars(make_parser().parse_args(argv))
     if "model" in given:
-        try:
-            given["model"] = motivation.canonical_name(given["model"])
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        given["model"] = _model(given["model"])
     return argparse.Namespace(**{**defaults(), **given}), given
+
+
+def stored(values: dict[str, Any]) -> dict[str, Any]:
+    """The flags among a checkpoint's, after a look at their types: it may come from anywhere. Others are left out."""
+    known = {name: value for name, value in values.items() if name in BY_NAME}
+    for name, value in known.items():
+        flag = BY_NAME[name]
+        expected = bool if flag.default is False else flag.type
+        fits = type(value) is expected or (expected is float and type(value) is int) or (value is None and flag.default is None)
+        if not fits:
+            raise UsageError(f"the checkpoint's flag {name} is {str(value)[:40]!r}, which is no {expected.__name__}")
+    if "model" in known:
+        known["model"] = _model(known["model"])
+    return known
+
+
+def _model(name: str) -> str:
+    try:
+        return motivation.canonical_name(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def defaults() -> dict[str, Any]:
@@ -269,8 +287,8 @@ def _range_problems(flags: argparse.Namespace) -> list[str]:
         return [*found, f"--num_actor_processes must be in 0..num_actors ({flags.num_actors}), got {count}"]
     if flags.num_buffers is not None and flags.num_actors >= 1 and flags.num_buffers < min_buffers(flags):
         found.append(
-            f"--num_buffers {flags.num_buffers} is too few: a process fills up to {max(hosted(flags))} rollouts at once beside an "
-            f"incomplete batch of {flags.batch_size - 1}; use at least {min_buffers(flags)}, or leave it out"
+            f"--num_buffers {flags.num_buffers} is too few: a process fills up to {max(hosted(flags))} rollouts at once beside "
+            f"an incomplete batch of {flags.batch_size - 1}; use at least {min_buffers(flags)}, or leave it out"
         )
     return found
 

@@ -60,8 +60,8 @@ def memory(needed: int, rollout_bytes: int) -> Finding:
         return Finding(text)
     return Finding(
         text,
-        f"the run needs about {_mib(needed)} of memory and {_mib(available)} are available: use fewer --num_buffers, --num_actors or "
-        "--num_actor_processes, or give the container more (docker run --memory)",
+        f"the run needs about {_mib(needed)} of memory and {_mib(available)} are available: use fewer --num_buffers, "
+        "--num_actors or --num_actor_processes, or give the container more (docker run --memory)",
     )
 
 

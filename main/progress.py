@@ -39,9 +39,14 @@ class Progress:
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), learner.frames)])
         self._next_line = time.monotonic() + LINE_SECONDS
         self._bar = tqdm(
-            total=total_frames, initial=learner.frames, unit="fr", unit_scale=True, disable=not sys.stderr.isatty(), smoothing=0.05,
+            total=total_frames,
+            initial=learner.frames,
+            unit="fr",
+            unit_scale=True,
+            disable=not sys.stderr.isatty(),
+            smoothing=0.05,
             dynamic_ncols=True,
-        )  # fmt: skip
+        )
 
     def rate(self) -> float:
         """Frames per second over the last half minute."""

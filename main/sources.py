@@ -96,10 +96,11 @@ class InlineActor:
         if not state:
             return
         self._actor.load_state_dict(state["actor"])
-        self._full, self._free = deque(state["full"]), deque(state["free"])
+        count = len(state["full"])
+        self._full, self._free = deque(range(count)), deque(range(count, self._rollouts.num_buffers))
         for name, array in self._rollouts.arrays.items():
-            index = (slice(None), state["full"]) if self._rollouts.fields[name].per_row else state["full"]
-            array[index] = state["rollouts"][name].numpy()
+            waiting = array[:, :count] if self._rollouts.fields[name].per_row else array[:count]
+            waiting[...] = state["rollouts"][name].numpy()
 
 
 class ActorProcesses:

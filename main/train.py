@@ -42,6 +42,7 @@ SCALARS_SECONDS = 10.0
 DRY_RUN_SECONDS = 10.0
 LOW_DISK_BYTES = 200 << 20
 CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
+RESUMABLE_KEYS = ("frames", "incarnation", "source", "optimizer_state_dict", "scheduler_state_dict", "weights_version")
 PREEMPTED = 75  # EX_TEMPFAIL: what a job script requeues on
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: PREEMPTED}  # exit codes after a checkpoint
 SAVED_ENVS = 4
@@ -90,12 +91,15 @@ def _resumed(flags: argparse.Namespace, given: dict[str, Any]) -> tuple[argparse
     """The interrupted run's flags, with the resumable ones that were given, and its checkpoint."""
     run_dir = Path(flags.resume)
     try:
-        state, _ = checkpoint.load_newest(run_dir / CHECKPOINT)
+        state, path = checkpoint.load_newest(run_dir / CHECKPOINT)
     except checkpoint.CheckpointError as error:
         raise UsageError(f"--resume: {error}") from None
     if checkpoint.is_published(state):
-        raise UsageError(f"--resume: {run_dir / CHECKPOINT} was written by the published code, which saved too little to go on")
-    stored = {**flags_module.defaults(), **state["flags"]}
+        raise UsageError(f"--resume: {path} was written by the published code, which saved too little to go on")
+    missing = [key for key in RESUMABLE_KEYS if key not in state]
+    if missing:
+        raise UsageError(f"--resume: {path} cannot be gone on from: it lacks {', '.join(missing)}")
+    stored = {**flags_module.defaults(), **flags_module.stored(state["flags"])}
     fixed = [k for k, v in given.items() if not flags_module.BY_NAME[k].resumable and v != stored[k]]
     if fixed:
         raise UsageError(
@@ -138,15 +142,29 @@ class Run:
             rollout_bytes=rollout_bytes(fields, **size),
             checkpoint_bytes=CHECKPOINT_COPIES * sum(p.numel() * 4 for p in self.learner.student.parameters()),
         )
-        self.rollouts = Rollouts(fields, **size)
-        self.writer = self._open_folder(state)
-        self.source = self._start_actors()
-        self.device = torch.device("cpu" if flags.disable_cuda or not torch.cuda.is_available() else "cuda")
-        self.learner.to(self.device)
         if state is not None:
-            self.learner.load_state_dict(state)
-            self.source.load_state_dict(state["source"])
+            self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
+        self.rollouts = Rollouts(fields, **size)
+        self.source = self._start_actors()
+        try:
+            self.device = torch.device("cpu" if flags.disable_cuda or not torch.cuda.is_available() else "cuda")
+            self.learner.to(self.device)
+            if state is not None:
+                self._load(state, self.source)
+            self.writer = self._open_folder(state)
+        except BaseException:
+            self.source.close()
+            raise
         self._next_save = self.learner.frames
+
+    def _load(self, state: dict, source: Source | None = None) -> None:
+        try:
+            self.learner.load_state_dict(state)
+            if source is not None:
+                source.load_state_dict(state["source"])
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(f"--resume: the checkpoint does not fit the run's own flags ({first})") from error
 
     def _open_folder(self, state: dict | None) -> FileWriter:
         fields = (*LOG_COLUMNS, *self.motivation.log_columns)
@@ -236,7 +254,8 @@ class Run:
         engine = env_utils.choose_engine(flags.env, flags.engine)
         logger.info(
             f"{flags.model} on {flags.env}: {flags.num_actors} environments in {where}, {engine} engine, learning on "
-            f"{self.device}, {self.rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {flags.seed}; writing {self.writer.run_dir}"
+            f"{self.device}, {self.rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {flags.seed}; "
+            f"writing {self.writer.run_dir}"
         )
         if flags.engine == "auto" and engine == "gym":
             logger.warning(f"gym-minigrid itself plays {flags.env}: {env_utils.why_not_compiled(flags.env)}")

@@ -244,6 +244,44 @@ def test_objects_keep_their_identity_and_contents_wherever_they_go():
     assert episodes > 30 and successes > 10
 
 
+def test_every_toggle_is_gym_minigrids():
+    env = Twin(DOOR_KEY, 0).env
+    hands = [None, *(make(colour) for make in (Key, Ball, Box) for colour in ("red", "yellow"))]
+    states = ({}, {"is_open": True}, {"is_locked": True})
+    makers = [lambda state=state: Door("red", **state) for state in states]
+    makers += [lambda: Box("red"), lambda: Box("red", Box("blue", Key("red"))), Key, Ball, Goal, Lava, Floor, Wall]
+    for env.carrying in hands:
+        carried = minigrid_engine._cell(env, env.carrying) if env.carrying else minigrid_levels.NOTHING
+        for make in makers:
+            thing = make()
+            before = minigrid_engine._cell(env, thing)
+            env.grid.set(1, 1, thing)
+            thing.toggle(env, (1, 1))
+            assert minigrid_levels.toggled(before, carried) == minigrid_engine._cell(env, env.grid.get(1, 1))
+
+
+@pytest.mark.parametrize("direction, success", [(0, False), (1, True)])
+def test_put_near_wants_the_object_put_down(direction, success):
+    """The agent holds the right object beside the target: facing it there is no room to drop it, below there is."""
+    engine, twin = MiniGridEngine("MiniGrid-PutNear-8x8-N3-v0", [0]), Twin("MiniGrid-PutNear-8x8-N3-v0", 0)
+    engine.initial()
+    env, world = twin.env, engine._world
+    target, env.carrying = env.grid.get(*env.target_pos), env.grid.get(*env.move_pos)
+    for x in range(1, env.width - 1):
+        for y in range(1, env.height - 1):
+            env.grid.set(x, y, None)
+    env.target_pos = (4, 4)
+    env.put_obj(target, 4, 4)
+    env.agent_pos, env.agent_dir = (3, 4), direction
+    world.cells[0] = minigrid_engine._cells(env, engine._rule)
+    world.agent[0], world.places[0, 0] = (3, 4, direction), (4, 4)
+    world.carried[0] = minigrid_engine._cell(env, env.carrying, engine._rule)
+    twin.step(4)
+    output = engine.step(np.array([4]))
+    assert output["done"][0] == twin.done and output["done"][0]
+    assert output["reward"][0] == np.float32(twin.reward) and (twin.reward > 0) == success
+
+
 # --- Random numbers and failures ------------------------------------------------------------------------------------
 
 

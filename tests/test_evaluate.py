@@ -17,10 +17,27 @@ from utils_folder import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference"
-TRAIN = (
-    "--env MiniGrid-Empty-5x5-v0 --num_actors 4 --batch_size 4 --unroll_length 5 --total_frames 40 --modify "
-    "--state_embedding_dim 16 --xpid run --num_actor_processes 0 --seed 3"
-).split()
+TRAIN = [
+    "--env",
+    "MiniGrid-Empty-5x5-v0",
+    "--num_actors",
+    "4",
+    "--batch_size",
+    "4",
+    "--unroll_length",
+    "5",
+    "--total_frames",
+    "40",
+    "--modify",
+    "--state_embedding_dim",
+    "16",
+    "--xpid",
+    "run",
+    "--num_actor_processes",
+    "0",
+    "--seed",
+    "3",
+]
 
 
 @pytest.fixture(scope="module")

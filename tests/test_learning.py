@@ -8,13 +8,30 @@ import pytest
 
 from main import main as entry
 
-COMMON = (
-    "--env MiniGrid-Empty-Random-5x5-v0 --num_actors 16 --modify --total_frames 120000 --unroll_length 20 --batch_size 16 "
-    "--generator_threshold -.1 --generator_reward_negative -.3 --seed 3 --xpid run"
-).split()
+COMMON = [
+    "--env",
+    "MiniGrid-Empty-Random-5x5-v0",
+    "--num_actors",
+    "16",
+    "--modify",
+    "--total_frames",
+    "120000",
+    "--unroll_length",
+    "20",
+    "--batch_size",
+    "16",
+    "--generator_threshold",
+    "-.1",
+    "--generator_reward_negative",
+    "-.3",
+    "--seed",
+    "3",
+    "--xpid",
+    "run",
+]
 VARIANTS = {
     "default": [],
-    "window_adaptive": "--generator_start 7 --window 5 --window_rule tracking".split(),
+    "window_adaptive": ["--generator_start", "7", "--window", "5", "--window_rule", "tracking"],
     "novelty_based": [],
 }
 

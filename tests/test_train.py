@@ -23,10 +23,25 @@ from utils_folder import checkpoint
 from utils_folder.motivation import registry
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = (
-    "--env MiniGrid-Empty-5x5-v0 --num_actors 5 --batch_size 4 --unroll_length 6 --modify --generator_batch_size 3 "
-    "--state_embedding_dim 32 --total_frames 480 --xpid run"
-).split()
+SMALL = [
+    "--env",
+    "MiniGrid-Empty-5x5-v0",
+    "--num_actors",
+    "5",
+    "--batch_size",
+    "4",
+    "--unroll_length",
+    "6",
+    "--modify",
+    "--generator_batch_size",
+    "3",
+    "--state_embedding_dim",
+    "32",
+    "--total_frames",
+    "480",
+    "--xpid",
+    "run",
+]
 
 
 def command(tmp_path: Path, *more: str) -> list[str]:

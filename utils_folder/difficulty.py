@@ -70,7 +70,7 @@ class Threshold:
 
 @dataclasses.dataclass
 class Window:
-    """`window_adaptive`, published rule: a goal must take t* steps, give or take `window`; success lowers t*, failure raises it.
+    """`window_adaptive`, published rule: a goal must take t* steps, give or take `window`; success lowers t*, failure raises.
 
     Args as in Threshold; `up` and `down` count updates below and at the threshold since t* last moved.
     Source: the reference's window rule (README, differences).
@@ -181,5 +181,6 @@ def _clock_warning(threshold: float, negative: float) -> Iterator[str]:
 def _wide_window_warning(target: int, window: int) -> Iterator[str]:
     if target - window <= 1:
         yield (
-            f"t* - window ({window}) <= 1: any goal reached at once earns the teacher its full reward; a smaller --window avoids that"
+            f"t* - window ({window}) <= 1: any goal reached at once earns the teacher its full reward; "
+            "a smaller --window avoids that"
         )

@@ -12,7 +12,7 @@ set. Later ones load it in a tenth of a second, and processes forked after a fir
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import gym
 import numpy as np
@@ -275,24 +275,25 @@ def _cells(env: MiniGridEnv, rule: Rule = RULES[MiniGridEnv.step]) -> np.ndarray
 
     Raises: ValueError if there is something in it that the engine does not know.
     """
-    row_by_row = [_object(env, thing, rule) for thing in env.grid.grid]
+    row_by_row = [_cell(env, thing, rule) for thing in env.grid.grid]
     return np.array(row_by_row, np.int64).reshape(env.height, env.width).T
 
 
-def _object(env: MiniGridEnv, thing: WorldObj | None, rule: Rule) -> int:
+def _cell(env: MiniGridEnv, thing: WorldObj | None, rule: Rule = RULES[MiniGridEnv.step]) -> int:
+    """An object, or None for an empty cell, as the integer that minigrid_levels describes."""
     if thing is None:
         return compiled.EMPTY_CELL
     if type(thing) not in OBJECT_CLASSES:
-        return _unknown(env, f"objects of class {type(thing).__name__}")
+        _unknown(env, f"objects of class {type(thing).__name__}")
     if isinstance(thing, Door) and thing.is_open and thing.is_locked:
-        return _unknown(env, "doors that are open and locked at once")
+        _unknown(env, "doors that are open and locked at once")
     kind, colour, state = thing.encode()
-    contents = 0 if thing.contains is None else _object(env, thing.contains, rule)
+    contents = 0 if thing.contains is None else _cell(env, thing.contains, rule)
     target = compiled.TARGET if rule.is_target(env, thing) else 0
     return compiled.make_object(kind, colour, state, contents) | target
 
 
-def _unknown(env: MiniGridEnv, what: str):
+def _unknown(env: MiniGridEnv, what: str) -> NoReturn:
     raise ValueError(f"{type(env).__name__} has {what}, which the engine does not know")
 
 

@@ -125,8 +125,8 @@ class FileWriter:
         if not (run_dir / "meta.json").is_file():
             raise FileNotFoundError(f"{run_dir} holds no run to resume: it has no meta.json")
         lock = _lock(run_dir)
+        meta = _read_meta(run_dir / "meta.json")
         tick = _cut_rows(run_dir / "logs.csv", fields, frames)
-        meta = json.loads((run_dir / "meta.json").read_text(encoding="utf-8"))
         entry = {"date": _now(), "frames": frames, "args": dict(args), "command": sys.argv}
         meta.setdefault("resumed", []).append(_without_home(entry))
         meta.update(date_end=None, successful=None)
@@ -302,6 +302,17 @@ def _point_latest_at(run_dir: Path) -> None:
     except OSError as error:  # a file system without links, or a folder of that name: no reason not to train
         temporary.unlink(missing_ok=True)
         logger.warning("could not make the link %s: %s", run_dir.parent / "latest", error)
+
+
+def _read_meta(path: Path) -> dict:
+    """Raises: ValueError if the file is no run's metadata."""
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # no JSON, or no text
+        meta = None
+    if not isinstance(meta, dict) or not isinstance(meta.get("resumed", []), list):
+        raise ValueError(f"{path} is damaged: it is no run's metadata; start a new run (another --xpid)")
+    return meta
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -68,8 +68,8 @@ class Optimizer:
             self._bad_in_a_row += 1
             if self._bad_in_a_row == BAD_UPDATES:
                 raise Diverged(
-                    f"{BAD_UPDATES} updates in a row had a loss or gradient that is not finite (loss {loss.item()}): try a lower "
-                    "learning rate, or look for infinite rewards"
+                    f"{BAD_UPDATES} updates in a row had a loss or gradient that is not finite (loss {loss.item()}): try a "
+                    "lower learning rate, or look for infinite rewards"
                 )
         self.schedule.step()
         return norm

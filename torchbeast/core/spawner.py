@@ -7,6 +7,7 @@ is gone it ends them and itself.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -70,10 +71,8 @@ class Spawner:
 
     def close(self, seconds: float) -> None:
         """Gives the workers that long to end, kills the rest, and ends the spawner."""
-        try:
+        with contextlib.suppress(OSError):  # it may have gone already, and its workers with it
             self._connection.send(("close", seconds))
-        except OSError:
-            pass  # it has gone already, and its workers with it
         self._process.join(seconds + 2)
         if self._process.is_alive():
             self._process.kill()
@@ -134,7 +133,5 @@ class Spawner:
         index, pid = workers.pop(descriptor)
         os.close(descriptor)
         _, status = os.waitpid(pid, 0)
-        try:
+        with contextlib.suppress(OSError):  # the main process may be gone
             connection.send(("ended", index, pid, os.waitstatus_to_exitcode(status)))
-        except OSError:
-            pass  # the main process is gone
