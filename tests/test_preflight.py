@@ -1,0 +1,255 @@
+"""The check before the start, the dry run, and the alarms during a run: each provoked."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from main import flags as flags_module
+from main import main as entry
+from main import preflight
+from main.flags import UsageError
+from main.learner import Learner
+from torchbeast.core.file_writer import FileWriter
+from torchbeast.core.optimizer import Diverged, Optimizer
+from utils_folder.amigo import Amigo, Watch
+from utils_folder.difficulty import Threshold
+
+from .test_train import ROOT, command, rows
+
+
+def parsed(*more: str) -> argparse.Namespace:
+    return flags_module.parse(more)[0]
+
+
+def problems(monkeypatch=None, *more: str) -> str:
+    with pytest.raises(UsageError) as error:
+        preflight.check(parsed(*more), rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+    return str(error.value)
+
+
+# -- before the start -------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_that_is_enough_passes_and_is_described(caplog):
+    caplog.set_level("INFO", "amigo")
+    preflight.check(parsed(), rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+    text = caplog.text
+    for word in ("memory", "open files", "disk", "cores", "GPU"):
+        assert f"check: {word}" in text or word in text
+
+
+def test_too_little_memory(monkeypatch):
+    monkeypatch.setattr(preflight, "available_memory", lambda: 100 << 20)
+    assert "--num_buffers" in problems()
+
+
+def test_a_containers_limit_counts(monkeypatch, tmp_path):
+    files = {"/sys/fs/cgroup/memory.max": "1000000\n", "/sys/fs/cgroup/memory.current": "400000\n"}
+    for name, content in files.items():
+        (tmp_path / Path(name).name).write_text(content)
+
+    class Redirected(type(Path())):
+        def __new__(cls, path):
+            return super().__new__(cls, tmp_path / Path(path).name if str(path) in files else path)
+
+    monkeypatch.setattr(preflight, "Path", Redirected)
+    assert preflight.available_memory() == 600_000
+
+
+def test_too_few_open_files(tmp_path):
+    """A real limit, in a real process; nothing is written."""
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n 60; exec {sys.executable} -m main.main {' '.join(command(tmp_path))}"],
+        capture_output=True, text=True, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and "ulimit -n" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_disk(monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: argparse.Namespace(free=1 << 20))
+    assert "--savedir" in problems()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "choose another folder" in problems(None, "--savedir", str(tmp_path / "file" / "runs"))
+
+
+def test_a_broken_gpu(monkeypatch):
+    monkeypatch.setattr(preflight, "Path", lambda p: argparse.Namespace(exists=lambda: True))
+    failed = subprocess.CompletedProcess([], 1, "", "RuntimeError: CUDA error: out of memory")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: failed)
+    assert "--disable_cuda" in preflight.gpu(False).problem
+    assert preflight.gpu(True).problem is None
+
+
+def test_a_dry_run_measures_and_leaves_nothing(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("main.train.DRY_RUN_SECONDS", 1.0)
+    assert entry.main(command(tmp_path, "--dry_run", "--total_frames", "100000000")) == 0
+    errors = capfd.readouterr().err
+    assert "frames/s; 100,000,000 frames would take" in errors and "nothing was written" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- during the run ---------------------------------------------------------------------------------------------------
+
+
+def small_optimizer(parameter: nn.Parameter) -> Optimizer:
+    return Optimizer(
+        [parameter], learning_rate=0.1, frames_per_update=1, total_frames=100, alpha=0.9, epsilon=0.1, momentum=0
+    )
+
+
+def test_an_update_that_is_not_finite_is_not_applied_and_three_in_a_row_end_it():
+    parameter = nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = small_optimizer(parameter)
+    bad = [torch.nan, torch.inf]
+    for factor in (*bad, 1.0, *bad):
+        before = parameter.detach().clone()
+        optimizer.step((parameter * factor).sum())
+        assert torch.equal(parameter, before) == (factor != 1.0)
+    with pytest.raises(Diverged, match="learning rate"):
+        optimizer.step((parameter * torch.nan).sum())
+    assert optimizer.skipped == 5 and parameter.isfinite().all()
+
+
+def test_a_diverged_run_ends_with_the_cause_and_a_good_checkpoint(tmp_path, monkeypatch, capfd):
+    learn = Learner.learn
+
+    def poisoned(self, batch):
+        if self.frames >= 120:
+            batch["reward"][:] = torch.nan
+        return learn(self, batch)
+
+    monkeypatch.setattr(Learner, "learn", poisoned)
+    assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 1
+    errors = capfd.readouterr().err
+    assert "not finite and was not applied" in errors and "3 updates in a row" in errors
+    state = torch.load(tmp_path / "run" / "model.tar", weights_only=True)
+    assert all(value.isfinite().all() for value in state["model_state_dict"].values())
+    assert rows(tmp_path / "run")
+
+
+def difficulty(**more) -> Threshold:
+    return Threshold(**{"threshold": -0.1, "counts": 10, "maximum": 100, "negative": -0.3, **more})
+
+
+def only(watch: Watch, of: Threshold) -> str:
+    (warning,) = watch.warnings(of)
+    return warning
+
+
+def test_no_goal_reached_for_a_million_frames():
+    watch, never = Watch(7), torch.zeros(1000, 500, dtype=torch.bool)
+    of = difficulty()
+    watch.see(never, of)
+    assert list(watch.warnings(of)) == []
+    watch.see(never, of)
+    assert "no goal has been reached" in only(watch, of)
+    never[3, 4] = True
+    watch.see(never, of)
+    assert list(watch.warnings(of)) == []
+
+
+def test_t_star_that_does_not_move():
+    watch, reached, of = Watch(7), torch.ones(1000, 1000, dtype=torch.bool), difficulty()
+    for _ in range(10):
+        assert list(watch.warnings(of)) == []
+        watch.see(reached, of)
+    assert "t* has not moved" in only(watch, of)
+    at_limit = difficulty(target=101)
+    watch = Watch(101)
+    for _ in range(10):
+        watch.see(reached, at_limit)
+    assert list(watch.warnings(at_limit)) == []
+    of.target = 8
+    watch.see(reached, of)
+    assert list(watch.warnings(of)) == []
+
+
+def test_a_teacher_with_one_goal_only():
+    watch, of = Watch(7), difficulty()
+    for _ in range(99):
+        watch.see_entropy(0.001)
+    assert list(watch.warnings(of)) == []
+    watch.see_entropy(0.001)
+    assert "one goal only" in only(watch, of)
+    watch.see_entropy(0.5)
+    assert list(watch.warnings(of)) == []
+
+
+def test_the_entropy_watched_is_the_teachers(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Watch, "see_entropy", lambda self, entropy: seen.append(entropy))
+    assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 0
+    logged = [row["generator_entropy_loss"] for row in rows(tmp_path / "run") if row["generator_entropy_loss"] is not None]
+    assert logged and -0.05 * seen[-1] == pytest.approx(logged[-1]) and 0 < seen[0] < 3.3  # log 25 = 3.2
+
+
+def test_old_rollouts_raise_an_alarm(tmp_path, monkeypatch, capfd):
+    learn = Learner.learn
+
+    def late(self, batch):
+        batch["policy_version"] -= 100
+        return learn(self, batch)
+
+    monkeypatch.setattr(Learner, "learn", late)
+    assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 0
+    assert capfd.readouterr().err.count("updates old") == 1
+    assert rows(tmp_path / "run")[0]["policy_lag"] >= 50
+
+
+def test_policy_lag_is_small_without_a_cause(tmp_path, capfd):
+    assert entry.main(command(tmp_path, "--num_actor_processes", "0", "--total_frames", "2400")) == 0
+    assert "updates old" not in capfd.readouterr().err
+    lags = [row["policy_lag"] for row in rows(tmp_path / "run")]
+    assert 0 <= min(lags) and max(lags) <= 5  # five environments, batches of four: two generations at the most
+
+
+def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("main.train.LOW_DISK_BYTES", 1 << 60)
+    assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 0
+    assert capfd.readouterr().err.count("of disk are left") == 1
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch, capfd):
+    log = FileWriter.log
+
+    def full(self, row):
+        if 100 < row["frames"] < 300:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        log(self, row)
+
+    monkeypatch.setattr(FileWriter, "log", full)
+    assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 0
+    assert capfd.readouterr().err.count("logging failed") == 1
+    frames = [row["frames"] for row in rows(tmp_path / "run")]
+    assert frames == [f for f in range(24, 481, 24) if not 100 < f < 300]
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch, capfd):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("utils_folder.checkpoint.save", full)
+    assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 1
+    assert "the last checkpoint could not be written" in capfd.readouterr().err
+
+
+def test_the_teachers_own_divergence_is_named():
+    flags, _ = flags_module.parse(["--num_actors", "2"])
+    from utils_folder.motivation import Task
+
+    motivation = Amigo(flags, Task((5, 5, 3), 7, 100), difficulty())
+    motivation._optimizer.skipped = 1
+    assert any("teacher update" in warning for warning in motivation.warnings())

@@ -1,0 +1,240 @@
+"""Runs under faults: killed, stopped and failing actors; a killed main process; signals."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from main import main as entry
+from main import sources
+from main.actor import Actor
+from torchbeast.core.rollouts import shared_array
+from utils_folder import checkpoint
+
+from .test_train import actor_pids, children, command, rows, start
+
+NOTICED_SECONDS = 5.5
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    torch.set_num_threads(1)
+
+
+class Saboteur:
+    """Kills, stops or breaks a random actor again and again while a run in this process goes on, and waits for its recovery."""
+
+    def __init__(self, monkeypatch, faults: int, seed: int = 0):
+        self.noticed: list[tuple[str, float]] = []
+        self.kill_times: list[float] = []
+        self._faults = faults
+        self._random = random.Random(seed)
+        self._broken = shared_array((1,), np.int64)  # process id of the actor whose next step fails
+        advance, begin = Actor.advance, sources.ActorProcesses.start
+
+        def advance_or_fail(actor):
+            if self._broken[0] == os.getpid():
+                self._broken[0] = 0
+                raise ZeroDivisionError("broken on purpose")
+            return advance(actor)
+
+        def begin_and_watch(source):
+            begin(source)
+            self.source = source
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+
+        monkeypatch.setattr(Actor, "advance", advance_or_fail)
+        monkeypatch.setattr(sources.ActorProcesses, "start", begin_and_watch)
+
+    def _work(self):
+        for n in range(self._faults):
+            time.sleep(0.2 + self._random.random() * 0.3)
+            fault = ("kill", "stop", "exception")[n % 3]
+            before = sum(self.source._incarnations)
+            pid = self._random.choice(self.source.pids)
+            self.kill_times.append(time.time())
+            began = time.monotonic()
+            if fault == "exception":
+                self._broken[0] = pid
+            else:
+                os.kill(pid, signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
+            while sum(self.source._incarnations) == before:
+                if time.monotonic() - began > 20:
+                    return
+                time.sleep(0.01)
+            self.noticed.append((fault, time.monotonic() - began))
+
+
+def sabotaged_run(tmp_path, monkeypatch, *, faults: int, frames: int, processes: int = 3) -> Saboteur:
+    """A run under faults that reaches its last frame; everything that must hold afterwards is asserted."""
+    saboteur = Saboteur(monkeypatch, faults)
+    args = ("--num_actor_processes", str(processes), "--max_actor_restarts", str(10 * faults), "--total_frames", str(frames))
+    assert entry.main(command(tmp_path, *args)) == 0
+    saboteur._thread.join(1)
+    assert len(saboteur.noticed) == faults, f"only {len(saboteur.noticed)} faults happened before the last frame"
+    assert max(seconds for _, seconds in saboteur.noticed) < NOTICED_SECONDS
+    table = rows(tmp_path / "run")
+    assert [row["frames"] for row in table] == list(range(24, table[-1]["frames"].__int__() + 1, 24))
+    assert table[-1]["frames"] >= frames
+    exchange = saboteur.source._exchange
+    assert sorted([*exchange._free, *exchange._full]) == list(range(saboteur.source._rollouts.num_buffers))
+    assert children(os.getpid()) == []
+    assert not any(Path(f"/proc/{pid}").exists() for pid in saboteur.source.pids)
+    return saboteur
+
+
+@pytest.mark.slow
+def test_actors_that_die_stop_or_fail_are_started_again(tmp_path, monkeypatch, capfd):
+    sabotaged_run(tmp_path, monkeypatch, faults=6, frames=200_000)
+    errors = capfd.readouterr().err
+    assert errors.count("was killed by signal 9; starting it again") == 4  # two killed, two stopped and then killed
+    assert errors.count("took no step for") == 2
+    assert errors.count("ZeroDivisionError: broken on purpose; starting it again") == 2
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_hundred_faults(tmp_path, monkeypatch):
+    saboteur = sabotaged_run(tmp_path, monkeypatch, faults=100, frames=4_000_000)
+    with open(tmp_path / "run" / "logs.csv") as file:
+        file.readline()
+        stamps = np.array([[float(x) for x in line.split(",")[1:3]] for line in file])
+    last = saboteur.kill_times[-1] + 10
+    after = stamps[stamps[:, 0] > last]
+    assert len(after) > 1000, "the run ended too soon after the last fault to tell its speed"
+    rate = (after[-1, 1] - after[0, 1]) / (after[-1, 0] - after[0, 0])
+    monkeypatch.undo()
+    args = ("--num_actor_processes", "3", "--total_frames", "1000000")
+    assert entry.main(command(tmp_path / "calm", *args)) == 0
+    calm = rows_with_time(tmp_path / "calm" / "run")
+    calm_rate = (calm[-1, 1] - calm[len(calm) // 4, 1]) / (calm[-1, 0] - calm[len(calm) // 4, 0])
+    print(f"frames/s after the last fault {rate:,.0f}, without any {calm_rate:,.0f}")
+    assert rate > 0.95 * calm_rate
+
+
+def rows_with_time(run_dir: Path) -> np.ndarray:
+    """float64 [rows, 2]: seconds, frames."""
+    with open(run_dir / "logs.csv") as file:
+        file.readline()
+        return np.array([[float(x) for x in line.split(",")[1:3]] for line in file])
+
+
+def kill_and_resume(tmp_path: Path, name: str, seconds: float) -> None:
+    """SIGKILL to the main process after a while: everything that must hold afterwards is asserted."""
+    interval = 0.6
+    folder = tmp_path / name
+    process = start(folder, "--num_actor_processes", "2", "--checkpoint_minutes", str(interval / 60))
+    family = [*children(process.pid), *actor_pids(process)]
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    run = folder / "run"
+    state, _ = checkpoint.load_newest(run / "model.tar")
+    table = rows_with_time_of_whole_rows(run)
+    lost = table[-1, 0] - table[table[:, 1] <= state["frames"]][-1:, 0] if state["frames"] else table[-1, 0] - table[0, 0]
+    assert lost < interval + 1.5  # and the time that a checkpoint and the flush of the log may take
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in family) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in family)
+    assert entry.main(["--resume", str(run), "--total_frames", str(state["frames"] + 240)]) == 0
+    after = rows(run)
+    assert [row["frames"] for row in after] == list(range(24, state["frames"] + 241, 24))
+    assert [row["_tick"] for row in after] == list(range(len(after)))
+
+
+def rows_with_time_of_whole_rows(run_dir: Path) -> np.ndarray:
+    lines = (run_dir / "logs.csv").read_text().split("\n")[1:-1]
+    return np.array([[float(x) for x in line.split(",")[1:3]] for line in lines])
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, 1.7])
+def test_a_killed_main_process_leaves_a_run_that_resumes(tmp_path, seconds):
+    kill_and_resume(tmp_path, "a", seconds)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_fifty_killed_main_processes(tmp_path):
+    generator = random.Random(1)
+    for n in range(50):
+        kill_and_resume(tmp_path, str(n), generator.random() * 4)
+
+
+def test_sigusr1_asks_to_be_requeued(tmp_path):
+    process = start(tmp_path, "--num_actor_processes", "1")
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(10) == 75
+    assert checkpoint.load(tmp_path / "run" / "model.tar")["frames"] == rows(tmp_path / "run")[-1]["frames"]
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    process = start(tmp_path, "--num_actor_processes", "2")
+    family = [*children(process.pid), *actor_pids(process)]
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    while process.poll() is None and time.monotonic() - began < 10:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.002)
+    assert process.wait(5) == 130
+    time.sleep(1)
+    assert not any(alive(pid) for pid in family)
+
+
+def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
+    process = start(tmp_path, "--num_actor_processes", "1")
+    try:
+        args = [*process.args[:3], "--resume", str(tmp_path / "run")]
+        second = subprocess.run(args, capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parents[1])
+        assert second.returncode == 2 and "another process is writing" in second.stderr
+        assert process.poll() is None
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(15)
+    whole = rows(tmp_path / "run")
+    assert [row["frames"] for row in whole] == list(range(24, 24 * len(whole) + 1, 24))
+
+
+def test_a_run_needs_no_dev_shm(tmp_path):
+    """With 64 KiB of /dev/shm, as some containers have hardly more, a run goes on as ever."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no mount namespaces")
+    args = " ".join(command(tmp_path, "--num_actor_processes", "2"))
+    python = Path(os.sys.executable)
+    script = f"mount -t tmpfs -o size=64k tmpfs /dev/shm && {python} -m main.main {args}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert rows(tmp_path / "run")[-1]["frames"] == 480
+
+
+def test_a_full_disk_does_not_end_a_run(tmp_path):
+    """On 1 MiB of tmpfs the log and checkpoints soon fail; the run says so once, and goes on to its last frame."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no mount namespaces")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    arguments = command(folder, "--num_actor_processes", "1", "--total_frames", "120000", "--checkpoint_minutes", "0.02")
+    code = "import main.preflight as p; p.FREE_BYTES = 0; p.LOG_ROW_BYTES = 0; import sys; from main.main import main; sys.exit(main())"
+    script = f"mount -t tmpfs -o size=1m tmpfs {folder} && {os.sys.executable} -c '{code}' {' '.join(arguments)}; echo code $?"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=200)
+    assert "No space left" in done.stderr and "the run goes on" in done.stderr
+    assert "120,000 frames" in done.stderr
+    assert "Traceback" not in done.stderr
