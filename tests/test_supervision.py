@@ -232,7 +232,10 @@ def test_a_full_disk_does_not_end_a_run(tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
     arguments = command(folder, "--num_actor_processes", "1", "--total_frames", "120000", "--checkpoint_minutes", "0.02")
-    code = "import main.preflight as p; p.FREE_BYTES = 0; p.LOG_ROW_BYTES = 0; import sys; from main.main import main; sys.exit(main())"
+    code = (  # the check before the start would refuse such a disk
+        "import main.preflight as p; p.FREE_BYTES = p.LOG_ROW_BYTES = -10**6; "
+        "import sys; from main.main import main; sys.exit(main())"
+    )
     script = f"mount -t tmpfs -o size=1m tmpfs {folder} && {os.sys.executable} -c '{code}' {' '.join(arguments)}; echo code $?"
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=200)
     assert "No space left" in done.stderr and "the run goes on" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import tempfile
@@ -25,10 +26,12 @@ def save(path: Path, state: dict, *, keep: int = 1) -> None:
 
     The `keep` - 1 checkpoints before it stay beside it, as NAME-1.tar (the newest of them), NAME-2.tar, ...
     """
+    content = io.BytesIO()  # written at once: PyTorch's own writer hides a full disk behind an internal error
+    torch.save({"format": FORMAT, **state}, content)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

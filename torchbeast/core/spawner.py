@@ -84,6 +84,7 @@ class Spawner:
     def _serve(self, connection: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides what ends
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._connection.close()  # the main process's end: while it were open here, its end would not be noticed
         workers: dict[int, tuple[int, int]] = {}  # a descriptor that becomes readable when the worker ends: index, pid
         closing = None
         while closing is None or workers:
