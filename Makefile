@@ -1,5 +1,5 @@
 # make train        install what is missing, then train the default AMIGo run on KeyCorridorS3R3
-# make test         every test (make test-fast leaves out the slow ones)
+# make test         every test but the soak (make test-fast leaves out the slow ones too; make soak: hours of faults)
 # make lint         ruff
 # ARGS="..." adds arguments:  make train ARGS="--total_frames 100000"    make test ARGS="-k vtrace"
 
@@ -14,7 +14,7 @@ VERSION_CHECK = import sys; v = sys.version_info; \
 
 export OMP_NUM_THREADS = 1
 
-.PHONY: train test test-fast lint
+.PHONY: train test test-fast soak lint
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m main.main --env MiniGrid-KeyCorridorS3R3-v0 --num_actors 40 --modify \
@@ -26,6 +26,9 @@ test: $(VENV)/.installed-dev
 
 test-fast: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m "not slow and not soak" $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -m soak -s $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m ruff check .

@@ -23,6 +23,7 @@ import torch
 from main import flags as flags_module
 from main.actor import Actor
 from main.learner import Learner, core_state_fields
+from models.linear import product
 from torchbeast.core.file_writer import processor_name
 from torchbeast.core.rollouts import Rollouts, agent_fields
 from torchbeast.core.sampling import torch_generator
@@ -72,11 +73,12 @@ def rate(work: Callable[[], Any], amount: int, seconds: float = PART_SECONDS) ->
     return best
 
 
-def peak() -> float:
-    """float32 matrix products on one core, operations per second: the best of PyTorch's two libraries' entry points."""
+def peaks() -> tuple[float, float]:
+    """float32 matrix products on one core, operations per second: torch.mm's, and the networks' own entry point's."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     out = torch.empty(1024, 1024)
-    return rate(lambda: torch.mm(a, b, out=out), 2 * 1024**3)
+    operations = 2 * 1024**3
+    return rate(lambda: torch.mm(a, b, out=out), operations), rate(lambda: product(a, b), operations)
 
 
 class Parts:
@@ -147,7 +149,7 @@ def whole_program(seconds: float, *more: str) -> float:
 def measure(seconds: float) -> dict[str, Any]:
     """Every figure of the table."""
     torch.set_num_threads(1)
-    one_core = peak()
+    one_core, one_core_onednn = peaks()
     cores = flags_module.cores()
     parts = Parts(KEY_CORRIDOR, 40)
     width, height = env_utils.grid_size(KEY_CORRIDOR)
@@ -171,6 +173,7 @@ def measure(seconds: float) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "peak_gflops_one_core": one_core / 1e9,
+        "peak_gflops_one_core_onednn": one_core_onednn / 1e9,
         "flops_per_frame": 4 * forward,
         "parts": [part._asdict() for part in lines],
         "ratio": program / original_way,
@@ -199,8 +202,10 @@ def report(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
         f"{result['date']}, {result['processor']}, {result['cores']} cores, torch {result['torch']}",
-        f"float32 matrix products: {result['peak_gflops_one_core']:.0f} GFLOP/s a core; the plain student's operations: "
-        f"{result['flops_per_frame'] / 1e6:.2f} MFLOP a frame (one forward to act, three forwards' worth to learn)",
+        f"float32 matrix products on one core: torch.mm {result['peak_gflops_one_core']:.0f} GFLOP/s (the peak below), "
+        f"oneDNN's product, which the networks call, {result['peak_gflops_one_core_onednn']:.0f}",
+        f"the plain student's operations: {result['flops_per_frame'] / 1e6:.2f} MFLOP a frame (one forward to act, three "
+        "forwards' worth to learn); the teacher's and the environment's are not counted",
         "",
         "| part | frames/s | share of the peak |",
         "|---|---|---|",

@@ -211,7 +211,7 @@ def test_policy_lag_is_small_without_a_cause(tmp_path, capfd):
     assert entry.main(command(tmp_path, "--num_actor_processes", "0", "--total_frames", "2400")) == 0
     assert "updates old" not in capfd.readouterr().err
     lags = [row["policy_lag"] for row in rows(tmp_path / "run")]
-    assert 0 <= min(lags) and max(lags) <= 5  # five environments, batches of four: two generations at the most
+    assert min(lags) >= 0 and max(lags) <= 5  # five environments, batches of four: two generations at the most
 
 
 def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch, capfd):
