@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -205,12 +206,15 @@ class ActorProcesses:
             beats = int(self._heartbeats[index, 0])
             if slept or beats != watch.beats or not self._exchange.holds(index):
                 watch.beats, watch.since = beats, now
-            elif now - watch.since > (STALL_SECONDS if beats else START_SECONDS) and not watch.killed:
+            elif now - watch.since > self._patience(index, beats) and not watch.killed:
                 logger.warning(
                     f"actor {index} (process {self._spawner.pids[index]}) took no step for {now - watch.since:.0f} s"
                 )
                 watch.killed = True
                 self._spawner.kill(index)
+
+    def _patience(self, index: int, beats: int) -> float:
+        return STALL_SECONDS if beats or _is_stopped(self._spawner.pids[index]) else START_SECONDS
 
     def stop(self) -> None:
         self._stop[0] = True
@@ -226,6 +230,14 @@ class ActorProcesses:
 
     def load_state_dict(self, state: dict) -> None:
         pass
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process (state T in Linux's account of it)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+    except OSError:
+        return False
 
 
 class _Watch:
