@@ -31,6 +31,7 @@ LOG_COLUMNS = (
     "policy_lag",
 )
 RECENT_EPISODES = 100
+LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is judged
 LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
 
 
@@ -76,7 +77,7 @@ class Learner:
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._optimizer = optimizer.from_flags(self.student.parameters(), flags, learning_rate=flags.learning_rate)
         self._device = torch.device("cpu")
-        self._lag = 0.0
+        self._usual_lag = 0.0
 
     def to(self, device: torch.device) -> None:
         self._device = device
@@ -85,13 +86,14 @@ class Learner:
 
     def learn(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One student update and the motivation's own, from rollouts [T+1, B, ...]. Returns values of the log's columns."""
-        self._lag = (self.shared.version - batch["policy_version"].double().mean().item()) / 2
+        lag = (self.shared.version - batch["policy_version"].double().mean().item()) / 2
+        self._usual_lag += (lag - self._usual_lag) / LAG_UPDATES
         batch = {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
         intrinsic = self.motivation.intrinsic_reward(batch)
         stats = self._update_student(batch, intrinsic)
         self.shared.publish(self.student)
         self.frames += self.flags.unroll_length * self.flags.batch_size
-        return {"frames": self.frames, "policy_lag": self._lag} | stats | self._episodes(batch) | self.motivation.learn(batch)
+        return {"frames": self.frames, "policy_lag": lag} | stats | self._episodes(batch) | self.motivation.learn(batch)
 
     def _update_student(self, batch: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
         outputs = self._forward(batch)
@@ -153,7 +155,7 @@ class Learner:
                 "if it happens often, lower --learning_rate"
             )
         bound = LAG_FACTOR * self._max_lag
-        if self._lag > bound:
+        if self._usual_lag > bound:
             yield (
                 f"rollouts come from weights more than {bound:.0f} updates old: actors are too slow for the learner; "
                 "fewer --num_buffers or more --num_actor_processes help"

@@ -112,7 +112,9 @@ def disk(flags: argparse.Namespace, checkpoint_bytes: int) -> Finding:
 
 
 def cores(processes: int) -> Finding:
-    return Finding(f"{flags_module.cores()} cores for {processes} actor processes and the learner")
+    available = flags_module.cores()
+    note = "" if processes < available else ": they will take turns"
+    return Finding(f"{available} cores for {processes} actor processes and the learner{note}")
 
 
 def gpu(disable_cuda: bool) -> Finding:

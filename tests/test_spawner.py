@@ -1,0 +1,141 @@
+"""Workers are forked at any time by a small process that has neither threads nor CUDA."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from main import preflight
+from torchbeast.core.spawner import Spawner
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(condition, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def work(index, incarnation, connection):
+    """Answers until told to end."""
+    connection.send((index, incarnation, os.getpid(), threading.active_count(), torch.cuda.is_initialized()))
+    if connection.recv() == "fail":
+        raise ZeroDivisionError("on purpose")
+
+
+@pytest.fixture
+def spawner():
+    made = Spawner(work)
+    made.start()
+    yield made
+    made.close(0.2)
+
+
+def events(spawner: Spawner, count: int) -> list:
+    gathered = []
+    until(lambda: gathered.extend(spawner.ended()) or len(gathered) >= count)
+    return gathered
+
+
+def test_workers_know_who_they_are_and_their_ends_are_told(capfd, spawner):
+    pipes = [spawner.spawn(index, 7) for index in range(3)]
+    answers = [pipe.recv() for pipe in pipes]
+    assert [answer[:2] for answer in answers] == [(0, 7), (1, 7), (2, 7)]
+    assert [answer[2] for answer in answers] == [spawner.pids[index] for index in range(3)]
+    pipes[0].send("end")
+    pipes[1].send("fail")
+    os.kill(spawner.pids[2], signal.SIGKILL)
+    assert sorted((e.index, e.pid, e.exit_code) for e in events(spawner, 3)) == [
+        (0, answers[0][2], 0),
+        (1, answers[1][2], 1),
+        (2, answers[2][2], -9),
+    ]
+    assert "on purpose" in capfd.readouterr().err
+    assert spawner.ended() == []
+
+
+def test_forking_is_safe_when_threads_run_and_cuda_is_in_use(spawner, monkeypatch):
+    """A worker started late still comes from a process without threads and without CUDA."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=stop.wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert spawner.spawn(0, 0).recv()[3:] == (1, False)
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_stopped_worker_can_be_killed_and_replaced(spawner):
+    first = spawner.spawn(0, 0)
+    pid = first.recv()[2]
+    os.kill(pid, signal.SIGSTOP)
+    spawner.kill(0)
+    assert [(e.index, e.exit_code) for e in events(spawner, 1)] == [(0, -9)]
+    assert spawner.spawn(0, 1).recv()[1] == 1
+    with pytest.raises(EOFError):
+        first.recv()
+
+
+def test_closing_waits_then_kills_and_leaves_nobody(spawner):
+    pipes = [spawner.spawn(index, 0) for index in range(2)]
+    pids = [pipe.recv()[2] for pipe in pipes]
+    pipes[0].send("end")
+    began = time.monotonic()
+    spawner.close(0.5)
+    assert 0.3 < time.monotonic() - began < 3
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_when_the_main_process_is_gone_so_are_its_workers():
+    """A process of its own starts workers and is killed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            made = Spawner(work)
+            made.start()
+            pids = [made.spawn(index, 0).recv()[2] for index in range(2)]
+            os.write(writer, " ".join(map(str, [*pids, made._process.pid])).encode())
+            time.sleep(60)
+        finally:
+            os._exit(0)
+    pids = [int(pid) for pid in os.read(reader, 100).split()]
+    assert len(pids) == 3 and all(alive(pid) for pid in pids)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert until(lambda: not any(alive(pid) for pid in pids))
+
+
+def test_a_dead_spawner_is_noticed(spawner):
+    pid = spawner.spawn(0, 0).recv()[2]
+    os.kill(spawner._process.pid, signal.SIGKILL)
+
+    def gone():
+        try:
+            spawner.ended()
+        except (EOFError, OSError):
+            return True
+        return False
+
+    assert until(gone)
+    os.kill(pid, signal.SIGKILL)  # an actor would have ended itself: its parent is another one now
+
+
+def test_more_processes_than_cores_are_named(monkeypatch):
+    monkeypatch.setattr("main.flags.cores", lambda: 2)
+    assert "take turns" in preflight.cores(3).text and "take turns" not in preflight.cores(1).text
