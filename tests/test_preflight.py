@@ -189,7 +189,7 @@ def test_a_teacher_with_one_goal_only():
 def test_the_entropy_watched_is_the_teachers(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(Watch, "see_entropy", lambda self, entropy: seen.append(entropy))
-    assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 0
+    assert entry.main(command(tmp_path, "--num_actor_processes", "0", "--seed", "1", "--total_frames", "960")) == 0
     logged = [row["generator_entropy_loss"] for row in rows(tmp_path / "run") if row["generator_entropy_loss"] is not None]
     assert logged and -0.05 * seen[-1] == pytest.approx(logged[-1]) and 0 < seen[0] < 3.3  # log 25 = 3.2
 

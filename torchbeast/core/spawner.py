@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -124,6 +125,7 @@ class Spawner:
                 code = int(error.code or 0)
             except BaseException:
                 traceback.print_exc()
+                sys.stderr.flush()  # os._exit does not
             finally:
                 os._exit(code)
         theirs.close()
