@@ -1,0 +1,761 @@
+"""`python -m main.plot RUN...`: learning curves from the logs of any number of runs, grouped over seeds.
+
+Read in this order: a log becomes a `Run`, runs become groups, groups become `Curve`s (bins, then mean or IQM with a bootstrap
+interval), curves become a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import difflib
+import io
+import json
+import math
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.style
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from scipy import stats
+
+from main import flags as flags_module
+from main.flags import UsageError
+
+# What may differ between the seeds of one experiment. A flag that may be changed at --resume does not define an experiment.
+SEED_LIKE = {flag.name for flag in flags_module.BY_NAME.values() if flag.resumable} - {"total_frames"} | {
+    "seed", "xpid", "initials", "save_env", "save_every",
+}  # fmt: skip
+ABSENT = "not recorded"
+
+PER_EPISODE = {"mean_episode_return", "success_rate"}  # each row's value is a mean over `episodes` episodes
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+MOST_BINS = 20_000
+
+# Five steps of lightness, neighbours far apart, so that a greyscale print still tells them; the line styles tell the rest.
+COLOURS = ("#0A2A6B", "#E07B28", "#0080C0", "#74156B", "#D9A514")
+LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (10, 2)))
+FORMATS = ("png", "svg", "pdf")
+STYLE = ["default", {
+    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "svg.hashsalt": "curves", "legend.frameon": False,
+}]  # fmt: skip
+
+
+class Panel(NamedTuple):
+    """One pair of axes: which column of logs.csv it shows, and what its vertical axis says."""
+
+    column: str
+    label: str
+
+
+PANELS = {
+    "return": Panel("mean_episode_return", "mean episode return\n(environment's reward)"),
+    "success": Panel("success_rate", "success rate\n(share of episodes)"),
+    "t_star": Panel("generator_current_target", "t* (steps)"),
+    "teacher": Panel("gen_rewards", "teacher reward\n(per goal)"),
+    "intrinsic": Panel("mean_intrinsic_rewards", "intrinsic reward\n(per step)"),
+}
+FURTHER = ("t_star", "teacher", "intrinsic")
+
+
+class Run(NamedTuple):
+    """One log.
+
+    Attributes:
+        name: the folder's, or the file's if it is not called logs.csv.
+        path: the log.
+        arguments: what the run was called with, by name; None where no meta.json says it.
+        frames: float64 [N], strictly increasing.
+        columns: float64 [N] by name; NaN where a value does not exist.
+        hours: float64 [N], hours of training without pauses; None where the log has no times.
+    """
+
+    name: str
+    path: Path
+    arguments: dict[str, Any] | None
+    frames: np.ndarray
+    columns: dict[str, np.ndarray]
+    hours: np.ndarray | None
+
+    def has(self, column: str) -> bool:
+        return column in self.columns and bool(np.isfinite(self.columns[column]).any())
+
+
+class Curve(NamedTuple):
+    """What is drawn of one group in one panel; all arrays [K].
+
+    Attributes:
+        label: the group's.
+        x: middle of each bin, frames or hours.
+        value: mean or IQM over the seeds that have a value there.
+        low, high: bootstrap 95% interval; NaN where there is a single seed.
+        seeds: int64, how many seeds those are.
+        reached: number of seeds: for each, the last bin that it reaches.
+    """
+
+    label: str
+    x: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seeds: np.ndarray
+
+
+class Group(NamedTuple):
+    """Runs that differ only in their seed."""
+
+    label: str
+    runs: list[Run]
+
+
+# Reading
+
+
+def read_run(given: str | Path) -> Run:
+    """The run in a folder, or of one log file: ours, TorchBeast's or the published re-implementation's.
+
+    Where the frames go back (a resumed run that wrote rows again) the later rows count. Torn rows are left out.
+    Raises: UsageError if there is no log, or nothing in it.
+    """
+    path = _log_path(Path(given))
+    columns, left_out = read_log(path)
+    frames = columns.get("frames", columns.get("step"))
+    if frames is None:
+        raise UsageError(f"{path} has no column frames (nor step): it is no log of a training run; give a run's logs.csv")
+    rows, seams = _last_history(frames)
+    if not len(rows):
+        raise UsageError(f"{path} has no rows yet: wait until the run has logged some, or leave it out")
+    if left_out:
+        print(f"note: {path}: {left_out} torn or unreadable rows were left out", file=sys.stderr)
+    columns = {name: values[rows] for name, values in columns.items()}
+    arguments, resumed_at = _read_meta(path.with_name("meta.json"))
+    frames = frames[rows]
+    seams[np.searchsorted(frames, [f for f in resumed_at if f < frames[-1]], side="right")] = True
+    hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
+    name = path.resolve().parent.name if path.name == "logs.csv" else path.stem
+    return Run(name, path, arguments, frames, columns, hours)
+
+
+def _log_path(given: Path) -> Path:
+    if given.is_file():
+        return given
+    if not given.exists():
+        raise UsageError(f"{given} does not exist: give the folder of a run, or its logs.csv")
+    if (given / "logs.csv").is_file():
+        return given / "logs.csv"
+    inside = any(given.glob("*/logs.csv"))
+    remedy = f"but folders in it have one: give {given}/*" if inside else "give the folder of a run (SAVEDIR/XPID)"
+    raise UsageError(f"{given} has no logs.csv; {remedy}")
+
+
+def read_log(path: Path) -> tuple[dict[str, np.ndarray], int]:
+    """Columns of a log by name, float64 [N], NaN where a cell is empty or no number; and how many rows were left out.
+
+    A line that names frames, step or _tick is a header (a comment sign before it is not part of the name) and holds for the
+    rows after it. TorchBeast adds columns without a new header: rows longer than it are named by the line of fields.csv,
+    beside the log, that has their length. Other rows are torn. So is the last one if no newline ends it.
+    """
+    text = _text(path)
+    complete = text[: text.rfind("\n") + 1]
+    longer = {len(names): names for names in _table(path.with_name("fields.csv"))}
+    header: list[str] = max(longer.values(), key=len, default=[])
+    blocks: list[tuple[list[str], list[list[str]]]] = []
+    left_out = int(complete != text)
+    for row in _parse(path, complete):
+        row[0] = row[0].lstrip("# ")
+        if {"frames", "step", "_tick"} & set(row):
+            header = row
+            continue
+        names = header if len(row) == len(header) else longer.get(len(row), []) if len(row) > len(header) else []
+        if not names:
+            left_out += 1
+            continue
+        if not blocks or blocks[-1][0] is not names:
+            blocks.append((names, []))
+        blocks[-1][1].append(row)
+    return _columns(blocks) or dict.fromkeys(header, np.empty(0)), left_out
+
+
+def _columns(blocks: Sequence[tuple[list[str], list[list[str]]]]) -> dict[str, np.ndarray]:
+    every = dict.fromkeys(name for names, _ in blocks for name in names)
+    parts: dict[str, list] = {name: [] for name in every}
+    for names, rows in blocks:
+        here = dict(zip(names, zip(*rows)))
+        for name, values in parts.items():
+            values.extend(map(_number, here[name]) if name in here else [math.nan] * len(rows))
+    return {name: np.array(values) for name, values in parts.items()}
+
+
+def _number(cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _text(path: Path) -> str:
+    try:
+        # A machine that crashed may leave zero bytes, which older csv modules refuse.
+        return path.read_bytes().decode("utf-8", errors="replace").replace("\0", "")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+
+
+def _parse(path: Path, text: str) -> list[list[str]]:
+    try:
+        return [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    except csv.Error as error:
+        raise UsageError(f"{path} is no log ({error}): give a run's logs.csv") from None
+
+
+def _table(path: Path) -> list[list[str]]:
+    return _parse(path, _text(path)) if path.is_file() else []
+
+
+def _last_history(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows count, int64 [N], so that frames increase; and where one follows rows that were written again, bool [N]."""
+    rows: list[int] = []
+    seams: list[bool] = []
+    for i, frame in enumerate(frames.tolist()):
+        if math.isnan(frame):
+            continue
+        back = False
+        while rows and frames[rows[-1]] >= frame:
+            rows.pop()
+            seams.pop()
+            back = True
+        rows.append(i)
+        seams.append(back)
+    return np.array(rows, int), np.array(seams, bool)
+
+
+def _hours(time: np.ndarray, frames: np.ndarray, seams: np.ndarray) -> np.ndarray:
+    """Hours of training at each row: times between rows, but the run's typical pace across a resume or a clock that moved."""
+    passed, played = np.diff(time, prepend=math.nan), np.diff(frames, prepend=0)
+    sound = ~seams & (passed >= 0)  # NaN is not
+    pace = np.median(passed[sound] / played[sound]) if sound.any() else 0.0
+    return np.cumsum(np.where(sound, passed, pace * played)) / 3600
+
+
+def _read_meta(path: Path) -> tuple[dict[str, Any] | None, list[float]]:
+    """A run's arguments (None without meta.json) and the frames at which it was resumed."""
+    if not path.is_file():
+        return None, []
+    try:
+        meta = json.loads(_text(path))
+        resumed = meta.get("resumed", [])
+        arguments = resumed[-1]["args"] if resumed else meta["args"]
+        # Flags that came after the run had their defaults then. Other programs' runs lack ours for another reason.
+        before = flags_module.defaults() if "versions" in meta else {}
+        return {**before, **arguments}, [float(entry["frames"]) for entry in resumed]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path} is damaged: repair it, or move it away to plot the run under its own name") from None
+
+
+# Grouping
+
+
+def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Group], tuple[str, ...]]:
+    """Runs with the same values of the arguments `by`, in the order of their first run; and the arguments that name them.
+
+    Without `by`: all arguments count that differ between the runs, but for those in SEED_LIKE; the groups are named by as few
+    of them as tell the groups apart. A run without meta.json is a group of its own, under its own name.
+    Raises: UsageError for an argument that no run has.
+    """
+    known = [run.arguments for run in runs if run.arguments is not None]
+    every = list(dict.fromkeys(["model", "env", *(name for arguments in known for name in arguments)]))
+    _check_arguments(by, every if known else [], known)
+    differing = [n for n in every if n not in SEED_LIKE and len({_value(arguments, n) for arguments in known}) > 1]
+    groups: dict[tuple, list[Run]] = {}
+    for i, run in enumerate(runs):
+        known_key = (*(_value(run.arguments, n) for n in by or differing),) if run.arguments is not None else (None, i)
+        groups.setdefault(known_key, []).append(run)
+    firsts = [group[0].arguments for group in groups.values() if group[0].arguments is not None]
+    names = tuple(by) or _telling(firsts, differing)
+    labels = _labels([group[0] for group in groups.values()], names)
+    return [Group(label, group) for label, group in zip(labels, groups.values())], names
+
+
+def _check_arguments(by: Sequence[str], every: Sequence[str], known: Sequence[dict]) -> None:
+    for name in by:
+        if not known:
+            raise UsageError(f"--by {name}: no RUN has a meta.json to take it from; leave out --by")
+        if not any(name in arguments for arguments in known):
+            close = difflib.get_close_matches(name, every, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "see the args in meta.json"
+            raise UsageError(f"--by {name}: no RUN has such an argument; {hint}")
+
+
+def _value(arguments: dict[str, Any], name: str) -> str:
+    value = arguments.get(name, ABSENT)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _telling(firsts: Sequence[dict], names: Sequence[str]) -> tuple[str, ...]:
+    """Few arguments (greedily chosen) whose values are different in every group."""
+    chosen: list[str] = []
+
+    def told(more: str | None = None) -> int:
+        keep = chosen + ([more] if more else [])
+        return len({tuple(_value(arguments, name) for name in keep) for arguments in firsts})
+
+    while told() < len(firsts):
+        best = max(names, key=told)  # the first of equals
+        if told(best) == told():
+            # Only together do two more arguments tell more; any one of them brings that nearer.
+            best = next(name for name in names if name not in chosen)
+        chosen.append(best)
+    return tuple(chosen)
+
+
+def _labels(firsts: Sequence[Run], names: Sequence[str]) -> list[str]:
+    labels = []
+    for run in firsts:
+        if run.arguments is None:
+            labels.append(run.name)
+        elif names:
+            labels.append(", ".join(_value(run.arguments, name) for name in names))
+        else:
+            labels.append(str(run.arguments.get("model", run.name)))
+    twice = {label for label in labels if labels.count(label) > 1}
+    return [f"{run.path.resolve().parent.parent.name}/{label}" if label in twice else label for run, label in zip(firsts, labels)]
+
+
+# Statistics
+
+
+def binned(x: np.ndarray, values: np.ndarray, weights: np.ndarray, width: float) -> np.ndarray:
+    """Weighted means of `values` in the bins (k * width, (k + 1) * width], as far as x reaches the middle of a bin.
+
+    A row at x tells of what happened before x, hence the closed right end. Bins without a value between bins with one (no
+    episode ended) are interpolated, so that a group's curve does not jump as its seeds come and go.
+
+    Args:
+        x: float64 [N], increasing.
+        values: float64 [N], NaN where there is none.
+        weights: float64 [N], not negative.
+        width: of a bin, in units of x.
+    Returns: float64 [K], NaN before the first value and after the last one; K is at least 1.
+    """
+    size = max(1, int(x[-1] / width + 0.5))
+    index = np.maximum(np.ceil(x / width).astype(int) - 1, 0)
+    used = np.isfinite(values) & (weights > 0) & (index < size)
+    total = np.bincount(index[used], weights[used] * values[used], size)
+    weight = np.bincount(index[used], weights[used], size)
+    means = np.divide(total, weight, out=np.full(size, math.nan), where=weight > 0)
+    there = np.flatnonzero(weight > 0)
+    return np.interp(np.arange(size), there, means[there], math.nan, math.nan) if len(there) else means
+
+
+def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Interquartile mean: the mean without the lowest and the highest quarter (rounded down: of three values, none).
+
+    Source: Agarwal et al., arXiv 2108.13264.
+    """
+    return stats.trim_mean(values, 0.25, axis=axis)
+
+
+STATISTICS = {"mean": np.mean, "iqm": iqm}
+
+
+def over_seeds(values: np.ndarray, stat: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The statistic over the seeds that have a value, with its percentile bootstrap 95% interval.
+
+    Args:
+        values: float64 [S, K], a seed in each row, NaN where it has no value.
+        stat: "mean" or "iqm".
+    Returns: value, low, high: float64 [K], the last two NaN where there are fewer than two seeds; seeds: int64 [K].
+    """
+    present = np.isfinite(values)
+    value, low, high = np.full((3, values.shape[1]), math.nan)
+    patterns, which = np.unique(present, axis=1, return_inverse=True)
+    for p, pattern in enumerate(patterns.T):
+        bins = np.flatnonzero(which.ravel() == p)
+        sample = values[np.ix_(pattern, bins)]
+        if len(sample):
+            value[bins] = STATISTICS[stat](sample, axis=0)
+        if len(sample) > 1:
+            interval = stats.bootstrap(
+                (sample,), STATISTICS[stat], axis=0, n_resamples=RESAMPLES, batch=200, confidence_level=CONFIDENCE,
+                method="percentile", random_state=np.random.default_rng(0),
+            ).confidence_interval  # fmt: skip
+            low[bins], high[bins] = interval
+    return value, low, high, present.sum(axis=0)
+
+
+def make_curve(group: Group, column: str, *, x: str, width: float, stat: str) -> Curve:
+    """The group's curve of one column; runs without it are left out. x: "frames" or "hours"; width: of a bin, in its unit."""
+    rows = []
+    for run in group.runs:
+        if run.has(column):
+            weights = np.ones(len(run.frames))
+            if column in PER_EPISODE and run.has("episodes"):
+                weights = np.nan_to_num(run.columns["episodes"])
+            rows.append(binned(getattr(run, x), run.columns[column], weights, width))
+    values = np.full((len(rows), max(map(len, rows), default=0)), math.nan)
+    for row, means in zip(values, rows):
+        row[: len(means)] = means
+    middles = (np.arange(values.shape[1]) + 0.5) * width
+    return Curve(group.label, middles, *over_seeds(values, stat)) if rows else Curve(group.label, *[middles] * 4, middles.astype(int))
+
+
+def default_window(runs: Iterable[Run]) -> float:
+    """About a hundred points for the longest run: its frames / 100, rounded to 1, 2 or 5 times a power of ten."""
+    wanted = max(run.frames[-1] for run in runs) / 100
+    power = 10.0 ** math.floor(math.log10(max(wanted, 1.0)))
+    return min((factor * power for factor in (1, 2, 5, 10)), key=lambda window: abs(math.log(window / max(wanted, 1.0))))
+
+
+# Drawing
+
+
+def picture(
+    panels: Sequence[tuple[Panel, Sequence[Curve]]], *, x: str, caption: str, title: str = "", legend: str = "",
+    size: tuple[float, float] | None = None,
+) -> Figure:  # fmt: skip
+    """The curves, one panel below the other, with the legend under them.
+
+    Args:
+        panels: what to draw; the first one is drawn larger, and its curves are named in the legend.
+        x: "frames" or "hours".
+        caption, title: said above the panels.
+        legend: the legend's own title.
+        size: width and height, inches; without it as high as the panels and the legend need.
+    Raises: UsageError if the size is too small for the texts.
+    """
+    with matplotlib.style.context(STYLE):
+        figure = Figure(size or (7.0, 3.3 + 1.55 * (len(panels) - 1)), layout="constrained")
+        FigureCanvasAgg(figure)
+        ratios = [2.2] + [1] * (len(panels) - 1)
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+        scale, unit = _x_unit(x, max(curve.x[-1] for _, curves in panels for curve in curves if len(curve.x)))
+        for ax, (panel, curves) in zip(axes, panels):
+            for i, curve in enumerate(curves):
+                _draw(ax, curve, i, scale)
+            ax.set_ylabel(panel.label)
+            ax.margins(x=0.01)
+        axes[-1].set_xlabel(unit)
+        axes[-1].set_xlim(left=0)
+        if panels[0][0].column == "success_rate":
+            axes[0].set_ylim(-0.03, 1.03)
+        figure.align_ylabels(axes)
+        _texts(figure, axes[0], panels[0][1], (scale, unit), caption, title, legend)
+        if size is None:
+            figure.set_figheight(figure.get_figheight() + _legend_height(figure))
+        _settle(figure)
+    return figure
+
+
+def _x_unit(x: str, largest: float) -> tuple[float, str]:
+    if x == "hours":
+        return 1.0, "hours of training"
+    scale, word = next(((s, w) for s, w in ((1e6, "millions"), (1e3, "thousands")) if largest >= s), (1.0, ""))
+    return scale, "environment frames" + (f" ({word})" if word else "")
+
+
+def _line(i: int) -> dict[str, Any]:
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "linewidth": 1.6}
+
+
+def _draw(ax, curve: Curve, i: int, scale: float) -> None:
+    there = curve.seeds > 0
+    x, value = curve.x / scale, curve.value
+    style = _line(i)
+    colour = style["color"]
+    if not there.any():
+        return
+    ax.plot(x[there], value[there], **style, marker="o" if there.sum() == 1 else None, markersize=3)
+    ax.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+    ends = [k for k, _ in _ends(curve)]
+    ax.plot(x[ends], value[ends], "o", color=colour, markersize=5, markeredgecolor="white", markeredgewidth=0.8)
+
+
+def _ends(curve: Curve) -> list[tuple[int, int]]:
+    """Bins after which fewer seeds go on, and how many do."""
+    return [(k, int(curve.seeds[k + 1])) for k in range(len(curve.x) - 1) if 0 < curve.seeds[k + 1] < curve.seeds[k]]
+
+
+def _entry(curve: Curve, scale: float) -> str:
+    """A group's words in the legend: its label, its seeds, and from where on there are fewer."""
+    most = int(curve.seeds.max(initial=0))
+    if not most:
+        return f"{curve.label} (no values)"
+    ends = [f"{left} beyond {curve.x[k] / scale:.3g}" for k, left in _ends(curve)]
+    return f"{curve.label} ({', '.join([f'{most} seed' + 's' * (most > 1), *ends])})"
+
+
+def _texts(figure: Figure, top, curves: Sequence[Curve], x_unit: tuple[float, str], caption: str, title: str, legend: str):
+    """Title, caption and legend, broken into lines that fit the figure's width."""
+    room = figure.get_figwidth() * figure.dpi
+    if title:
+        figure.suptitle(_wrapped(figure, title, 0.94 * room, weight="bold", fontsize=10), weight="bold", fontsize=10)
+    top.set_title(_wrapped(figure, caption, 0.8 * room, fontsize=8), loc="left", fontsize=8, color="#444444")
+    labels = [_wrapped(figure, _entry(curve, x_unit[0]), 0.78 * room) for curve in curves]
+    handles = [matplotlib.lines.Line2D([], [], **_line(i)) for i in range(len(curves))]
+    widest = max(_width(figure, label) for label in labels) + 5.5 * 9 * figure.dpi / 72
+    columns = max(1, min(len(labels), int(0.94 * room / widest)))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, title=_wrapped(figure, legend, 0.9 * room) or None,
+        handlelength=3.6, columnspacing=1.5,
+    )  # fmt: skip
+
+
+def _width(figure: Figure, text: str, **font) -> float:
+    return figure.text(0, 0, text, **font).get_window_extent(figure.canvas.get_renderer()).width if text else 0.0
+
+
+def _wrapped(figure: Figure, text: str, room: float, **font) -> str:
+    """The text in lines of at most `room` pixels."""
+    for columns in range(len(text), 4, -1):
+        lines = "\n".join(textwrap.wrap(text, columns))
+        probe = figure.text(0, 0, lines, **font)
+        width = probe.get_window_extent(figure.canvas.get_renderer()).width
+        probe.remove()
+        if width <= room:
+            return lines
+    return text
+
+
+def _legend_height(figure: Figure) -> float:
+    """Inches."""
+    figure.canvas.draw()
+    return figure.legends[0].get_window_extent().height / figure.dpi
+
+
+def _settle(figure: Figure) -> None:
+    """Lays the figure out once. Raises: UsageError if not everything finds room."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.canvas.draw()
+    small = any("constrained_layout" in str(warning.message) for warning in caught)
+    if small or not fits(figure):
+        width, height = figure.get_size_inches()
+        raise UsageError(f"--size {width:g}x{height:g} (inches) is too small for the texts: give a larger one, or leave it out")
+
+
+def fits(figure: Figure) -> bool:
+    """Whether every text lies within the figure, and every panel is as high as the words beside it."""
+    renderer = figure.canvas.get_renderer()
+    width, height = figure.bbox.size
+    texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
+    extents = [t.get_window_extent(renderer) for t in texts]
+    inside = all(e.x0 >= -1 and e.y0 >= -1 and e.x1 <= width + 1 and e.y1 <= height + 1 for e in extents)
+    high = [ax.yaxis.label.get_window_extent(renderer).height <= 1.1 * ax.bbox.height for ax in figure.axes]
+    return inside and all(high)
+
+
+def encoded(figure: Figure, kind: str, dpi: int) -> bytes:
+    """The picture's file: "png", "svg" or "pdf"; the same bytes for the same picture."""
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    out = io.BytesIO()
+    with matplotlib.style.context(STYLE):
+        figure.savefig(out, format=kind, dpi=dpi, metadata=metadata)
+    return out.getvalue()
+
+
+# The program
+
+
+def numbers(panels: Sequence[tuple[Panel, Sequence[Curve]]], groups: Sequence[Group], **about) -> dict[str, Any]:
+    """What the picture shows, as JSON: null where a value does not exist."""
+
+    def plain(values: np.ndarray) -> list:
+        return [None if value != value else value for value in values.tolist()]
+
+    return {
+        **about,
+        "confidence": CONFIDENCE,
+        "groups": [{"label": group.label, "runs": [str(run.path) for run in group.runs]} for group in groups],
+        "panels": [
+            {
+                "column": panel.column,
+                "curves": [{"label": c.label, **{k: plain(v) for k, v in c._asdict().items() if k != "label"}} for c in curves],
+            }
+            for panel, curves in panels
+        ],
+    }
+
+
+def choose_panels(runs: Sequence[Run], y: str, further: Sequence[str] | None) -> list[Panel]:
+    """The panel of `y` and the further ones: None for those of FURTHER that the runs have.
+
+    Raises: UsageError if a run lacks the column of `y`, or all runs that of another panel.
+    """
+    main = _panel(y)
+    for run in runs:
+        if not run.has(main.column):
+            raise UsageError(f"--y {y}: {run.path} has no values of {main.column}; {_hint(run, main.column)}, or leave it out")
+    if further is None:
+        further = [key for key in FURTHER if any(run.has(PANELS[key].column) for run in runs)]
+    panels = [_panel(key) for key in further]
+    for key, panel in zip(further, panels):
+        if not any(run.has(panel.column) for run in runs):
+            raise UsageError(f"--panels {key}: no RUN has values of {panel.column}; {_hint(runs[0], panel.column)}, or leave it out")
+    return list(dict.fromkeys([main, *(panel for panel in panels if panel.column != main.column)]))
+
+
+def _panel(key: str) -> Panel:
+    return PANELS.get(key) or next(
+        (panel for panel in PANELS.values() if panel.column == key), Panel(key, textwrap.fill(key.replace("_", " "), 16))
+    )
+
+
+def _hint(run: Run, column: str) -> str:
+    there = [key for key, panel in PANELS.items() if run.has(panel.column)]
+    close = difflib.get_close_matches(column, [name for name in run.columns if run.has(name)], n=2)
+    return f"it has {', '.join(dict.fromkeys([*close, *there])) or 'no known column'}"
+
+
+def _unique(runs: Sequence[Run]) -> list[Run]:
+    """Each log once: DIR/* names a run twice where DIR/latest is a link to it."""
+    return list({run.path.resolve(): run for run in reversed(runs)}.values())[::-1]
+
+
+def _title(runs: Sequence[Run]) -> str:
+    environments = {run.arguments.get("env", "") for run in runs if run.arguments is not None}
+    return environments.pop() if len(environments) == 1 else ""
+
+
+def _caption(groups: Sequence[Group], x: str, window: float, width: float, stat: str) -> str:
+    bins = f"averaged over {window:,.0f} frames" if x == "frames" else f"averaged over {60 * width:.3g} minutes"
+    if all(len(group.runs) == 1 for group in groups):
+        return bins[0].upper() + bins[1:]
+    name = {"mean": "Mean", "iqm": "Interquartile mean"}[stat]
+    few = "; of fewer than 4 seeds it is the mean" if stat == "iqm" and min(len(g.runs) for g in groups) < 4 else ""
+    lengths = {len(group.runs): 0 for group in groups}
+    dots = "; a dot where a run ends" if lengths else ""
+    return f"{name} over seeds{few}; shaded: bootstrap {CONFIDENCE:.0%} interval{dots}; {bins}"
+
+
+def plot(options: argparse.Namespace) -> None:
+    """Everything the command line asks for. Raises: UsageError, before anything is written."""
+    kind = _check_output(options)
+    runs = _unique([read_run(given) for given in options.runs])
+    _check_times(runs, options.x)
+    groups, names = group_runs(runs, _words(options.by) or ())
+    if len(groups) > len(COLOURS) * len(LINES):
+        raise UsageError(f"{len(groups)} curves cannot be told apart: group the runs with --by, or plot fewer of them")
+    window = default_window(runs) if options.window is None else options.window
+    lengths = [getattr(run, options.x)[-1] for run in runs]
+    width = window if options.x == "frames" else window * sum(lengths) / sum(run.frames[-1] for run in runs)
+    if max(lengths) > MOST_BINS * width:
+        raise UsageError(f"--window {window:,.0f} would draw more than {MOST_BINS:,} points: give a larger one")
+    panels = [
+        (panel, [make_curve(group, panel.column, x=options.x, width=width, stat=options.stat) for group in groups])
+        for panel in choose_panels(runs, options.y, _words(options.panels))
+    ]
+    title = _title(runs) if options.title is None else options.title
+    caption = _caption(groups, options.x, window, width, options.stat)
+    figure = picture(panels, x=options.x, caption=caption, title=title, legend=", ".join(names), size=options.size)
+    data = numbers(panels, groups, x=options.x, y=options.y, stat=options.stat, window_frames=window, by=list(names))
+    _write({options.out: encoded(figure, kind, options.dpi), options.json: (json.dumps(data) + "\n").encode()})
+
+
+def _words(text: str | None) -> list[str] | None:
+    """The words of a comma-separated list; [] for "none"."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip() not in ("", "none")]
+
+
+def _check_output(options: argparse.Namespace) -> str:
+    kind = Path(options.out).suffix[1:].lower()
+    if kind not in FORMATS:
+        raise UsageError(f"--out {options.out}: give a name that ends in .png, .svg or .pdf")
+    for flag in ("out", "json"):
+        path = getattr(options, flag)
+        if path and not Path(path).resolve().parent.is_dir():
+            raise UsageError(f"--{flag} {path}: its folder does not exist; make it first")
+        if path and Path(path).is_dir():
+            raise UsageError(f"--{flag} {path} is a folder; give a file")
+    if options.json and Path(options.json).resolve() == Path(options.out).resolve():
+        raise UsageError("--out and --json name the same file; give two")
+    return kind
+
+
+def _check_times(runs: Sequence[Run], x: str) -> None:
+    for run in runs:
+        if run.frames[-1] <= 0:
+            raise UsageError(f"{run.path} has no frames above 0 yet: wait until the run has logged some, or leave it out")
+        if x == "hours" and not (run.hours is not None and run.hours[-1] > 0):
+            raise UsageError(f"--x hours: {run.path} has no times in a column _time; use --x frames, or leave it out")
+
+
+def _write(files: dict[str | None, bytes]) -> None:
+    for name, content in files.items():
+        if name:
+            path = Path(name)
+            temporary = path.with_name(f".{path.name}.tmp")
+            try:
+                temporary.write_bytes(content)
+                os.replace(temporary, path)
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                raise UsageError(f"{path} cannot be written: {error.strerror}; give another file") from None
+            print(path)
+
+
+def _size(text: str) -> tuple[float, float]:
+    width, _, height = text.partition("x")
+    size = float(width), float(height)
+    if not all(1 <= side <= 100 for side in size):
+        raise ValueError
+    return size
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError
+    return value
+
+
+# argparse names the type in its message: "invalid positive number value: '-1'"
+_size.__name__, _positive.__name__ = "WIDTHxHEIGHT", "positive number"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m main.plot", description="Learning curves from logs, with bootstrap 95% intervals over seeds."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or a logs.csv")
+    parser.add_argument("--by", help="group by these arguments of meta.json, as model or model,env (default: by all that differ)")
+    parser.add_argument("--out", default="curves.png", help="picture: .png, .svg or .pdf (default: curves.png)")
+    parser.add_argument("--json", help="also write the plotted numbers to this file")
+    parser.add_argument("--x", default="frames", choices=("frames", "hours"), help="(default: frames)")
+    parser.add_argument("--y", default="return", help="return, success, or a column of logs.csv (default: return)")
+    panels = f"further panels: of {', '.join(PANELS)} or columns, or none (default: those of {', '.join(FURTHER)} that there are)"
+    parser.add_argument("--panels", help=panels)
+    parser.add_argument("--stat", default="mean", choices=tuple(STATISTICS), help="over seeds (default: mean)")
+    parser.add_argument("--window", type=_positive, metavar="FRAMES", help="average over so many (default: the longest run / 100)")
+    parser.add_argument("--title", help="(default: the environment)")
+    parser.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="inches (default: 7 wide, as high as needed)")
+    parser.add_argument("--dpi", type=int, default=150, choices=range(30, 1201), metavar="DPI", help="pixels per inch (default: 150)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line. Returns the exit code: 0; 2 for a wrong input, with nothing written."""
+    options = make_parser().parse_args(argv)
+    try:
+        plot(options)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
