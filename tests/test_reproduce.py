@@ -1,0 +1,148 @@
+"""The table of experiments: read, run, gone on with, judged."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from main import reproduce
+from main.reproduce import Experiment, Outcome
+
+from .test_train import ROOT
+
+SMALL = "--num_actors 5 --batch_size 4 --unroll_length 6 --modify --generator_batch_size 3 --num_actor_processes 1"
+TABLE = f"""
+[DEFAULT]
+env = MiniGrid-Empty-5x5-v0
+frames = 480
+seeds = 1 2
+reach = 0.9
+published = nowhere
+[teacher]
+flags = --model default {SMALL}
+[novelty]
+flags = --model novelty_based {SMALL}
+seeds = 3
+"""
+
+
+@pytest.fixture
+def table(tmp_path) -> Path:
+    path = tmp_path / "table.ini"
+    path.write_text(TABLE)
+    return path
+
+
+def log(folder: Path, rows: list[tuple]) -> Path:
+    folder.mkdir(parents=True)
+    lines = [
+        "# _tick,_time,frames,episodes,success_rate",
+        *(f"{i},0.0,{','.join(map(str, row))}" for i, row in enumerate(rows)),
+    ]
+    (folder / "logs.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_the_shipped_table_is_one_that_works():
+    experiments = reproduce.read_table(ROOT / "results" / "experiments.ini")
+    named = {(e.arguments[1].split("-")[1], e.arguments[e.arguments.index("--model") + 1]) for e in experiments}
+    tasks, models = ("KeyCorridorS3R3", "ObstructedMaze"), ("default", "window_adaptive", "novelty_based")
+    assert named >= {(task, model) for task in tasks for model in models}
+    assert any("--as_published" in e.arguments for e in experiments)
+    assert any("S4R3" in e.arguments[1] for e in experiments)
+    assert all(e.published and e.seeds and 0 < e.reach <= 1 for e in experiments)
+
+
+def test_the_rate_is_over_the_episodes_of_the_last_million_frames(tmp_path):
+    rows = [(400_000 * i, e, s) for i, (e, s) in enumerate([(0, ""), (10, 0.0), (30, 0.5), (10, 1.0), (0, ""), (2, 1.0)], 1)]
+    folder = log(tmp_path / "run", rows)
+
+    def slow(reach):
+        reached, rate = None, None
+        for frames, *_ in rows:
+            window = [(e, s) for f, e, s in rows if frames - 1_000_000 < f <= frames and e]
+            rate = sum(e * s for e, s in window) / max(1, sum(e for e, _ in window))
+            if reached is None and rate >= reach and frames >= 1_000_000:
+                reached = frames
+        return Outcome(rows[-1][0], rate, reached)
+
+    for reach in (0.3, 0.4, 0.6, 0.9, 1.1):
+        assert reproduce.outcome(folder, reach) == pytest.approx(slow(reach))
+    assert slow(0.9).reached_at == 2_400_000 and slow(0.3).reached_at == 1_200_000 and slow(1.1).reached_at is None
+
+
+def test_an_empty_log_has_no_outcome(tmp_path):
+    assert reproduce.outcome(log(tmp_path / "run", []), 0.9) == Outcome(0, None, None)
+
+
+def test_rows_are_run_once_and_judged(table, tmp_path, capfd):
+    arguments = [str(table), "--savedir", str(tmp_path / "runs")]
+    assert reproduce.main([*arguments, "--list"]) == 0
+    assert capfd.readouterr().out.count("not started") == 3
+    assert reproduce.main([*arguments, "--only", "novelty"]) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "novelty-3"]
+    meta = json.loads((tmp_path / "runs" / "novelty-3" / "meta.json").read_text())
+    assert meta["args"]["seed"] == 3 and meta["args"]["model"] == "novelty_based" and meta["successful"] is True
+    capfd.readouterr()
+    assert reproduce.main(arguments) == 0
+    out = capfd.readouterr().out
+    assert out.count("-m main.main") == 2  # the finished one is not run again
+    assert out.splitlines()[-3].startswith("teacher-1: finished") and "novelty-3: finished" in out.splitlines()[-1]
+
+
+def test_a_stopped_table_goes_on_where_it_was(tmp_path):
+    path = tmp_path / "table.ini"
+    path.write_text(TABLE.replace("frames = 480", "frames = 48000"))
+    runs = tmp_path / "runs"
+    args = [sys.executable, "-m", "main.reproduce", str(path), "--only", "teacher", "--savedir", str(runs)]
+    first = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    logs = runs / "teacher-1" / "logs.csv"
+    deadline = time.monotonic() + 60
+    while not (logs.exists() and logs.read_text().count("\n") > 20) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(20) == 130
+    assert "goes on from here" in first.stderr.read()
+    done = reproduce.outcome(runs / "teacher-1", 0.9).frames
+    assert 0 < done < 48_000 and not (runs / "teacher-2").exists()
+    (experiment,) = [e for e in reproduce.read_table(path) if e.name == "teacher"]
+    assert reproduce.command(experiment, 1, runs)[-2:] == ["--resume", str(runs / "teacher-1")]
+    assert "--seed" in reproduce.command(experiment, 2, runs)
+
+
+def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "_run", lambda arguments: 1)
+    experiment = Experiment("row", ["--env", "x"], 10, [1, 2], 0.9, "nowhere")
+    assert reproduce.run_all([experiment], tmp_path) == 1
+    assert capsys.readouterr().out.count("-m main.main") == 1
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [
+        ("[a\n", "table.ini"),
+        ("[a]\nenv = MiniGrid-Empty-5x5-v0\n", "lacks flags"),
+        (TABLE.replace("Empty-5x5", "Emty-5x5"), "did you mean"),
+        (TABLE.replace("--batch_size 4", "--batch_size 0"), "[teacher] --batch_size"),
+        (TABLE.replace("novelty_based", "novelty"), "did you mean novelty_based"),
+    ],
+)
+def test_a_wrong_table_is_refused_before_anything_runs(tmp_path, text, word, capsys):
+    path = tmp_path / "table.ini"
+    path.write_text(text)
+    assert reproduce.main([str(path), "--savedir", str(tmp_path / "runs")]) == 2
+    assert word in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_table_and_an_unknown_row_are_named(table, tmp_path, capsys):
+    assert reproduce.main([str(tmp_path / "none.ini")]) == 2
+    assert reproduce.main([str(table), "--only", "teachr"]) == 2
+    errors = capsys.readouterr().err
+    assert "no such table" in errors and "there are teacher, novelty" in errors
