@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import traceback
 from collections.abc import Callable
 
@@ -115,8 +114,6 @@ def run(build: Callable[[], Actor], rollouts: Rollouts, port: ActorPort, stop: n
 
     `heartbeat[0]` (int64, shared) grows with every step, for who watches whether this process gets on.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides what ends
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     parent = os.getppid()
 

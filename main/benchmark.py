@@ -6,6 +6,7 @@ import argparse
 import copy
 import itertools
 import json
+import os
 import platform
 import signal
 import subprocess
@@ -129,18 +130,20 @@ def whole_program(seconds: float, *more: str) -> float:
     """Frames per second of `python -m main.main` with the document's flags, logging and checkpoints on."""
     with tempfile.TemporaryDirectory() as savedir:
         command = [sys.executable, "-m", "main.main", *DOCUMENT, "--savedir", savedir, "--xpid", "benchmark", *more]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        errors = open(Path(savedir) / "errors", "w+")  # noqa: SIM115  (a pipe that nobody reads would fill)
+        process = subprocess.Popen(command, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"})
         log = Path(savedir) / "benchmark" / "logs.csv"
         try:
             deadline = time.monotonic() + 60
             while not (log.exists() and len(log.read_text().splitlines()) > 1):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the run to be measured ended early: {process.stderr.read()}")
+                    raise RuntimeError(f"the run to be measured ended early: {Path(errors.name).read_text()}")
                 time.sleep(0.1)
             time.sleep(WARM_UP_SECONDS + seconds)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)
+            process.wait(timeout=30)
+            errors.close()
         stamps = np.array([[float(x) for x in line.split(",")[1:3]] for line in log.read_text().splitlines()[1:]])
     stamps = stamps[stamps[:, 0] > stamps[0, 0] + WARM_UP_SECONDS]
     return float((stamps[-1, 1] - stamps[0, 1]) / (stamps[-1, 0] - stamps[0, 0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -254,8 +255,11 @@ NOT_NEGATIVE = (
 def problems(flags: argparse.Namespace) -> list[str]:
     """Every reason why these flags cannot work, a line each, with the remedy."""
     found = [f"--{name} must be at least 1, got {getattr(flags, name)}" for name in AT_LEAST_ONE if getattr(flags, name) < 1]
+    found += [f"--{name} must not be negative, got {getattr(flags, name)}" for name in NOT_NEGATIVE if getattr(flags, name) < 0]
     found += [
-        f"--{name} must not be negative, got {getattr(flags, name)}" for name in NOT_NEGATIVE if not getattr(flags, name) >= 0
+        f"--{name} must be a finite number, got {value}"
+        for name, value in vars(flags).items()
+        if isinstance(value, float) and not math.isfinite(value)
     ]
     found += _range_problems(flags)
     try:
@@ -269,7 +273,7 @@ def problems(flags: argparse.Namespace) -> list[str]:
 
 def _range_problems(flags: argparse.Namespace) -> list[str]:
     checks = [
-        (0 <= flags.discounting <= 1, f"--discounting must be in [0, 1], got {flags.discounting}"),
+        (not (flags.discounting < 0 or flags.discounting > 1), f"--discounting must be in [0, 1], got {flags.discounting}"),
         (0 < flags.alpha <= 1, f"--alpha must be in (0, 1], got {flags.alpha}"),
         (flags.epsilon > 0, f"--epsilon must be above 0, got {flags.epsilon}"),
         (flags.checkpoint_minutes > 0, f"--checkpoint_minutes must be above 0, got {flags.checkpoint_minutes}"),

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import matplotlib.style
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.lines import Line2D
 from scipy import stats
 
 from main import flags as flags_module
@@ -48,7 +49,7 @@ FORMATS = ("png", "svg", "pdf")
 STYLE = ["default", {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "svg.hashsalt": "curves", "legend.frameon": False,
+    "svg.hashsalt": "curves", "legend.frameon": False, "text.parse_math": False,
 }]  # fmt: skip
 
 
@@ -101,7 +102,6 @@ class Curve(NamedTuple):
         value: mean or IQM over the seeds that have a value there.
         low, high: bootstrap 95% interval; NaN where there is a single seed.
         seeds: int64, how many seeds those are.
-        reached: number of seeds: for each, the last bin that it reaches.
     """
 
     label: str
@@ -137,7 +137,7 @@ def read_run(given: str | Path) -> Run:
     if not len(rows):
         raise UsageError(f"{path} has no rows yet: wait until the run has logged some, or leave it out")
     if left_out:
-        print(f"note: {path}: {left_out} torn or unreadable rows were left out", file=sys.stderr)
+        print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
     columns = {name: values[rows] for name, values in columns.items()}
     arguments, resumed_at = _read_meta(path.with_name("meta.json"))
     frames = frames[rows]
@@ -332,7 +332,8 @@ def _labels(firsts: Sequence[Run], names: Sequence[str]) -> list[str]:
         else:
             labels.append(str(run.arguments.get("model", run.name)))
     twice = {label for label in labels if labels.count(label) > 1}
-    return [f"{run.path.resolve().parent.parent.name}/{label}" if label in twice else label for run, label in zip(firsts, labels)]
+    own = [str(run.path.parent if run.path.name == "logs.csv" else run.path) for run in firsts]
+    return [path if label in twice and run.arguments is None else label for run, label, path in zip(firsts, labels, own)]
 
 
 # Statistics
@@ -391,7 +392,7 @@ def over_seeds(values: np.ndarray, stat: str) -> tuple[np.ndarray, np.ndarray, n
         if len(sample) > 1:
             interval = stats.bootstrap(
                 (sample,), STATISTICS[stat], axis=0, n_resamples=RESAMPLES, batch=200, confidence_level=CONFIDENCE,
-                method="percentile", random_state=np.random.default_rng(0),
+                method="percentile", rng=np.random.default_rng(0),
             ).confidence_interval  # fmt: skip
             low[bins], high[bins] = interval
     return value, low, high, present.sum(axis=0)
@@ -406,11 +407,13 @@ def make_curve(group: Group, column: str, *, x: str, width: float, stat: str) ->
             if column in PER_EPISODE and run.has("episodes"):
                 weights = np.nan_to_num(run.columns["episodes"])
             rows.append(binned(getattr(run, x), run.columns[column], weights, width))
-    values = np.full((len(rows), max(map(len, rows), default=0)), math.nan)
+    if not rows:
+        return Curve(group.label, *np.empty((4, 0)), np.empty(0, int))
+    values = np.full((len(rows), max(map(len, rows))), math.nan)
     for row, means in zip(values, rows):
         row[: len(means)] = means
     middles = (np.arange(values.shape[1]) + 0.5) * width
-    return Curve(group.label, middles, *over_seeds(values, stat)) if rows else Curve(group.label, *[middles] * 4, middles.astype(int))
+    return Curve(group.label, middles, *over_seeds(values, stat))
 
 
 def default_window(runs: Iterable[Run]) -> float:
@@ -438,11 +441,12 @@ def picture(
     Raises: UsageError if the size is too small for the texts.
     """
     with matplotlib.style.context(STYLE):
-        figure = Figure(size or (7.0, 3.3 + 1.55 * (len(panels) - 1)), layout="constrained")
+        figure = Figure(size or (7.0, 3.0 + 1.55 * (len(panels) - 1)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
         FigureCanvasAgg(figure)
         ratios = [2.2] + [1] * (len(panels) - 1)
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
-        scale, unit = _x_unit(x, max(curve.x[-1] for _, curves in panels for curve in curves if len(curve.x)))
+        scale, short, unit = _x_unit(x, max(curve.x[-1] for _, curves in panels for curve in curves if len(curve.x)))
         for ax, (panel, curves) in zip(axes, panels):
             for i, curve in enumerate(curves):
                 _draw(ax, curve, i, scale)
@@ -453,18 +457,19 @@ def picture(
         if panels[0][0].column == "success_rate":
             axes[0].set_ylim(-0.03, 1.03)
         figure.align_ylabels(axes)
-        _texts(figure, axes[0], panels[0][1], (scale, unit), caption, title, legend)
+        words = _texts(figure, axes[0], panels[0][1], (scale, short), caption, title, legend)
         if size is None:
-            figure.set_figheight(figure.get_figheight() + _legend_height(figure))
+            figure.set_figheight(figure.get_figheight() + _height(figure, words))
         _settle(figure)
     return figure
 
 
-def _x_unit(x: str, largest: float) -> tuple[float, str]:
+def _x_unit(x: str, largest: float) -> tuple[float, str, str]:
+    """What the horizontal axis is divided by, how that is written after a number, and the axis' label."""
     if x == "hours":
-        return 1.0, "hours of training"
-    scale, word = next(((s, w) for s, w in ((1e6, "millions"), (1e3, "thousands")) if largest >= s), (1.0, ""))
-    return scale, "environment frames" + (f" ({word})" if word else "")
+        return 1.0, " h", "hours of training"
+    units = ((1e6, "M", "environment frames (millions)"), (1e3, "k", "environment frames (thousands)"))
+    return next((unit for unit in units if largest >= unit[0]), (1.0, "", "environment frames"))
 
 
 def _line(i: int) -> dict[str, Any]:
@@ -478,9 +483,12 @@ def _draw(ax, curve: Curve, i: int, scale: float) -> None:
     colour = style["color"]
     if not there.any():
         return
-    ax.plot(x[there], value[there], **style, marker="o" if there.sum() == 1 else None, markersize=3)
-    ax.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     ends = [k for k, _ in _ends(curve)]
+    # The line is broken where a run ends: what changes there is who is averaged, not how well they do.
+    after = [k + 1 for k in ends]
+    line_x, line_value = np.insert(x, after, math.nan), np.insert(value, after, math.nan)
+    ax.plot(line_x, line_value, **style, marker="o" if there.sum() == 1 else None, markersize=3)
+    ax.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     ax.plot(x[ends], value[ends], "o", color=colour, markersize=5, markeredgecolor="white", markeredgewidth=0.8)
 
 
@@ -489,51 +497,56 @@ def _ends(curve: Curve) -> list[tuple[int, int]]:
     return [(k, int(curve.seeds[k + 1])) for k in range(len(curve.x) - 1) if 0 < curve.seeds[k + 1] < curve.seeds[k]]
 
 
-def _entry(curve: Curve, scale: float) -> str:
+def _entry(curve: Curve, scale: float, unit: str) -> str:
     """A group's words in the legend: its label, its seeds, and from where on there are fewer."""
     most = int(curve.seeds.max(initial=0))
     if not most:
         return f"{curve.label} (no values)"
-    ends = [f"{left} beyond {curve.x[k] / scale:.3g}" for k, left in _ends(curve)]
+    ends = [f"{left} beyond {curve.x[k] / scale:.3g}{unit}" for k, left in _ends(curve)]
     return f"{curve.label} ({', '.join([f'{most} seed' + 's' * (most > 1), *ends])})"
 
 
-def _texts(figure: Figure, top, curves: Sequence[Curve], x_unit: tuple[float, str], caption: str, title: str, legend: str):
-    """Title, caption and legend, broken into lines that fit the figure's width."""
+def _texts(
+    figure: Figure, top, curves: Sequence[Curve], x_unit: tuple[float, str], caption: str, title: str, legend: str
+) -> list[Artist]:  # fmt: skip
+    """Adds legend, caption and title, broken into lines that fit the figure's width."""
     room = figure.get_figwidth() * figure.dpi
-    if title:
-        figure.suptitle(_wrapped(figure, title, 0.94 * room, weight="bold", fontsize=10), weight="bold", fontsize=10)
-    top.set_title(_wrapped(figure, caption, 0.8 * room, fontsize=8), loc="left", fontsize=8, color="#444444")
-    labels = [_wrapped(figure, _entry(curve, x_unit[0]), 0.78 * room) for curve in curves]
-    handles = [matplotlib.lines.Line2D([], [], **_line(i)) for i in range(len(curves))]
+    labels = [_wrapped(figure, _entry(curve, *x_unit), 0.78 * room) for curve in curves]
+    handles = [Line2D([], [], **_line(i)) for i in range(len(curves))]
     widest = max(_width(figure, label) for label in labels) + 5.5 * 9 * figure.dpi / 72
-    columns = max(1, min(len(labels), int(0.94 * room / widest)))
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, title=_wrapped(figure, legend, 0.9 * room) or None,
-        handlelength=3.6, columnspacing=1.5,
-    )  # fmt: skip
+    words: list[Artist] = [figure.legend(
+        handles, labels, loc="outside lower center", ncols=max(1, min(len(labels), int(0.94 * room / widest))),
+        title=_wrapped(figure, legend, 0.9 * room) or None, handlelength=3.6, columnspacing=1.5,
+    )]  # fmt: skip
+    small = {"fontsize": 8, "color": "#444444"}
+    words.append(top.set_title(_wrapped(figure, caption, 0.8 * room, **small), loc="left", **small))
+    if title:
+        large = {"fontsize": 10, "weight": "bold"}
+        words.append(figure.suptitle(_wrapped(figure, title, 0.94 * room, **large), **large))
+    return words
 
 
 def _width(figure: Figure, text: str, **font) -> float:
-    return figure.text(0, 0, text, **font).get_window_extent(figure.canvas.get_renderer()).width if text else 0.0
+    """Pixels."""
+    probe = figure.text(0, 0, text, **font)
+    width = probe.get_window_extent(figure.canvas.get_renderer()).width if text else 0.0
+    probe.remove()
+    return width
 
 
 def _wrapped(figure: Figure, text: str, room: float, **font) -> str:
-    """The text in lines of at most `room` pixels."""
-    for columns in range(len(text), 4, -1):
-        lines = "\n".join(textwrap.wrap(text, columns))
-        probe = figure.text(0, 0, lines, **font)
-        width = probe.get_window_extent(figure.canvas.get_renderer()).width
-        probe.remove()
-        if width <= room:
-            return lines
-    return text
+    """The text in lines of at most `room` pixels, if its words allow that."""
+    if _width(figure, text, **font) <= room:
+        return text
+    columns = int(len(text) * room / _width(figure, text, **font))
+    lines = (textwrap.fill(text, columns) for columns in range(columns + 10, 5, -1))
+    return next((wrapped for wrapped in lines if _width(figure, wrapped, **font) <= room), text)
 
 
-def _legend_height(figure: Figure) -> float:
-    """Inches."""
-    figure.canvas.draw()
-    return figure.legends[0].get_window_extent().height / figure.dpi
+def _height(figure: Figure, words: Iterable[Artist]) -> float:
+    """Of title, caption and legend together, inches."""
+    renderer = figure.canvas.get_renderer()
+    return sum(word.get_window_extent(renderer).height for word in words) / figure.dpi
 
 
 def _settle(figure: Figure) -> None:
@@ -550,12 +563,12 @@ def _settle(figure: Figure) -> None:
 def fits(figure: Figure) -> bool:
     """Whether every text lies within the figure, and every panel is as high as the words beside it."""
     renderer = figure.canvas.get_renderer()
-    width, height = figure.bbox.size
-    texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
-    extents = [t.get_window_extent(renderer) for t in texts]
-    inside = all(e.x0 >= -1 and e.y0 >= -1 and e.x1 <= width + 1 and e.y1 <= height + 1 for e in extents)
-    high = [ax.yaxis.label.get_window_extent(renderer).height <= 1.1 * ax.bbox.height for ax in figure.axes]
-    return inside and all(high)
+    box, (width, height) = figure.get_tightbbox(renderer), figure.get_size_inches()
+    inside = min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.01
+    return inside and all(
+        ax.yaxis.label.get_window_extent(renderer).height <= 1.1 * ax.bbox.height and ax.bbox.width > 0.3 * figure.bbox.width
+        for ax in figure.axes
+    )
 
 
 def encoded(figure: Figure, kind: str, dpi: int) -> bytes:
@@ -598,13 +611,16 @@ def choose_panels(runs: Sequence[Run], y: str, further: Sequence[str] | None) ->
     main = _panel(y)
     for run in runs:
         if not run.has(main.column):
-            raise UsageError(f"--y {y}: {run.path} has no values of {main.column}; {_hint(run, main.column)}, or leave it out")
+            raise UsageError(
+                f"--y {y}: {run.path} has no values of {main.column}; {_hint(run, main.column)}, or leave this run out"
+            )
     if further is None:
         further = [key for key in FURTHER if any(run.has(PANELS[key].column) for run in runs)]
     panels = [_panel(key) for key in further]
     for key, panel in zip(further, panels):
         if not any(run.has(panel.column) for run in runs):
-            raise UsageError(f"--panels {key}: no RUN has values of {panel.column}; {_hint(runs[0], panel.column)}, or leave it out")
+            hint = _hint(runs[0], panel.column)
+            raise UsageError(f"--panels {key}: no RUN has values of {panel.column}; {hint}, or leave the panel out")
     return list(dict.fromkeys([main, *(panel for panel in panels if panel.column != main.column)]))
 
 
@@ -617,7 +633,7 @@ def _panel(key: str) -> Panel:
 def _hint(run: Run, column: str) -> str:
     there = [key for key, panel in PANELS.items() if run.has(panel.column)]
     close = difflib.get_close_matches(column, [name for name in run.columns if run.has(name)], n=2)
-    return f"it has {', '.join(dict.fromkeys([*close, *there])) or 'no known column'}"
+    return f"choose one of {', '.join(dict.fromkeys([*close, *there, 'the columns of its first line']))}"
 
 
 def _unique(runs: Sequence[Run]) -> list[Run]:
@@ -631,13 +647,14 @@ def _title(runs: Sequence[Run]) -> str:
 
 
 def _caption(groups: Sequence[Group], x: str, window: float, width: float, stat: str) -> str:
-    bins = f"averaged over {window:,.0f} frames" if x == "frames" else f"averaged over {60 * width:.3g} minutes"
+    time = f"{3600 * width:.3g} seconds" if width < 1 / 60 else f"{60 * width:.3g} minutes"
+    bins = "averaged over " + (f"{window:,.0f} frames" if x == "frames" else time)
     if all(len(group.runs) == 1 for group in groups):
         return bins[0].upper() + bins[1:]
     name = {"mean": "Mean", "iqm": "Interquartile mean"}[stat]
-    few = "; of fewer than 4 seeds it is the mean" if stat == "iqm" and min(len(g.runs) for g in groups) < 4 else ""
-    lengths = {len(group.runs): 0 for group in groups}
-    dots = "; a dot where a run ends" if lengths else ""
+    few = " (of fewer than 4 seeds, the mean)" if stat == "iqm" and min(len(g.runs) for g in groups) < 4 else ""
+    apart = len({run.frames[-1] for group in groups for run in group.runs}) > 1
+    dots = "; dot: a run ends" if apart else ""
     return f"{name} over seeds{few}; shaded: bootstrap {CONFIDENCE:.0%} interval{dots}; {bins}"
 
 
@@ -722,27 +739,35 @@ def _positive(text: str) -> float:
     return value
 
 
-# argparse names the type in its message: "invalid positive number value: '-1'"
-_size.__name__, _positive.__name__ = "WIDTHxHEIGHT", "positive number"
+def _dpi(text: str) -> int:
+    value = int(text)
+    if not 30 <= value <= 1200:
+        raise ValueError
+    return value
+
+
+# argparse says them: "invalid positive number value: '-1'"
+_size.__name__, _positive.__name__, _dpi.__name__ = "WIDTHxHEIGHT (1 to 100 inches)", "positive number", "30 to 1200"
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m main.plot", description="Learning curves from logs, with bootstrap 95% intervals over seeds."
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or a logs.csv")
-    parser.add_argument("--by", help="group by these arguments of meta.json, as model or model,env (default: by all that differ)")
-    parser.add_argument("--out", default="curves.png", help="picture: .png, .svg or .pdf (default: curves.png)")
-    parser.add_argument("--json", help="also write the plotted numbers to this file")
-    parser.add_argument("--x", default="frames", choices=("frames", "hours"), help="(default: frames)")
-    parser.add_argument("--y", default="return", help="return, success, or a column of logs.csv (default: return)")
-    panels = f"further panels: of {', '.join(PANELS)} or columns, or none (default: those of {', '.join(FURTHER)} that there are)"
-    parser.add_argument("--panels", help=panels)
-    parser.add_argument("--stat", default="mean", choices=tuple(STATISTICS), help="over seeds (default: mean)")
-    parser.add_argument("--window", type=_positive, metavar="FRAMES", help="average over so many (default: the longest run / 100)")
-    parser.add_argument("--title", help="(default: the environment)")
-    parser.add_argument("--size", type=_size, metavar="WIDTHxHEIGHT", help="inches (default: 7 wide, as high as needed)")
-    parser.add_argument("--dpi", type=int, default=150, choices=range(30, 1201), metavar="DPI", help="pixels per inch (default: 150)")
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="the folder of a run, or a logs.csv")
+    add("--by", help="group by these arguments of meta.json, as model or model,env (default: by all that differ but the seed)")
+    add("--out", default="curves.png", help="picture: .png, .svg or .pdf (default: curves.png)")
+    add("--json", help="also write the plotted numbers to this file")
+    add("--x", default="frames", choices=("frames", "hours"), help="(default: frames)")
+    add("--y", default="return", help="return, success, or a column of logs.csv (default: return)")
+    add("--panels", help=f"further panels, as t_star,intrinsic: {', '.join(PANELS)}, columns, or none (default: {FURTHER[0]}, "
+        f"{FURTHER[1]} and {FURTHER[2]} where the runs have them)")  # fmt: skip
+    add("--stat", default="mean", choices=tuple(STATISTICS), help="over seeds (default: mean)")
+    add("--window", type=_positive, metavar="FRAMES", help="average over so many (default: the longest run / 100, rounded)")
+    add("--title", help="(default: the environment)")
+    add("--size", type=_size, metavar="WIDTHxHEIGHT", help="inches (default: 7 wide, as high as needed)")
+    add("--dpi", type=_dpi, default=150, help="pixels per inch (default: 150)")
     return parser
 
 

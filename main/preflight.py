@@ -23,6 +23,7 @@ LOG_ROW_BYTES = 350
 FREE_BYTES = 100 << 20  # of disk, beside logs and checkpoints
 FILES_PER_PROCESS = 4
 FILES = 64
+GPU_SECONDS = 60
 GPU_CHECK = "import torch; torch.zeros(1, device='cuda'); print(torch.cuda.get_device_name())"
 
 
@@ -65,18 +66,26 @@ def memory(needed: int, rollout_bytes: int) -> Finding:
     )
 
 
-def available_memory() -> int:
+def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that can still be had, by the machine's and the container's account."""
     with open("/proc/meminfo") as file:
         values = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file if line.rstrip().endswith("kB")}
     available = values["MemAvailable"]
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for folder, limit, used in (
+        (cgroup, "memory.max", "memory.current"),
+        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        if Path(limit).exists() and (text := Path(limit).read_text().strip()).isdigit():
-            available = min(available, int(text) - int(Path(used).read_text()))
+        path = folder / limit
+        if path.exists() and (text := path.read_text().strip()).isdigit():
+            in_use = int((folder / used).read_text()) - _file_cache(folder / "memory.stat")
+            available = min(available, int(text) - in_use)
     return available
+
+
+def _file_cache(path: Path) -> int:
+    """Bytes of a container's memory that only cache files: the kernel gives them up when they are wanted."""
+    values = dict(line.split() for line in path.read_text().splitlines()) if path.exists() else {}
+    return int(values.get("inactive_file", 0)) + int(values.get("active_file", 0))
 
 
 def open_files(needed: int) -> Finding:
@@ -121,11 +130,15 @@ def gpu(disable_cuda: bool) -> Finding:
     """Whether a GPU can be used, found out in a process of its own: CUDA must not be touched before the fork."""
     if disable_cuda or not Path("/proc/driver/nvidia/version").exists():
         return Finding("no GPU" if not disable_cuda else "no GPU wanted")
-    result = subprocess.run([sys.executable, "-c", GPU_CHECK], capture_output=True, text=True)
+    try:
+        result = subprocess.run([sys.executable, "-c", GPU_CHECK], capture_output=True, text=True, timeout=GPU_SECONDS)
+    except subprocess.TimeoutExpired:
+        text = f"the GPU does not answer within {GPU_SECONDS} s"
+        return Finding(text, f"{text}: mend that, or learn on the CPU with --disable_cuda")
     if result.returncode == 0:
         return Finding(f"GPU {result.stdout.strip()}")
     reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-    if "not compiled with CUDA" in reason or "no NVIDIA driver" in reason:
+    if any(harmless in reason for harmless in ("not compiled with CUDA", "no NVIDIA driver", "No CUDA GPUs are available")):
         return Finding(f"a GPU that this PyTorch cannot use ({reason}): learning on the CPU")
     return Finding(f"GPU: {reason}", f"the GPU cannot be used ({reason}): mend that, or learn on the CPU with --disable_cuda")
 

@@ -59,7 +59,7 @@ class Progress:
 
     def summary(self) -> str:
         """Return and success over the last episodes, and what the motivation adds."""
-        returns = self._learner.recent_returns
+        returns = list(self._learner.recent_returns)  # at once: the learner's thread goes on adding to it
         parts = [self._learner.motivation.progress()]
         if returns:
             success = sum(r > 0 for r in returns) / len(returns)

@@ -164,8 +164,8 @@ class ActorProcesses:
 
     def supervise(self) -> None:
         """Notices processes that ended or are stuck, says why, and starts them again."""
-        self._kill_stuck()
         try:
+            self._kill_stuck()
             for ended in self._spawner.ended():
                 if not self._stop[0]:
                     self._replace(ended.index, ended.pid, ended.exit_code)

@@ -40,6 +40,7 @@ logger = logging.getLogger("amigo")
 SUPERVISE_SECONDS = 0.25
 SCALARS_SECONDS = 10.0
 DRY_RUN_SECONDS = 10.0
+RETRY_SECONDS = 60.0  # after a checkpoint that could not be written
 LOW_DISK_BYTES = 200 << 20
 CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
 RESUMABLE_KEYS = ("frames", "incarnation", "source", "optimizer_state_dict", "scheduler_state_dict", "weights_version")
@@ -76,11 +77,16 @@ def dry_run(flags: argparse.Namespace, state: dict | None) -> int:
         probe = argparse.Namespace(**{**vars(flags), "savedir": folder, "xpid": "dry_run", "disable_checkpoint": True})
         preflight_only = argparse.Namespace(**{**vars(probe), "savedir": flags.savedir})
         run = Run(probe, None, checked=preflight_only)
-        timer = threading.Timer(DRY_RUN_SECONDS, run.stop)
+        rates = []
+        timer = threading.Timer(DRY_RUN_SECONDS, lambda: (rates.append(run.progress.rate()), run.stop()))
         timer.start()
-        run.execute()
-        timer.cancel()
-        rate = run.progress.rate()
+        try:
+            code = run.execute()
+        finally:
+            timer.cancel()
+    if code:
+        return code
+    rate = rates[0] if rates else run.progress.rate()
     left = max(0, flags.total_frames - done)
     hours = left / rate / 3600 if rate else float("inf")
     logger.info(f"dry run: {rate:,.0f} frames/s; {left:,} frames would take {hours:.1f} hours; nothing was written")
@@ -108,6 +114,11 @@ def _resumed(flags: argparse.Namespace, given: dict[str, Any]) -> tuple[argparse
             + ": leave them out, or start a new run"
         )
     resumed = argparse.Namespace(**{**stored, **given})
+    if resumed.total_frames != stored["total_frames"]:
+        logger.warning(
+            f"--total_frames {resumed.total_frames:,} in place of {stored['total_frames']:,}: the learning rate falls to 0 "
+            "over the new number, so it jumps here; this is not the run that would have had that number from its start"
+        )
     resumed.savedir, resumed.xpid = str(run_dir.resolve().parent), run_dir.resolve().name
     return resumed, state
 
@@ -118,7 +129,8 @@ class Run:
     def __init__(self, flags: argparse.Namespace, state: dict | None, *, checked: argparse.Namespace | None = None):
         """`checked`: the flags that the machine is checked for, if not these."""
         self.flags = flags
-        self._incarnation = 0 if state is None else state["incarnation"] + 1
+        # A run that has learned something goes on with fresh levels; one that has not begins as it would have.
+        self._incarnation = 0 if state is None else state["incarnation"] + (state["frames"] > 0)
         self._failure: BaseException | None = None
         self._signal: int | None = None
         self._stopping = False
@@ -282,12 +294,13 @@ class Run:
         ]
         for thread in self._threads:
             thread.start()
-        while any(thread.is_alive() for thread in self._threads) and not self._stopping:
-            self._threads[0].join(SUPERVISE_SECONDS)
+        while (alive := [thread for thread in self._threads if thread.is_alive()]) and not self._stopping:
+            alive[0].join(SUPERVISE_SECONDS)
             self._supervise()
             if self._failure is not None:
                 raise self._failure
-            self.source.supervise()
+            if not self._stopping:
+                self.source.supervise()
         if self._failure is not None:
             raise self._failure
 
@@ -317,6 +330,7 @@ class Run:
 
     _next_checkpoint: float | None = None
     _next_milestone: int | None = None
+    _saved = True
     _next_scalars = 0.0
     _latest: dict[str, float] | None = None
 
@@ -328,10 +342,10 @@ class Run:
             self._warn_once(warning)
         if now >= self._next_scalars and self._latest is not None:
             self._next_scalars = now + SCALARS_SECONDS
-            self._check_disk()
             with self._disk_errors("logging"):
+                self._check_disk()
                 self.writer.scalars(self.learner.frames, {**self._latest, "frames_per_second": self.progress.rate()})
-        if now >= self._next_checkpoint or self._milestone_due():
+        if now >= self._next_checkpoint or (self._milestone_due() and not self._failed_lately(now)):
             self._save_checkpoint()
 
     def _warn_once(self, warning: str) -> None:
@@ -355,6 +369,10 @@ class Run:
         with self._disk_errors("closing the log"):
             self.writer.close(successful)
 
+    def _failed_lately(self, now: float) -> bool:
+        """Whether a checkpoint could not be written and the time to try again has not come."""
+        return not self._saved and now < self._next_checkpoint
+
     def _milestone_due(self) -> bool:
         return self._next_milestone is not None and self.learner.frames >= self._next_milestone
 
@@ -364,14 +382,18 @@ class Run:
         if self.flags.disable_checkpoint:
             return True
         saved = False
-        with self._learning, self._disk_errors("writing a checkpoint"):
+        with self._learning, self._disk_errors("writing the log"):
             self.writer.flush()
+        with self._learning, self._disk_errors("writing a checkpoint"):
             path = self.writer.run_dir / CHECKPOINT
             checkpoint.save(path, self._state(), keep=self.flags.keep_checkpoints)
             if self._milestone_due():
                 checkpoint.link(path, path.with_name(f"milestone-{self.learner.frames:012d}.tar"))
             saved = True
-        if self.flags.milestone_frames:
+        self._saved = saved
+        if not saved:
+            self._next_checkpoint = time.monotonic() + RETRY_SECONDS
+        if self.flags.milestone_frames and (saved or self._next_milestone is None):
             self._next_milestone = (self.learner.frames // self.flags.milestone_frames + 1) * self.flags.milestone_frames
         return saved
 

@@ -305,12 +305,7 @@ class GridConvolutions(nn.Module):
         Returns: float32 [N, P_out * F], positions in the order x * height + y.
         """
         rows = self.rows(frame, goal)
-        sums = (
-            _SumOfRows.apply(rows, weights.table)
-            if torch.is_grad_enabled()
-            else F.embedding_bag(rows, weights.table, mode="sum")
-        )
-        hidden = F.elu_(sums).view(len(frame), -1)
+        hidden = F.elu_(sum_of_rows(rows, weights.table)).view(len(frame), -1)
         for i, (kernel, bias) in enumerate(weights.layers):
             hidden = self._convolve(hidden, i, kernel, bias)
         return hidden

@@ -272,11 +272,11 @@ def test_an_actor_goes_on_exactly_where_it_was_saved():
 
 
 def plain_entries(batch):
-    """SPEC section 5: the entries of a batch, done ones first (the order within a batch is ours), a dict each."""
+    """SPEC section 5: the entries of a batch, by t, done ones first (that order is ours), a dict each."""
     T, width = batch["done"].shape[0] - 1, batch["done"].shape[1]
     entries = []
-    for reached in (False, True):
-        for t in range(1, T + 1):
+    for t in range(1, T + 1):
+        for reached in (False, True):
             for b in range(width):
                 if batch["reached" if reached else "done"][t, b]:
                     entry = {name: batch[name][t - 1, b] for name in ("goal_frame", "goal", "generator_logits")}
@@ -345,12 +345,12 @@ class PlainTeacherLearner:
 
     def learn(self, batch):
         self.waiting += plain_entries(batch)
-        stats = None
+        updates = []
         while len(self.waiting) >= self.flags.generator_batch_size:
             entries = self.waiting[: self.flags.generator_batch_size]
             self.waiting = self.waiting[self.flags.generator_batch_size :]
-            stats = self.update(entries)
-        return stats
+            updates.append(self.update(entries))
+        return {name: np.mean([update[name] for update in updates]) for name in updates[0]} if updates else None
 
     def index(self, goal):
         x, y = divmod(int(goal), self.height)

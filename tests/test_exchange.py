@@ -290,3 +290,26 @@ def test_when_all_are_killed_a_wait_can_still_be_ended():
         with pytest.raises(Stopped):
             while True:
                 it.release(it.get(2, patience=0.5))
+
+
+def test_two_that_die_at_the_same_moment_end_nothing():
+    """Both ends show at once; the slots of the first are offered to the second, which is found dead by that."""
+    with ring([2, 2], 8) as it:
+        it.release(it.get(2))
+        for index in (0, 1):
+            it.kill(index)
+        threading.Timer(0.5, lambda: [it.launch(index) for index in (0, 1)]).start()
+        for _ in range(100):
+            it.release(it.get(2))
+
+
+def test_a_process_whose_rollouts_wait_to_be_read_holds_nothing():
+    with ring([2], 4, lambda i, n: time.sleep(0.2) if n else None) as it:
+        deadline = time.monotonic() + 5
+        it.exchange._welcome()
+        assert it.exchange.holds(0)
+        while it.exchange.holds(0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not it.exchange.holds(0)  # its first rollouts lie in the pipe
+        it.get(2)
+        assert it.exchange.holds(0)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchbeast.core import file_writer, prof
+from torchbeast.core import file_writer
 from torchbeast.core.file_writer import FileWriter
 
 FIELDS = ["total_loss", "frames", "mean_episode_return", "gen_rewards"]
@@ -401,27 +401,3 @@ def test_scalars_are_events_and_a_resumed_run_hides_later_ones(make, resume):
 
 
 # Timings
-
-
-def test_timings_agree_with_numpy(monkeypatch):
-    durations = {"act": [0.5, 1.5, 4.0], "learn": [0.125, 0.25, 0.25]}
-    clock = [100.0]
-    monkeypatch.setattr(prof.time, "perf_counter", lambda: clock[0])
-    timings = prof.Timings()
-    for act, learn in zip(*durations.values()):
-        clock[0] += 7  # between the rounds: nobody's
-        timings.reset()
-        clock[0] += act
-        timings.time("act")
-        clock[0] += learn
-        timings.time("learn")
-    for phase, values in durations.items():
-        assert timings.means()[phase] == pytest.approx(np.mean(values))
-        assert timings.stds()[phase] == pytest.approx(np.std(values))
-    first, second = timings.summary().splitlines()
-    assert first.split() == ["act", "2000.000", "ms", "+-", "1471.960", "90.6", "%"]
-    assert second.split()[0] == "learn" and second.split()[-2] == "9.4"
-
-
-def test_timings_of_nothing():
-    assert prof.Timings().summary() == ""

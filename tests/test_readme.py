@@ -25,9 +25,7 @@ def flag_tables() -> str:
     for title, flags in flags_module.GROUPS.items():
         rows = []
         for flag in flags:
-            default = (
-                {None: "", False: "off"}.get(flag.default, flag.default) if flag.default in (None, False) else flag.default
-            )
+            default = "" if flag.default is None else "off" if flag.default is False else flag.default
             rows.append(f"| `--{flag.name}` | {default} | {flag.meaning} |")
         parts.append("\n".join([f"**{title}**", "", "| flag | default | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join(parts)

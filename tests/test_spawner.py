@@ -108,7 +108,8 @@ def test_when_the_main_process_is_gone_so_are_its_workers():
         try:
             made = Spawner(work)
             made.start()
-            pids = [made.spawn(index, 0).recv()[2] for index in range(2)]
+            pipes = [made.spawn(index, 0) for index in range(2)]
+            pids = [pipe.recv()[2] for pipe in pipes]
             os.write(writer, " ".join(map(str, [*pids, made._process.pid])).encode())
             time.sleep(60)
         finally:

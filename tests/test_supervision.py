@@ -17,13 +17,14 @@ import torch
 from main import main as entry
 from main import sources
 from main.actor import Actor
+from main.learner import Learner
 from main.train import Run
 from torchbeast.core.rollouts import shared_array
 from utils_folder import checkpoint
 
 from .test_train import actor_pids, children, command, rows, start
 
-NOTICED_SECONDS = 5.5
+NOTICED_SECONDS = 5.0
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +141,7 @@ def rows_with_time(run_dir: Path) -> np.ndarray:
 
 def kill_and_resume(tmp_path: Path, name: str, seconds: float) -> None:
     """SIGKILL to the main process after a while: everything that must hold afterwards is asserted."""
-    interval = 0.6
+    interval = 2.0
     folder = tmp_path / name
     process = start(folder, "--num_actor_processes", "2", "--checkpoint_minutes", str(interval / 60))
     family = [*children(process.pid), *actor_pids(process)]
@@ -151,7 +152,7 @@ def kill_and_resume(tmp_path: Path, name: str, seconds: float) -> None:
     state, _ = checkpoint.load_newest(run / "model.tar")
     table = rows_with_time_of_whole_rows(run)
     lost = table[-1, 0] - table[table[:, 1] <= state["frames"]][-1:, 0] if state["frames"] else table[-1, 0] - table[0, 0]
-    assert lost < interval + 1.5  # and the time that a checkpoint and the flush of the log may take
+    assert lost < interval + 0.5  # supervision looks every quarter of a second
     deadline = time.monotonic() + 5
     while any(alive(pid) for pid in family) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -175,7 +176,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.3, 1.7])
+@pytest.mark.parametrize("seconds", [0.3, 4.7])
 def test_a_killed_main_process_leaves_a_run_that_resumes(tmp_path, seconds):
     kill_and_resume(tmp_path, "a", seconds)
 
@@ -185,7 +186,7 @@ def test_a_killed_main_process_leaves_a_run_that_resumes(tmp_path, seconds):
 def test_fifty_killed_main_processes(tmp_path):
     generator = random.Random(1)
     for n in range(50):
-        kill_and_resume(tmp_path, str(n), generator.random() * 4)
+        kill_and_resume(tmp_path, str(n), generator.random() * 6)
 
 
 def test_sigusr1_asks_to_be_requeued(tmp_path):
@@ -251,3 +252,55 @@ def test_a_full_disk_does_not_end_a_run(tmp_path):
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=200)
     assert "No space left" in done.stderr and "the run goes on" in done.stderr
     assert "48,000 frames" in done.stderr
+
+
+def test_a_full_disk_that_has_room_again_gets_checkpoints_again(tmp_path):
+    """Filled by another file, which is removed: the next checkpoint is written, and so are TensorBoard's events."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no mount namespaces")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    arguments = command(folder, "--num_actor_processes", "1", "--total_frames", "100000000", "--checkpoint_minutes", "0.01")
+    code = (
+        "import main.preflight as p; p.FREE_BYTES = p.LOG_ROW_BYTES = -10**6; import main.train as t; "
+        "t.SCALARS_SECONDS = 0.5; t.RETRY_SECONDS = 0.5; import sys; from main.main import main; sys.exit(main())"
+    )
+    run = folder / "run"
+    script = f"""
+        mount -t tmpfs -o size=4m tmpfs {folder}
+        {os.sys.executable} -c '{code}' {" ".join(arguments)} &
+        PID=$!
+        while [ ! -e {run}/tensorboard ]; do sleep 0.1; done
+        sleep 1; dd if=/dev/zero of={folder}/big bs=1k 2>/dev/null
+        sleep 4; rm {folder}/big; stat -c %Y {run}/model.tar
+        sleep 4; stat -c %Y {run}/model.tar
+        ls {run}/tensorboard | wc -l
+        kill -TERM $PID; wait $PID; echo code $?
+    """
+    done = subprocess.run(["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, timeout=100)
+    full, later, events, code_line = done.stdout.split("\n")[:4]
+    assert "No space left" in done.stderr
+    assert int(later) > int(full) + 1 and int(events) >= 2 and code_line == "code 143", done.stdout + done.stderr
+
+
+def test_a_slow_update_is_no_fault_of_the_actors(tmp_path, monkeypatch, capfd):
+    learn = Learner.learn
+
+    def slow_once(self, batch):
+        if self.frames == 48:
+            time.sleep(7)
+        return learn(self, batch)
+
+    monkeypatch.setattr(Learner, "learn", slow_once)
+    assert entry.main(command(tmp_path, "--num_actor_processes", "2")) == 0
+    errors = capfd.readouterr().err
+    assert "starting it again" not in errors and "took no step" not in errors
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+def test_a_signal_to_the_whole_group_is_the_main_processs_to_handle(tmp_path, number, code):
+    """As a terminal's Ctrl-C, srun or systemd send it."""
+    process = start(tmp_path, "--num_actor_processes", "2", own_group=True)
+    os.killpg(process.pid, number)
+    assert process.wait(15) == code, process.stderr.read()
+    assert checkpoint.load(tmp_path / "run" / "model.tar")["frames"] == rows(tmp_path / "run")[-1]["frames"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,10 +72,11 @@ def _threads():
     torch.set_num_threads(1)
 
 
-def start(tmp_path: Path, *more: str) -> subprocess.Popen:
+def start(tmp_path: Path, *more: str, own_group: bool = False) -> subprocess.Popen:
     """A long run in a process of its own; returns when it has written its first rows."""
     args = [sys.executable, "-m", "main.main", *command(tmp_path, "--total_frames", "100000000", *more)]
-    process = subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env, start_new_session=own_group)
     log = tmp_path / "run" / "logs.csv"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -138,6 +140,28 @@ def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, model
     whole, cut = (checkpoint.load(tmp_path / n / "run" / "model.tar") for n in ("whole", "cut"))
     for name, value in whole["model_state_dict"].items():
         assert torch.equal(value, cut["model_state_dict"][name])
+
+
+@pytest.mark.parametrize("kept", ["frames 0", "frames 240"])
+def test_any_checkpoint_of_a_reproducible_run_is_gone_on_from_to_the_last_bit(tmp_path, monkeypatch, kept):
+    """Back to the checkpoint written before anything was learned, or to one in the middle; later rows come again."""
+    at = int(kept.split()[1])
+    args = command(tmp_path, "--num_actor_processes", "0", "--seed", "9", "--use_lstm", "--checkpoint_minutes", "0.00001")
+    save, run = checkpoint.save, tmp_path / "run"
+
+    def save_and_keep(path, state, **more):
+        save(path, state, **more)
+        if state["frames"] == at and not (run / "kept.tar").exists():
+            shutil.copy(path, run / "kept.tar")
+
+    monkeypatch.setattr(checkpoint, "save", save_and_keep)
+    assert entry.main(args) == 0
+    whole, weights = rows(run), checkpoint.load(run / "model.tar")["model_state_dict"]
+    shutil.copy(run / "kept.tar", run / "model.tar")
+    assert entry.main(["--resume", str(run)]) == 0
+    assert rows(run) == whole
+    again = checkpoint.load(run / "model.tar")["model_state_dict"]
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
 
 
 def test_resuming_with_processes_goes_on_counting_and_takes_new_levels(tmp_path):

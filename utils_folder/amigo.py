@@ -245,13 +245,13 @@ class Amigo(Motivation):
         self._waiting = {k: torch.cat([self._waiting[k], v]) for k, v in entries.items()} if self._waiting else entries
         stats = {"goals_reached": batch["reached"][1:].float().mean().item()}
         size = self._flags.generator_batch_size
-        learned = False
+        updates = []
         while len(self._waiting["goal"]) >= size:
-            stats |= self._update({k: v[:size] for k, v in self._waiting.items()})
+            updates.append(self._update({k: v[:size] for k, v in self._waiting.items()}))
             self._waiting = {k: v[size:] for k, v in self._waiting.items()}
-            learned = True
-        if learned:
+        if updates:
             self._shared.publish(self.teacher)
+            stats |= {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
         self._watch.see(batch["reached"][1:], self.difficulty)
         return stats | {"generator_current_target": self.difficulty.target}
 
@@ -328,16 +328,19 @@ class Amigo(Motivation):
 
 
 def ended_goals(batch: Batch) -> Batch:
-    """The teacher's entries in a batch: one with reached False per t with done[t], then one with reached True per reached[t].
+    """The teacher's entries in a batch: one with reached False per done[t], one with reached True per reached[t].
+
+    They are in the order of t: were failures and successes apart, an update on part of them would not see the student's skill.
 
     Args:
         batch: rollouts, [T+1, B, ...].
     Returns: goal_frame, goal, generator_logits of state t-1; goal_step, reached, ex_reward (float32) of t; [N, ...] each.
     """
     done, reached = batch["done"][1:], batch["reached"][1:]
+    order = torch.cat([done.nonzero()[:, 0], reached.nonzero()[:, 0]]).argsort(stable=True)
 
     def both(values: Tensor) -> Tensor:
-        return torch.cat([values[done], values[reached]])
+        return torch.cat([values[done], values[reached]])[order]
 
     return {
         "goal_frame": both(batch["goal_frame"][:-1]),
@@ -345,5 +348,5 @@ def ended_goals(batch: Batch) -> Batch:
         "generator_logits": both(batch["generator_logits"][:-1]),
         "goal_step": both(batch["goal_step"][1:]),
         "ex_reward": both(batch["reward"][1:]),
-        "reached": torch.cat([torch.zeros_like(done[done]), torch.ones_like(reached[reached])]),
+        "reached": torch.cat([torch.zeros_like(done[done]), torch.ones_like(reached[reached])])[order],
     }

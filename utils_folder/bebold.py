@@ -107,6 +107,8 @@ class BeBold(Motivation):
         }
 
     def load_state_dict(self, state: dict) -> None:
+        if "target_state_dict" not in state:  # the published code does not save it; playing needs the student alone
+            return
         self.target.load_state_dict(state["target_state_dict"])
         self.predictor.load_state_dict(state["predictor_state_dict"])
         self._optimizer.load_state_dict(state["predictor_optimizer_state_dict"], state["predictor_scheduler_state_dict"])

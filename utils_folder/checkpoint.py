@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
@@ -26,6 +28,8 @@ def save(path: Path, state: dict, *, keep: int = 1) -> None:
 
     The `keep` - 1 checkpoints before it stay beside it, as NAME-1.tar (the newest of them), NAME-2.tar, ...
     """
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed in here
+        left.unlink()
     content = io.BytesIO()  # written at once: PyTorch's own writer hides a full disk behind an internal error
     torch.save({"format": FORMAT, **state}, content)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -43,11 +47,16 @@ def save(path: Path, state: dict, *, keep: int = 1) -> None:
 
 
 def _shift(path: Path, keep: int) -> None:
-    """Makes room for a new checkpoint; `path` itself stays until it is replaced."""
+    """Makes room for a new checkpoint; `path` itself stays until it is replaced.
+
+    A damaged one is not kept: it must not take the place of a good one.
+    """
+    if not zipfile.is_zipfile(path):
+        return
     for n in range(keep - 1, 1, -1):
         if (before := earlier(path, n - 1)).exists():
             os.replace(before, earlier(path, n))
-    if keep > 1 and path.exists():
+    if keep > 1:
         link(path, earlier(path, 1))
 
 
@@ -55,7 +64,10 @@ def link(path: Path, other: Path) -> None:
     """`other` becomes a second name of `path`'s present content, at once and whole."""
     temporary = other.with_name(f".{other.name}.tmp")
     temporary.unlink(missing_ok=True)
-    os.link(path, temporary)
+    try:
+        os.link(path, temporary)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, temporary)
     os.replace(temporary, other)
 
 

@@ -108,10 +108,16 @@ class Window:
 
     @property
     def at_limit(self) -> bool:
-        return not self.LOWEST < self.target < self.HIGHEST
+        return self.target >= self.HIGHEST
 
     def warnings(self) -> Iterator[str]:
-        yield from _clock_warning(self.threshold, self.negative)
+        if self.threshold <= self.negative and self.target <= self.LOWEST:
+            yield (
+                f"generator_threshold {self.threshold:g} is not above generator_reward_negative {self.negative:g}, so "
+                f"every mean reward passes, which lowers t*; at {self.LOWEST} and below it cannot fall: t* stands still"
+            )
+        else:
+            yield from _clock_warning(self.threshold, self.negative)
         yield from _wide_window_warning(self.target, self.window)
 
 

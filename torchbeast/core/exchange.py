@@ -72,8 +72,13 @@ class Exchange:
         self._arrivals.put((index, connection))
 
     def holds(self, index: int) -> bool:
-        """Whether process `index` has slots to fill."""
-        return bool(self._held[index])
+        """Whether process `index` has slots to fill, and has sent nothing that waits to be read: then it may be waiting."""
+        connection = self._connections[index]
+        try:
+            unread = connection is not None and connection.poll()
+        except (OSError, ValueError):  # closed meanwhile
+            unread = True
+        return bool(self._held[index]) and not unread
 
     def stop(self) -> None:
         """Ends every wait, now and later, with Stopped."""
@@ -97,7 +102,8 @@ class Exchange:
                 self._stopped.wait(POLL_SECONDS)  # all are gone; who watches the processes attaches new ones, or stops
                 continue
             for connection in wait(ends, POLL_SECONDS):
-                self._receive(self._connections.index(connection))
+                if connection in self._connections:  # else a grant has found its process dead meanwhile
+                    self._receive(self._connections.index(connection))
         return [self._full.popleft() for _ in range(batch_size)]
 
     def release(self, slots: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import fcntl
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
@@ -160,9 +161,10 @@ class FileWriter:
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._tensorboard = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=self._purge_step)
-            for name, value in values.items():
-                if value is not None and not math.isnan(value):
-                    self._tensorboard.add_scalar(name, float(value), step)
+            with self._tensorboard_or_none():
+                for name, value in values.items():
+                    if value is not None and not math.isnan(value):
+                        self._tensorboard.add_scalar(name, float(value), step)
 
     def flush(self) -> None:
         """Brings everything to the disk, so that a checkpoint written next is never ahead of the logs."""
@@ -170,7 +172,18 @@ class FileWriter:
             self._logs.flush()
             os.fsync(self._logs.fileno())
             if self._tensorboard is not None:
-                self._tensorboard.flush()
+                with self._tensorboard_or_none():
+                    self._tensorboard.flush()
+
+    @contextlib.contextmanager
+    def _tensorboard_or_none(self) -> Iterator[None]:
+        """A full disk ends TensorBoard's own thread for good, which must not keep the log from being written: the next
+        `scalars` starts a new one."""
+        try:
+            yield
+        except OSError as error:
+            logger.warning("TensorBoard events could not be written (%s)", error)
+            self._tensorboard = None
 
     def close(self, successful: bool) -> None:
         """Ends the run: closes the files, detaches out.log, notes date_end and `successful`. Later calls do nothing."""
@@ -189,7 +202,8 @@ class FileWriter:
         logger.setLevel(self._level_before)
         self._handler.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            with self._tensorboard_or_none():
+                self._tensorboard.close()
         self._logs.close()
         self._folder_lock.close()
 

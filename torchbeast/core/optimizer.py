@@ -48,6 +48,7 @@ class Optimizer:
         def remaining(updates: int) -> float:
             return 1 - min(updates * frames_per_update, total_frames) / total_frames
 
+        self._remaining = remaining
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.rmsprop, remaining)
         self.skipped = 0  # updates not applied
         self._bad_in_a_row = 0
@@ -85,8 +86,8 @@ class Optimizer:
     def load_state_dict(self, rmsprop: dict, schedule: dict) -> None:
         self.rmsprop.load_state_dict(rmsprop)
         self.schedule.load_state_dict(schedule)
-        for group, rate in zip(self.rmsprop.param_groups, self.schedule.get_last_lr(), strict=True):
-            group["lr"] = rate
+        for group in self.rmsprop.param_groups:  # total_frames may be another than when the state was saved
+            group["lr"] = group["initial_lr"] * self._remaining(self.schedule.last_epoch)
 
 
 def from_flags(parameters: Iterable[nn.Parameter], flags, *, learning_rate: float) -> Optimizer:

@@ -83,8 +83,9 @@ class Spawner:
     # -- in the spawner -----------------------------------------------------------------------------------------------
 
     def _serve(self, connection: Connection) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides what ends
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.setpgid(0, 0)  # signals to the group, Ctrl-C among them, are the main process's: it decides what ends
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
         self._connection.close()  # the main process's end: while it were open here, its end would not be noticed
         workers: dict[int, tuple[int, int]] = {}  # a descriptor that becomes readable when the worker ends: index, pid
         closing = None

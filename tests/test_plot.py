@@ -1,0 +1,466 @@
+"""Learning curves: every format of log, grouping, statistics against slow twins, wrong inputs, and the picture itself."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+from PIL import Image
+
+from main import plot
+from main.flags import UsageError
+from torchbeast.core.file_writer import FileWriter
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ["frames", "mean_episode_return", "success_rate", "episodes", "generator_current_target"]
+
+
+def write_log(folder: Path, rows, names=NAMES, *, start=1000.0, seconds=2.0) -> Path:
+    """A log in TorchBeast's form; None is an empty cell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["# _tick,_time," + ",".join(names)]
+    for i, row in enumerate(rows):
+        lines.append(",".join([str(i), str(start + seconds * i), *("" if v is None else str(v) for v in row)]))
+    (folder / "logs.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_meta(folder: Path, *, ours=True, resumed=(), **arguments) -> None:
+    meta = {"args": arguments, **({"versions": {}} if ours else {})}
+    if resumed:
+        meta["resumed"] = [{"frames": frames, "args": arguments} for frames in resumed]
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def write_run(folder: Path, *, end=1000, rate=0.5, names=NAMES, **arguments) -> Path:
+    """A run of ours: rows every 10 frames whose return is `rate` throughout."""
+    values = {"mean_episode_return": rate, "success_rate": rate, "episodes": 3, "generator_current_target": 7}
+    rows = [[frame, *(values.get(name, 0.25) for name in names[1:])] for frame in range(10, end + 1, 10)]
+    write_log(folder, rows, names)
+    write_meta(folder, **{"model": "default", "env": "MiniGrid-Empty-5x5-v0", "seed": 1, "xpid": folder.name, **arguments})
+    return folder
+
+
+def run(*arguments) -> int:
+    return plot.main([str(argument) for argument in arguments])
+
+
+# Reading
+
+
+def test_what_our_file_writer_writes(tmp_path):
+    writer = FileWriter.create(tmp_path, "one", args={"model": "default", "seed": 3}, fields=NAMES)
+    writer.log({"frames": 800, "mean_episode_return": None, "episodes": 0, "generator_current_target": 7})
+    writer.log({"frames": 1600, "mean_episode_return": 0.25, "success_rate": 0.5, "episodes": 2})
+    writer.close(True)
+    read = plot.read_run(tmp_path / "one")
+    assert read.name == "one" and read.arguments["seed"] == 3
+    assert read.arguments["generator_batch_size"] == 32, "a flag that came later had its default"
+    assert read.frames.tolist() == [800, 1600]
+    np.testing.assert_equal(read.columns["mean_episode_return"], [math.nan, 0.25])
+    np.testing.assert_equal(read.columns["generator_current_target"], [7, math.nan])
+    assert read.hours.shape == (2,) and read.has("success_rate") and not read.has("gen_rewards")
+
+
+def test_torchbeasts_log_whose_fields_grow(tmp_path):
+    """The header stays as it was at the first row; fields.csv tells what longer rows hold. Texts, CRLF, a torn last row."""
+    (tmp_path / "fields.csv").write_text(
+        "_tick,_time,step,loss\r\n_tick,_time,step,loss,episode_returns,mean_episode_return\r\n"
+    )
+    (tmp_path / "logs.csv").write_text(
+        "# _tick,_time,step,loss\n0,10.0,80,nan\r\n1,11.0,160,-1.5\r\n"
+        '2,12.0,240,2.0,"(0.5, 1.0)",0.75\r\n3,13.0,320,inf,"tensor([0.,\n 1.])",0.5\r\n4,14.0,400,1.0,"()",0.2'
+    )
+    columns, left_out = plot.read_log(tmp_path / "logs.csv")
+    assert left_out == 1
+    np.testing.assert_equal(columns["step"], [80, 160, 240, 320])
+    np.testing.assert_equal(columns["loss"], [math.nan, -1.5, 2, math.nan])
+    np.testing.assert_equal(columns["mean_episode_return"], [math.nan, math.nan, 0.75, 0.5])
+    assert plot.read_run(tmp_path).arguments is None
+
+
+def test_header_lines_in_the_middle_and_none_at_all(tmp_path):
+    log = tmp_path / "logs.csv"
+    log.write_text("# _tick,_time,frames,a\n0,1,10,5\n# _tick,_time,frames,b,a\n# a remark\n1,2,20,6,7\n")
+    columns, left_out = plot.read_log(log)
+    np.testing.assert_equal(columns["a"], [5, 7])
+    np.testing.assert_equal(columns["b"], [math.nan, 6])
+    assert left_out == 1  # the remark
+    log.write_text("0,1,10,5\n")
+    (tmp_path / "fields.csv").write_text("_tick,_time,frames,a\n")
+    assert plot.read_log(log)[0]["a"].tolist() == [5]
+
+
+def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
+    log = write_log(tmp_path, [[10, 0.1, 0, 1, 7], [20, 0.2, 0, 1, 7], [30, 0.3, 0, 1, 7]]) / "logs.csv"
+    lines = log.read_text().splitlines()
+    lines[2] = lines[2][:9] + lines[3]  # a crash inside row 1, and the resumed program appends
+    log.write_text("\n".join([*lines, "\0\0\0", lines[3].replace(",30,", ",40,"), ""]))
+    assert plot.read_run(tmp_path).frames.tolist() == [10, 30, 40]
+    assert "unreadable: 1\n" in capsys.readouterr().err
+
+
+def test_rows_written_again_after_a_resume_count_once(tmp_path):
+    frames = [10, 20, 30, 40, 30, 40, 50, 50]
+    write_log(tmp_path, [[f, i, None, 1, 7] for i, f in enumerate(frames)])
+    read = plot.read_run(tmp_path / "logs.csv")
+    assert read.frames.tolist() == [10, 20, 30, 40, 50]
+    assert read.columns["mean_episode_return"].tolist() == [0, 1, 4, 5, 7], "the later rows count"
+
+
+@pytest.mark.parametrize("how", ["recorded", "seen", "clock"])
+def test_hours_leave_pauses_out(tmp_path, how):
+    """Frames 10..60, two seconds apart, a night after 30: at a resume of ours, of TorchBeast's; or a clock set back."""
+    frames = [10, 20, 30, *([30] if how == "seen" else []), 40, 50, 60]
+    times = [100, 102, 104, *([40104] if how == "seen" else []), *([50, 52, 54] if how == "clock" else [40106, 40108, 40110])]
+    lines = ["# _tick,_time,frames", *(f"{i},{t},{f}" for i, (t, f) in enumerate(zip(times, frames)))]
+    (tmp_path / "logs.csv").write_text("\n".join(lines) + "\n")
+    if how == "recorded":
+        write_meta(tmp_path, resumed=[30], model="default")
+    np.testing.assert_allclose(plot.read_run(tmp_path).hours * 3600, [2, 4, 6, 8, 10, 12])
+
+
+# Grouping
+
+
+def groups(runs, by=()):
+    found, names = plot.group_runs([plot.read_run(path) for path in runs], by)
+    return {group.label: [run.name for run in group.runs] for group in found}, names
+
+
+def test_groups_are_what_differs_but_for_the_seed(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", seed=1, savedir="x", initials="me"),
+        write_run(tmp_path / "b", seed=2, savedir="y", num_threads=9, checkpoint_minutes=1.5),
+        write_run(tmp_path / "c", seed=1, generator_threshold=-0.1, modify=True),
+        write_run(tmp_path / "d", seed=5, generator_threshold=-0.1, modify=True),
+    ]
+    found, names = groups(runs[:2])
+    assert found == {"default": ["a", "b"]} and names == ()
+    found, names = groups(runs)
+    assert list(found.values()) == [["a", "b"], ["c", "d"]]
+    assert len(names) == 1 and names[0] in ("generator_threshold", "modify"), "one argument is enough to tell two groups"
+
+
+def test_groups_that_only_two_arguments_tell_apart(tmp_path):
+    kinds = itertools.product(["default", "window_adaptive"], [False, True], [1, 2])
+    runs = [write_run(tmp_path / f"{m}{i}{s}", model=m, inner=i, seed=s) for m, i, s in kinds]
+    found, names = groups(runs)
+    assert names == ("model", "inner") and list(map(len, found.values())) == [2, 2, 2, 2]
+    assert "default, off" in found and "window_adaptive, on" in found
+
+
+def test_by_one_and_by_several(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", env="E", window=5),
+        write_run(tmp_path / "b", env="F", window=6),
+        write_run(tmp_path / "c", env="E", window=7, model="novelty_based"),
+    ]
+    assert groups(runs, ["model"])[0] == {"default": ["a", "b"], "novelty_based": ["c"]}
+    assert groups(runs, ["model", "env"])[0] == {"default, E": ["a"], "default, F": ["b"], "novelty_based, E": ["c"]}
+
+
+def test_runs_of_other_programs_are_not_mixed_with_ours(tmp_path):
+    ours = write_run(tmp_path / "ours")
+    theirs = write_run(tmp_path / "theirs")
+    write_meta(theirs, ours=False, model="default", env="MiniGrid-Empty-5x5-v0", seed=2)
+    bare = write_log(tmp_path / "bare", [[10, 0.5, 0.5, 1, 7]])
+    found, _ = groups([ours, theirs, bare])
+    assert list(found.values()) == [["ours"], ["theirs"], ["bare"]] and "bare" in found
+
+
+def test_the_newest_arguments_of_a_resumed_run_count(tmp_path):
+    folder = write_run(tmp_path / "a")
+    old = {"args": {"model": "default", "total_frames": 10}, "versions": {}}
+    (folder / "meta.json").write_text(json.dumps({**old, "resumed": [{"frames": 5, "args": {"total_frames": 20}}]}))
+    assert plot.read_run(folder).arguments["total_frames"] == 20
+
+
+# Statistics
+
+
+def slow_bins(x, values, weights, width):
+    """Bin by bin, row by row."""
+    size = max(1, int(x[-1] / width + 0.5))
+    bins = []
+    for k in range(size):
+        rows = [i for i in range(len(x)) if (k * width < x[i] or k == 0) and x[i] <= (k + 1) * width]
+        rows = [i for i in rows if not math.isnan(values[i]) and weights[i] > 0]
+        weight = sum(weights[i] for i in rows)
+        bins.append(sum(weights[i] * values[i] for i in rows) / weight if rows else math.nan)
+    known = [k for k in range(size) if not math.isnan(bins[k])]
+    for k in range(size):
+        before, after = [j for j in known if j < k], [j for j in known if j > k]
+        if k not in known and before and after:
+            a, b = before[-1], after[0]
+            bins[k] = bins[a] + (bins[b] - bins[a]) * (k - a) / (b - a)
+    return bins
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bins_against_a_slow_twin(seed):
+    rng = np.random.default_rng(seed)
+    x = np.cumsum(rng.integers(1, 30, 57)).astype(float)
+    values = np.where(rng.random(57) < 0.6, math.nan, rng.normal(size=57))
+    weights = rng.integers(0, 4, 57).astype(float)
+    for width in (7.0, 50.0, 1000.0):
+        np.testing.assert_allclose(plot.binned(x, values, weights, width), slow_bins(x, values, weights, width), atol=1e-12)
+
+
+def test_bins_by_hand():
+    x = np.array([10.0, 20, 21, 60, 74])
+    values = np.array([1.0, 0, 4, 6, 9])
+    got = plot.binned(x, values, np.array([3.0, 1, 2, 1, 1]), 20)
+    np.testing.assert_allclose(got, [0.75, 4, 6, 9])  # 20 and 60 belong to the bins that they end; 74 has passed 70
+    assert len(plot.binned(x[:4] + 0, values[:4], np.ones(4), 25)) == 2  # 60 has not reached 62.5
+    sparse = np.array([math.nan, 2, math.nan, 5, math.nan])
+    np.testing.assert_allclose(plot.binned(x, sparse, np.ones(5), 10), [math.nan, 2, 2.75, 3.5, 4.25, 5, math.nan])
+
+
+def test_rows_are_weighted_by_their_episodes_where_they_say_so(tmp_path):
+    rows = [[10, 1.0, 1.0, 9, 7], [20, 0.0, 0.0, 1, 17], [30, None, None, 0, 27]]
+    weighted = plot.read_run(write_log(tmp_path / "a", rows))
+    names = [name for name in NAMES if name != "episodes"]
+    plain = plot.read_run(write_log(tmp_path / "b", [[*row[:3], row[4]] for row in rows], names))
+
+    def value(run, column):
+        return plot.make_curve(plot.Group("g", [run]), column, x="frames", width=40, stat="mean").value.tolist()
+
+    assert value(weighted, "mean_episode_return") == [0.9] and value(weighted, "success_rate") == [0.9]
+    assert value(plain, "mean_episode_return") == [0.5]
+    assert value(weighted, "generator_current_target") == [17], "not an average over episodes"
+
+
+def slow_bootstrap(column, statistic):
+    """The exact percentile interval: every way to draw n of n."""
+    draws = [statistic([column[i] for i in drawn]) for drawn in itertools.product(range(len(column)), repeat=len(column))]
+    return np.percentile(draws, [2.5, 97.5])
+
+
+def slow_iqm(values):
+    cut = int(0.25 * len(values))
+    kept = sorted(values)[cut : len(values) - cut]
+    return sum(kept) / len(kept)
+
+
+@pytest.mark.parametrize("stat, slow", [("mean", lambda v: sum(v) / len(v)), ("iqm", slow_iqm)])
+def test_statistics_against_slow_twins(stat, slow):
+    values = np.random.default_rng(1).normal(size=(5, 3))
+    value, low, high, seeds = plot.over_seeds(values, stat)
+    for k in range(3):
+        assert value[k] == pytest.approx(slow(values[:, k].tolist()))
+        exact = slow_bootstrap(values[:, k].tolist(), slow)
+        np.testing.assert_allclose([low[k], high[k]], exact, atol=0.12 * values[:, k].std())
+    assert seeds.tolist() == [5, 5, 5]
+    again = plot.over_seeds(values, stat)
+    np.testing.assert_equal(again, (value, low, high, seeds))
+
+
+def test_the_iqm_leaves_outliers_out():
+    values = np.array([[0.0], [1], [2], [100]])
+    assert plot.over_seeds(values, "iqm")[0] == [1.5] and plot.over_seeds(values, "mean")[0] == [25.75]
+
+
+def test_runs_of_different_length(tmp_path):
+    """Three seeds, then two, then one: each part is of those that are there, and one seed has no band."""
+    runs = [
+        plot.read_run(write_run(tmp_path / f"r{i}", end=e, rate=r))
+        for i, (e, r) in enumerate([(300, 0), (200, 0.6), (100, 0.9)])
+    ]
+    curve = plot.make_curve(plot.Group("g", runs), "mean_episode_return", x="frames", width=100, stat="mean")
+    assert curve.seeds.tolist() == [3, 2, 1] and curve.x.tolist() == [50, 150, 250]
+    np.testing.assert_allclose(curve.value, [0.5, 0.3, 0], atol=1e-12)
+    np.testing.assert_allclose(curve.low, [0, 0, math.nan], atol=1e-12)
+    np.testing.assert_allclose(curve.high, [0.9, 0.6, math.nan], atol=1e-12)
+    assert plot._entry(curve, 1, "") == "g (3 seeds, 2 beyond 50, 1 beyond 150)"
+
+
+def test_one_seed_is_a_line_alone(tmp_path):
+    run = plot.read_run(write_run(tmp_path / "a"))
+    curve = plot.make_curve(plot.Group("g", [run]), "success_rate", x="hours", width=run.hours[-1] / 4, stat="mean")
+    assert curve.value.tolist() == [0.5] * 4 and np.isnan(curve.low).all() and plot._entry(curve, 1, " h") == "g (1 seed)"
+
+
+@pytest.mark.parametrize("frames, window", [(30e6, 2e5), (1e8, 1e6), (800, 10), (40, 1)])
+def test_the_window_has_a_round_default(tmp_path, frames, window):
+    run = plot.read_run(write_log(tmp_path, [[frames, 0.5, 0.5, 1, 7]]))
+    assert plot.default_window([run]) == pytest.approx(window)
+
+
+# The program
+
+
+@pytest.fixture
+def two_groups(tmp_path):
+    return [
+        write_run(tmp_path / "runs" / f"{model}{seed}", end=end, rate=rate, model=model, seed=seed)
+        for model, seed, end, rate in [("default", 1, 1000, 0.5), ("default", 2, 700, 0.7), ("window_adaptive", 1, 1000, 0.1)]
+    ]
+
+
+def test_json_holds_what_is_drawn(two_groups, tmp_path):
+    out, numbers = tmp_path / "a.png", tmp_path / "a.json"
+    assert run(*two_groups, "--by", "model", "--window", "100", "--out", out, "--json", numbers) == 0
+    data = json.loads(numbers.read_text())
+    assert [panel["column"] for panel in data["panels"]] == ["mean_episode_return", "generator_current_target"]
+    first, second = data["panels"][0]["curves"]
+    assert first["label"] == "default" and first["seeds"] == [2] * 7 + [1] * 3 and second["label"] == "window_adaptive"
+    np.testing.assert_allclose(first["value"], [0.6] * 7 + [0.5] * 3)
+    assert first["low"][-1] is None and first["low"][0] == pytest.approx(0.5) and second["value"] == pytest.approx([0.1] * 10)
+    assert data["groups"][0]["runs"] == [str(folder / "logs.csv") for folder in two_groups[:2]]
+    assert data["by"] == ["model"] and data["window_frames"] == 100 and data["x"] == "frames"
+
+
+def test_a_run_named_twice_counts_once(two_groups, tmp_path):
+    link = tmp_path / "runs" / "latest"
+    link.symlink_to(two_groups[0].name)
+    assert run(*sorted((tmp_path / "runs").iterdir()), "--out", tmp_path / "a.png", "--json", tmp_path / "a.json") == 0
+    assert sorted(len(g["runs"]) for g in json.loads((tmp_path / "a.json").read_text())["groups"]) == [1, 2]
+
+
+@pytest.mark.parametrize("kind, magic", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_files_are_pictures_and_the_same_each_time(two_groups, tmp_path, kind, magic):
+    files = [tmp_path / f"{name}.{kind}" for name in "ab"]
+    for file in files:
+        assert run(*two_groups, "--out", file, "--size", "6x5", "--dpi", "50", "--panels", "none") == 0
+    content = files[0].read_bytes()
+    assert content.startswith(magic) and content == files[1].read_bytes()
+    if kind == "png":
+        picture = Image.open(io.BytesIO(content))
+        assert picture.size == (300, 250) and len(np.unique(picture.convert("L"))) > 20
+    if kind == "svg":
+        assert b'width="432pt"' in content and b'height="360pt"' in content
+
+
+def draw(labels, *, panels=3, **options):
+    x = np.arange(40) * 1e5 + 5e4
+    curves = [plot.Curve(label, x, x / 4e6, x / 5e6, x / 3e6, np.repeat([3, 2], [30, 10])) for label in labels]
+    shown = [(panel, curves) for panel in list(plot.PANELS.values())[:panels]]
+    return plot.picture(shown, x="frames", caption="Mean over seeds; " * 9, **options)
+
+
+@pytest.mark.parametrize("labels, options", [
+    (["default"], {}),
+    ([f"model {i}, MiniGrid-KeyCorridorS3R3-v0, {i / 10}" for i in range(9)], {"legend": "model, env, generator_threshold"}),
+    (["a very long name of a run " * 8, "b"], {"title": "MiniGrid-ObstructedMaze-1Dl-v0 and some more " * 6}),
+    (["default", "window_adaptive"], {"size": (5.0, 7.0), "title": "MiniGrid-KeyCorridorS3R3-v0"}),
+    (["b"], {"panels": 1}),
+])  # fmt: skip
+def test_every_word_is_inside_and_the_legend_covers_no_data(labels, options):
+    figure = draw(labels, **options)
+    figure.canvas.draw()
+    width, height = figure.bbox.size
+    hidden = {t for ax in figure.axes for t in (*ax.get_xticklabels(which="both"), *ax.get_yticklabels(which="both"))}
+    texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible() and t not in hidden]
+    extents = [t.get_window_extent() for t in texts]
+    assert len(extents) >= len(labels) + len(figure.axes) + 2
+    for text, box in zip(texts, extents):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text.get_text()
+    legend = figure.legends[0].get_window_extent()
+    assert not any(legend.overlaps(ax.get_tightbbox()) for ax in figure.axes)
+    assert not any(a.get_tightbbox().overlaps(b.get_tightbbox()) for a, b in itertools.combinations(figure.axes, 2))
+    assert all("(" in text.get_text() for text in figure.legends[0].get_texts())
+    assert figure.axes[-1].get_xlabel() == "environment frames (millions)"
+    if "size" in options:
+        assert tuple(figure.get_size_inches()) == options["size"]
+
+
+def test_names_are_not_read_as_formulas_nor_hidden():
+    figure = draw(["_a$b$^{"], panels=1, title="x $\\foo$")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["_a$b$^{ (3 seeds, 2 beyond 2.95M)"]
+
+
+def test_a_size_that_is_too_small_is_refused():
+    with pytest.raises(UsageError, match="too small"):
+        draw(["default"], size=(2.0, 2.0))
+    with pytest.raises(UsageError, match="too small"):
+        draw(["default", "other"], size=(9.0, 2.5))
+
+
+def test_curves_can_be_told_apart_without_colour():
+    def lightness(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        return 116 * float(np.dot(linear, [0.2126, 0.7152, 0.0722])) ** (1 / 3) - 16  # CIE L*
+
+    values = [lightness(colour) for colour in plot.COLOURS]
+    assert max(values) < 75, "to be seen on white"
+    assert all(abs(a - b) > 7 for a, b in itertools.combinations(values, 2))
+    styles = [(s["color"], str(s["linestyle"])) for s in map(plot._line, range(len(plot.COLOURS) * len(plot.LINES)))]
+    assert len(set(styles)) == len(styles)
+    assert all(a[1] != b[1] for a, b in zip(styles, styles[1:]))
+
+
+def test_a_line_is_broken_where_a_run_ends():
+    """The rest's mean is another one: no slope may join them."""
+    figure = draw(["default"], panels=1)
+    line = figure.axes[0].lines[0].get_ydata()
+    assert len(line) == 41 and np.flatnonzero(np.isnan(line)).tolist() == [30]
+
+
+def empty(folder: Path) -> Path:
+    return write_log(folder, [])
+
+
+@pytest.mark.parametrize("make, options, words", [
+    (lambda p: p / "none", [], "does not exist: give the folder of a run"),
+    (lambda p: p, [], "no logs.csv; but folders in it have one: give"),
+    (lambda p: empty(p / "e"), [], "has no rows yet"),
+    (lambda p: write_log(p / "e", [[0, 0.5, 0.5, 1, 7]]), [], "no frames above 0"),
+    (lambda p: write_log(p / "e", [[5]], ["loss"]), [], "no column frames"),
+    (lambda p: write_log(p / "e", [[9, None, None, 0, 7]]), [], "no values of mean_episode_return"),
+    (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--y", "success"], "choose one of return"),
+    (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--panels", "teacher"], "no RUN has values of gen_rewards"),
+    (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--by", "model"], "leave out --by"),
+    (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--window", ".000001"], "give a larger one"),
+    (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2], seconds=0, start=math.nan), ["--x", "hours"], "use --x frames"),
+    (lambda p: p / "good", ["--y", "mean_episode_retrun"], "mean_episode_return"),
+    (lambda p: p / "good", ["--by", "modle"], "did you mean"),
+    (lambda p: p / "good", ["--out", "a.gif"], "give a name that ends in"),
+    (lambda p: p / "good", ["--out", "none/a.png"], "make it first"),
+    (lambda p: p / "good", ["--json", "none/a.json"], "make it first"),
+    (lambda p: p / "good", ["--json", "picture.png"], "the same file"),
+    (lambda p: p / "good", ["--size", "1x1"], "too small"),
+])  # fmt: skip
+def test_wrong_inputs(tmp_path, monkeypatch, capsys, make, options, words):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    write_run(tmp_path / "in" / "good", end=20)
+    assert run(make(tmp_path / "in"), "--out", "picture.png", "--json", "numbers.json", *options) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1 and words in message
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"args": 3}', '{"args": {}, "resumed": [{}]}'])
+def test_damaged_metadata(tmp_path, capsys, content):
+    (write_run(tmp_path / "a") / "meta.json").write_text(content)
+    assert run(tmp_path / "a", "--out", tmp_path / "a.png") == 2
+    assert "meta.json is damaged" in capsys.readouterr().err and not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("options", [["--size", "7"], ["--size", "nanx3"], ["--window", "0"], ["--x", "days"], ["--dpi", "0"]])
+def test_wrong_words(tmp_path, options):
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path, *options)
+    assert end.value.code == 2
+
+
+def test_without_a_screen_and_with_another_matplotlibrc(tmp_path):
+    """A process of its own: the user's settings (here: cut to the contents) and the lack of a screen change nothing."""
+    (tmp_path / "matplotlibrc").write_text("savefig.bbox: tight\nbackend: TkAgg\n")
+    folder = write_run(tmp_path / "a", names=[*NAMES, "gen_rewards", "mean_intrinsic_rewards"])
+    command = [sys.executable, "-m", "main.plot", folder, "--out", tmp_path / "a.png", "--size", "6x9", "--dpi", "40"]
+    environment = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "OMP_NUM_THREADS": "1", "DISPLAY": ":77", "PATH": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Image.open(tmp_path / "a.png").size == (240, 360)
