@@ -23,10 +23,10 @@ import torch
 
 from main import flags as flags_module
 from main.actor import Actor
-from main.learner import Learner, core_state_fields
+from main.learner import Learner, rollout_fields
 from models.linear import product
 from torchbeast.core.file_writer import processor_name
-from torchbeast.core.rollouts import Rollouts, agent_fields
+from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import torch_generator
 from torchbeast.core.weights import Reader
 from utils_folder import env_utils
@@ -92,12 +92,7 @@ class Parts:
         task = Task.of(self.environment)
         motivation = make_motivation(flags, task)
         self.learner = Learner(flags, task, motivation)
-        fields = (
-            agent_fields(task.frame_shape, task.num_actions)
-            | env_utils.CARRIED_FIELDS
-            | core_state_fields(self.learner.student)
-            | motivation.rollout_fields
-        )
+        fields = rollout_fields(task, self.learner)
         self.rollouts = Rollouts(fields, unroll_length=flags.unroll_length, num_buffers=max(num_envs, flags.batch_size))
         generator = torch_generator(0, "benchmark")
         student = Reader(copy.deepcopy(self.learner.student), self.learner.shared)

@@ -12,9 +12,9 @@ from torch import Tensor
 from main import flags as flags_module
 from models.student import Student
 from torchbeast.core import losses, optimizer, vtrace
-from torchbeast.core.rollouts import Field
+from torchbeast.core.rollouts import Field, agent_fields
 from torchbeast.core.weights import SharedWeights
-from utils_folder import rewards
+from utils_folder import env_utils, rewards
 from utils_folder.motivation import Motivation, Task
 
 LOG_COLUMNS = (
@@ -49,12 +49,14 @@ def make_student(flags: argparse.Namespace, task: Task, motivation: Motivation) 
     )
 
 
-def core_state_fields(student: Student) -> dict[str, Field]:
-    """The LSTM's state at a rollout's state 0, as rollout fields."""
-    return {
+def rollout_fields(task: Task, learner: Learner) -> dict[str, Field]:
+    """All that a rollout holds: the agent's, MiniGrid's and the motivation's fields, and the LSTM's state at state 0."""
+    core_state = {
         f"core_state_{i}": Field((state.shape[0], state.shape[2]), "float32", per_row=False)
-        for i, state in enumerate(student.initial_state(1))
+        for i, state in enumerate(learner.student.initial_state(1))
     }
+    fields = agent_fields(task.frame_shape, task.num_actions)
+    return fields | env_utils.CARRIED_FIELDS | core_state | learner.motivation.rollout_fields
 
 
 class Learner:

@@ -42,6 +42,7 @@ def check(flags: argparse.Namespace, *, rollout_bytes: int, checkpoint_bytes: in
         open_files(FILES + FILES_PER_PROCESS * processes),
         disk(flags, checkpoint_bytes),
         cores(processes),
+        system(),
         gpu(flags.disable_cuda),
     ]
     for finding in findings:
@@ -124,6 +125,14 @@ def cores(processes: int) -> Finding:
     available = flags_module.cores()
     note = "" if processes < available else ": they will take turns"
     return Finding(f"{available} cores for {processes} actor processes and the learner{note}")
+
+
+def system() -> Finding:
+    """Actor processes are watched through descriptors that older Linux kernels, and Pythons built on them, do not have."""
+    if hasattr(os, "pidfd_open"):
+        return Finding(f"{sys.platform}, Python {sys.version.split()[0]}")
+    text = "this system has no pidfd_open"
+    return Finding(text, f"{text}: use Linux 5.3 or newer with a Python built for it (python.org's, conda-forge's)")
 
 
 def gpu(disable_cuda: bool) -> Finding:

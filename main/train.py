@@ -23,16 +23,16 @@ from main import flags as flags_module
 from main import preflight
 from main.actor import Actor
 from main.flags import UsageError
-from main.learner import LOG_COLUMNS, Learner, core_state_fields
+from main.learner import LOG_COLUMNS, Learner, rollout_fields
 from main.progress import Progress
 from main.sources import ActorProcesses, ActorsFailed, InlineActor, Source
 from torchbeast.core.exchange import Stopped
 from torchbeast.core.file_writer import FileWriter
 from torchbeast.core.optimizer import Diverged
-from torchbeast.core.rollouts import Rollouts, agent_fields, rollout_bytes
+from torchbeast.core.rollouts import Rollouts, rollout_bytes
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.weights import Reader
-from utils_folder import checkpoint, env_utils
+from utils_folder import checkpoint, env_utils, minigrid_engine
 from utils_folder.motivation import Task, make_motivation
 
 logger = logging.getLogger("amigo")
@@ -142,12 +142,7 @@ class Run:
         self.motivation = make_motivation(flags, self.task)
         self.learner = Learner(flags, self.task, self.motivation)
         self._warned: set[str] = set()
-        fields = (
-            agent_fields(self.task.frame_shape, self.task.num_actions)
-            | env_utils.CARRIED_FIELDS
-            | core_state_fields(self.learner.student)
-            | self.motivation.rollout_fields
-        )
+        fields = rollout_fields(self.task, self.learner)
         size = {"unroll_length": flags.unroll_length, "num_buffers": flags_module.num_buffers(flags)}
         preflight.check(
             checked or flags,
@@ -217,7 +212,7 @@ class Run:
             fixed_seed=flags.env_seed if flags.fix_seed else None,
         )
         generator = torch_generator(flags.seed, f"actor {stream}", index)
-        student = Reader(_fresh_copy(self.learner.student), self.learner.shared)
+        student = Reader(copy.deepcopy(self.learner.student), self.learner.shared)
         return Actor(environment, student, self.motivation.actor(hosted[index], generator), generator)
 
     # -- running ------------------------------------------------------------------------------------------------------
@@ -270,7 +265,7 @@ class Run:
             f"writing {self.writer.run_dir}"
         )
         if flags.engine == "auto" and engine == "gym":
-            logger.warning(f"gym-minigrid itself plays {flags.env}: {env_utils.why_not_compiled(flags.env)}")
+            logger.warning(f"gym-minigrid itself plays {flags.env}: {minigrid_engine.playable(flags.env)}")
         if self.learner.frames:
             logger.info(f"resumed at {self.learner.frames:,} frames")
 
@@ -414,11 +409,6 @@ class Run:
         folder.mkdir(exist_ok=True)
         fields = {name: batch[name][-1, :SAVED_ENVS].numpy() for name in ("frame", "goal") if name in batch}
         np.savez_compressed(folder / f"{self.learner.frames:012d}.npz", **fields)
-
-
-def _fresh_copy(network: torch.nn.Module) -> torch.nn.Module:
-    """A copy on the CPU that shares nothing with the original."""
-    return copy.deepcopy(network).cpu()
 
 
 def _free_name(flags: argparse.Namespace) -> str:

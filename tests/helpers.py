@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from main import flags as flags_module
 from main.actor import Actor
-from main.learner import Learner, core_state_fields
+from main.learner import Learner, rollout_fields
 from main.sources import InlineActor
 from tests.plain_networks import PlainRandomNetwork, PlainStudent, PlainTeacher
 from torchbeast.core.environment import Environment
-from torchbeast.core.rollouts import Rollouts, agent_fields
+from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.weights import Reader
 from utils_folder import env_utils
 from utils_folder.motivation import Task, make_motivation
@@ -247,10 +247,7 @@ def make_inline(flags: argparse.Namespace, *, num_envs: int, seed: int = 0) -> t
     )
     task = Task.of(environment)
     learner = Learner(flags, task, make_motivation(flags, task))
-    fields = (
-        agent_fields(task.frame_shape, task.num_actions) | env_utils.CARRIED_FIELDS
-        | core_state_fields(learner.student) | learner.motivation.rollout_fields
-    )  # fmt: skip
+    fields = rollout_fields(task, learner)
     rollouts = Rollouts(fields, unroll_length=flags.unroll_length, num_buffers=num_envs + flags.batch_size)
     generator = torch.Generator().manual_seed(seed + 1)
     student = Reader(fresh_student(learner, task), learner.shared)

@@ -110,7 +110,7 @@ class AmigoActor(MotivationActor):
         self._boundary_awareness = not flags.no_boundary_awareness
         self._restart_episode = flags.restart_episode
         self._inner_height = task.frame_shape[1] if flags.inner else None
-        num_goals = num_goal_logits(task, flags)
+        num_goals = teacher.network.num_goals
         self._row = {
             "goal": np.zeros(num_envs, np.int64),
             "late_goal": np.zeros(num_envs, np.int64),
@@ -174,12 +174,6 @@ class AmigoActor(MotivationActor):
         self._started = True
 
 
-def num_goal_logits(task: Task, flags: argparse.Namespace) -> int:
-    """How many goals the teacher chooses among."""
-    width, height, _ = task.frame_shape
-    return (width - 2) * (height - 2) if flags.inner else width * height
-
-
 class Amigo(Motivation):
     """The teacher in the learner. Updated when `generator_batch_size` goals have ended, by REINFORCE with a baseline.
 
@@ -215,7 +209,7 @@ class Amigo(Motivation):
         self.rollout_fields = {
             "goal": Field((), np.int64),
             "goal_frame": Field(task.frame_shape, np.uint8),
-            "generator_logits": Field((num_goal_logits(task, flags),), np.float32),
+            "generator_logits": Field((self.teacher.num_goals,), np.float32),
             "goal_step": Field((), np.int32),
             "reached": Field((), np.bool_),
         }

@@ -115,8 +115,3 @@ def carried(env: MiniGridEnv) -> tuple[int, int]:
     if env.carrying is None:
         return NOTHING_CARRIED
     return OBJECT_TO_IDX[env.carrying.type], COLOR_TO_IDX[env.carrying.color]
-
-
-def why_not_compiled(env_name: str) -> str | None:
-    """Why the compiled engine cannot play `env_name`; None if it can."""
-    return minigrid_engine.playable(env_name)
