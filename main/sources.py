@@ -25,6 +25,7 @@ logger = logging.getLogger("amigo")
 Batch = dict[str, Tensor]
 STOP_SECONDS = 5.0
 STALL_SECONDS = 4.0  # a process that has rollouts to fill and takes no step for so long is taken for stuck
+STOPPED_SECONDS = 2.0  # the same for one that a signal has stopped: it certainly takes none
 START_SECONDS = 60.0  # the same before its first step: it makes its environments meanwhile
 RESTART_WINDOW = 600.0
 
@@ -214,7 +215,9 @@ class ActorProcesses:
                 self._spawner.kill(index)
 
     def _patience(self, index: int, beats: int) -> float:
-        return STALL_SECONDS if beats or _is_stopped(self._spawner.pids[index]) else START_SECONDS
+        if _is_stopped(self._spawner.pids[index]):
+            return STOPPED_SECONDS
+        return STALL_SECONDS if beats else START_SECONDS
 
     def stop(self) -> None:
         self._stop[0] = True

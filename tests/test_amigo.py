@@ -149,7 +149,13 @@ class ScriptedTeacher:
     composed = None
     COLOUR = 4
 
-    def network(self, frames, composed):
+    num_goals = 12
+
+    @property
+    def network(self):
+        return self
+
+    def __call__(self, frames, composed):
         logits = (frames[..., -2] == self.COLOUR).flatten(1).float() * 100.0
         return logits, torch.zeros(len(frames))
 

@@ -145,16 +145,20 @@ class Exchange:
 
         While the free ones are too few for that process, nobody overtakes it: it would never be served.
         """
-        while waiting := [i for i in self._turns if len(self._held[i]) < AHEAD and self._connections[i] is not None]:
+        gone: set[int] = set()
+        while waiting := [
+            i for i in self._turns if len(self._held[i]) < AHEAD and self._connections[i] is not None and i not in gone
+        ]:
             i = min(waiting, key=lambda i: len(self._held[i]))
             if len(self._free) < self._hosted[i]:
                 return
             slots = [self._free.popleft() for _ in range(self._hosted[i])]
-            self._held[i].append(slots)
             try:
                 self._connections[i].send(slots)
-            except OSError:  # the process is gone
-                self._dismiss(i)
+            except OSError:  # the process is gone; what it sent before, a traceback perhaps, is still to be read
+                self._free.extend(slots)
+                gone.add(i)
                 continue
+            self._held[i].append(slots)
             self._turns.remove(i)
             self._turns.append(i)
