@@ -377,14 +377,15 @@ class Run:
         if self.flags.disable_checkpoint:
             return True
         saved = False
-        with self._learning, self._disk_errors("writing the log"):
-            self.writer.flush()
-        with self._learning, self._disk_errors("writing a checkpoint"):
-            path = self.writer.run_dir / CHECKPOINT
-            checkpoint.save(path, self._state(), keep=self.flags.keep_checkpoints)
-            if self._milestone_due():
-                checkpoint.link(path, path.with_name(f"milestone-{self.learner.frames:012d}.tar"))
-            saved = True
+        with self._learning:  # for both: a checkpoint must not be ahead of the log
+            with self._disk_errors("writing the log"):
+                self.writer.flush()
+            with self._disk_errors("writing a checkpoint"):
+                path = self.writer.run_dir / CHECKPOINT
+                checkpoint.save(path, self._state(), keep=self.flags.keep_checkpoints)
+                if self._milestone_due():
+                    checkpoint.link(path, path.with_name(f"milestone-{self.learner.frames:012d}.tar"))
+                saved = True
         self._saved = saved
         if not saved:
             self._next_checkpoint = time.monotonic() + RETRY_SECONDS

@@ -318,6 +318,23 @@ def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
     assert len(saved) > 2 and saved[-1] == 480 and saved == sorted(saved)
 
 
+def test_no_checkpoint_is_ahead_of_the_log(tmp_path, monkeypatch):
+    """What a checkpoint has learned is in the log on disk already: else a killed run would resume with a gap."""
+    ahead, save = [], checkpoint.save
+
+    def save_and_compare(path, state, **more):
+        lines = (tmp_path / "run" / "logs.csv").read_text().splitlines()[1:]
+        logged = int(lines[-1].split(",")[2]) if lines else 0
+        ahead.append(state["frames"] - logged)
+        save(path, state, **more)
+
+    monkeypatch.setattr(checkpoint, "save", save_and_compare)
+    args = ("--checkpoint_minutes", "0.0001", "--num_actor_processes", "2", "--total_frames", "9600")
+    monkeypatch.setattr("main.train.SUPERVISE_SECONDS", 0.005)
+    assert entry.main(command(tmp_path, *args)) == 0
+    assert len(ahead) > 20 and set(ahead) == {0}
+
+
 def test_a_degenerate_schedule_is_announced_once(tmp_path, capfd):
     assert entry.main(command(tmp_path, "--generator_threshold", "-0.5", "--generator_reward_negative", "-0.3")) == 0
     assert capfd.readouterr().err.count("moves by the clock") == 1
