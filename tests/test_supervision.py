@@ -223,10 +223,21 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
     assert [row["frames"] for row in whole] == list(range(24, 24 * len(whole) + 1, 24))
 
 
-def test_a_run_needs_no_dev_shm(tmp_path):
-    """With 64 KiB of /dev/shm, as some containers have hardly more, a run goes on as ever."""
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Where a test may mount a small disk, in a mount namespace of its own."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("this machine allows no mount namespaces")
+    (tmp_path / "small").mkdir()
+    return tmp_path / "small"
+
+
+# The check before the start would refuse such a disk.
+ALLOW_SMALL_DISKS = "import main.preflight as p; p.FREE_BYTES = p.LOG_ROW_BYTES = -10**6; "
+
+
+def test_a_run_needs_no_dev_shm(folder, tmp_path):
+    """With 64 KiB of /dev/shm, as some containers have hardly more, a run goes on as ever."""
     args = " ".join(command(tmp_path, "--num_actor_processes", "2"))
     python = Path(os.sys.executable)
     script = f"mount -t tmpfs -o size=64k tmpfs /dev/shm && {python} -m main.main {args}"
@@ -235,17 +246,10 @@ def test_a_run_needs_no_dev_shm(tmp_path):
     assert rows(tmp_path / "run")[-1]["frames"] == 480
 
 
-def test_a_full_disk_does_not_end_a_run(tmp_path):
+def test_a_full_disk_does_not_end_a_run(folder):
     """On 768 KiB of tmpfs the log and checkpoints soon fail; the run says so once, and goes on to its last frame."""
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
-        pytest.skip("this machine allows no mount namespaces")
-    folder = tmp_path / "small"
-    folder.mkdir()
     arguments = command(folder, "--num_actor_processes", "1", "--total_frames", "48000", "--checkpoint_minutes", "0.02")
-    code = (  # the check before the start would refuse such a disk
-        "import main.preflight as p; p.FREE_BYTES = p.LOG_ROW_BYTES = -10**6; "
-        "import sys; from main.main import main; sys.exit(main())"
-    )
+    code = ALLOW_SMALL_DISKS + "import sys; from main.main import main; sys.exit(main())"
     script = (
         f"mount -t tmpfs -o size=768k tmpfs {folder} && {os.sys.executable} -c '{code}' {' '.join(arguments)}; echo code $?"
     )
@@ -254,16 +258,12 @@ def test_a_full_disk_does_not_end_a_run(tmp_path):
     assert "48,000 frames" in done.stderr
 
 
-def test_a_full_disk_that_has_room_again_gets_checkpoints_again(tmp_path):
+def test_a_full_disk_that_has_room_again_gets_checkpoints_again(folder):
     """Filled by another file, which is removed: the next checkpoint is written, and so are TensorBoard's events."""
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
-        pytest.skip("this machine allows no mount namespaces")
-    folder = tmp_path / "small"
-    folder.mkdir()
     arguments = command(folder, "--num_actor_processes", "1", "--total_frames", "100000000", "--checkpoint_minutes", "0.01")
-    code = (
-        "import main.preflight as p; p.FREE_BYTES = p.LOG_ROW_BYTES = -10**6; import main.train as t; "
-        "t.SCALARS_SECONDS = 0.5; t.RETRY_SECONDS = 0.5; import sys; from main.main import main; sys.exit(main())"
+    code = ALLOW_SMALL_DISKS + (
+        "import main.train as t; t.SCALARS_SECONDS = t.RETRY_SECONDS = 0.5; "
+        "import sys; from main.main import main; sys.exit(main())"
     )
     run = folder / "run"
     script = f"""
