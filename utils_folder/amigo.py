@@ -18,6 +18,7 @@ from torchbeast.core.sampling import sample
 from torchbeast.core.weights import Reader, SharedWeights
 from utils_folder import difficulty as difficulties
 from utils_folder import goals, rewards
+from utils_folder.curriculum import Curriculum
 from utils_folder.difficulty import Difficulty
 from utils_folder.motivation import Batch, Motivation, MotivationActor, Task
 
@@ -206,6 +207,7 @@ class Amigo(Motivation):
         self._optimizer = optimizer.from_flags(self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate)
         self._waiting: Batch = {}
         self._watch = Watch(difficulty.target)
+        self._curriculum = Curriculum(task.frame_shape)
         self.rollout_fields = {
             "goal": Field((), np.int64),
             "goal_frame": Field(task.frame_shape, np.uint8),
@@ -247,6 +249,7 @@ class Amigo(Motivation):
             self._shared.publish(self.teacher)
             stats |= {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
         self._watch.see(batch["reached"][1:], self.difficulty)
+        self._curriculum.see(batch, self.difficulty.target)
         return stats | {"generator_current_target": self.difficulty.target}
 
     def _update(self, entries: Batch) -> dict[str, float]:
@@ -295,6 +298,7 @@ class Amigo(Motivation):
             "generator_scheduler_state_dict": schedule,
             "difficulty": difficulties.state_dict(self.difficulty),
             "generator_batch": dict(self._waiting),
+            "curriculum": self._curriculum.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -307,6 +311,7 @@ class Amigo(Motivation):
             difficulties.load_state_dict(self.difficulty, state["difficulty"])
             device = next(self.teacher.parameters()).device
             self._waiting = {k: v.to(device) for k, v in state["generator_batch"].items()}
+            self._curriculum.load_state_dict(state["curriculum"])
 
     def progress(self) -> str:
         return f"t* {self.difficulty.target}"

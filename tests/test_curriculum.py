@@ -1,0 +1,124 @@
+"""Counts of goals over training, against a plain count of the same rollouts."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import make_flags, random_batch
+from utils_folder import curriculum
+from utils_folder.curriculum import MOMENTS, PROPOSED, REACHED, Curriculum
+from utils_folder.motivation import Task
+
+TASK = Task((4, 5, 3), 7, 50)
+T, B = 3, 2
+
+
+def batches(count: int, frame_shape=TASK.frame_shape) -> list[dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    flags = make_flags(unroll_length=T, batch_size=B)
+    return [random_batch(TASK._replace(frame_shape=frame_shape), flags) for _ in range(count)]
+
+
+def seen(rollouts, width: int | None = None) -> Curriculum:
+    counts = Curriculum(TASK.frame_shape)
+    if width is not None:
+        counts._width = width
+    for number, batch in enumerate(rollouts):
+        counts.see(batch, target=number + 7)
+    return counts
+
+
+def plain_counts(rollouts) -> tuple[Counter, int]:
+    """How often each (what, where or how far or what kind) was proposed and reached, entry by entry; and the steps."""
+    counts: Counter = Counter()
+    steps = 0
+    for batch in rollouts:
+        for t in range(1, T + 1):
+            for b in range(B):
+                done, reached = bool(batch["done"][t, b]), bool(batch["reached"][t, b])
+                if not (done or reached):
+                    continue
+                goal, frame = int(batch["goal"][t - 1, b]), batch["goal_frame"][t - 1, b][..., -3:]
+                x, y = divmod(goal, 5)
+                ((agent_x, agent_y),) = (frame[..., 0] == 10).nonzero().tolist()
+                about = [("cell", x, y), ("kind", int(frame[x, y, 0])), ("distance", abs(x - agent_x) + abs(y - agent_y))]
+                for key in about:
+                    counts[(PROPOSED, *key)] += 1
+                    counts[(REACHED, *key)] += reached
+                steps += int(batch["goal_step"][t, b]) * reached
+    return +counts, steps
+
+
+def as_counter(history: curriculum.History) -> Counter:
+    counts: Counter = Counter()
+    for name, values in (("cell", history.cells), ("kind", history.kinds), ("distance", history.distances)):
+        for (row, *where), number in np.ndenumerate(values.sum(axis=0)):
+            counts[(row, name, *where)] += int(number)
+    return +counts
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_counts_are_those_of_a_plain_loop(channels):
+    rollouts = batches(20, (4, 5, channels))
+    history = curriculum.history(seen(rollouts).state_dict())
+    counts, steps = plain_counts(rollouts)
+    assert sum(counts.values()) > 100
+    assert as_counter(history) == counts
+    assert history.steps.sum() == steps
+
+
+def test_a_moment_has_its_own_frames_and_goals_and_the_target_at_its_end():
+    rollouts = batches(5)
+    history = curriculum.history(seen(rollouts, width=2 * T * B).state_dict())
+    assert history.frames.tolist() == [12, 24, 30]
+    assert history.target.tolist() == [8, 10, 11]
+    for moment in range(3):
+        one = history._replace(**{name: getattr(history, name)[[moment]] for name in ("cells", "kinds", "distances")})
+        assert as_counter(one) == plain_counts(rollouts[2 * moment : 2 * moment + 2])[0]
+
+
+def test_a_long_run_takes_no_more_memory_and_loses_no_count():
+    rollouts = batches(7)
+    counts = Curriculum(TASK.frame_shape)
+    counts._width = T * B
+    for number in range(2 * MOMENTS + 3):
+        counts.see(rollouts[number % len(rollouts)], target=number)
+    history = curriculum.history(counts.state_dict())
+    assert len(history.frames) == MOMENTS // 2 + 1
+    assert history.frames[0] == 4 * T * B and history.frames[-1] == (2 * MOMENTS + 3) * T * B
+    assert history.target[:2].tolist() == [3, 7] and history.target[-1] == 2 * MOMENTS + 2
+    all_seen = [rollouts[number % len(rollouts)] for number in range(2 * MOMENTS + 3)]
+    assert as_counter(history) == plain_counts(all_seen)[0]
+    assert (history.example_goals[:, 0, 0] >= 0).all(), "each moment has an example"
+
+
+def test_examples_are_goals_in_the_frames_they_were_proposed_in():
+    (batch,) = batches(1)
+    batch["done"][1:], batch["reached"][1:] = False, False
+    batch["done"][1, 1], batch["reached"][3, 0] = True, True
+    history = curriculum.history(seen([batch]).state_dict())
+    first, second = history.example_goals[0].tolist()
+    assert first == [batch["goal"][0, 1], 0, batch["goal_step"][1, 1]]
+    assert second == [batch["goal"][2, 0], 1, batch["goal_step"][3, 0]]
+    assert np.array_equal(history.example_frames[0], torch.stack([batch["goal_frame"][0, 1], batch["goal_frame"][2, 0]]))
+
+
+def test_it_goes_on_from_its_state():
+    rollouts = batches(6)
+    whole = seen(rollouts, width=2 * T * B).state_dict()
+    part = seen(rollouts[:3], width=2 * T * B).state_dict()
+    resumed = Curriculum(TASK.frame_shape)
+    resumed.load_state_dict(part)
+    for number, batch in enumerate(rollouts[3:], 3):
+        resumed.see(batch, target=number + 7)
+    for name, values in resumed.state_dict().items():
+        assert torch.equal(torch.as_tensor(values), torch.as_tensor(whole[name])), name
+
+
+def test_a_run_counts_nothing_yet():
+    history = curriculum.history(Curriculum(TASK.frame_shape).state_dict())
+    assert len(history.frames) == 0 and history.cells.shape == (0, 2, 4, 5)

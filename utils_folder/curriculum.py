@@ -1,0 +1,139 @@
+"""What the teacher taught: which goals were proposed and reached over a run, counted while it trains."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gym_minigrid.minigrid import OBJECT_TO_IDX
+from torch import Tensor
+
+from utils_folder import goals
+
+MOMENTS = 256
+FIRST_WIDTH = 10_000
+EXAMPLES = 2
+KINDS = len(OBJECT_TO_IDX)
+PROPOSED, REACHED = range(2)
+SUMMED = ("counts", "steps")  # of two moments that become one; of the rest the later one's stays
+
+
+class History(NamedTuple):
+    """A run in M moments of equal numbers of frames. Counts are of goals that ended: reached, or lost to an episode's end.
+
+    frames int64 [M]             frames learned from at the moment's end
+    target int64 [M]             t* then
+    cells int64 [M, 2, W, H]     goals proposed and reached, by cell
+    kinds int64 [M, 2, KINDS]    by what lay there when they were proposed (OBJECT_TO_IDX)
+    distances int64 [M, 2, W+H-1]  by their distance from the agent then, in steps along the axes
+    steps int64 [M]              sum of the steps that the reached ones took
+    example_frames uint8 [M, EXAMPLES, W, H, 3]  frames in which goals were proposed
+    example_goals int64 [M, EXAMPLES, 3]         goal (-1: none), whether it was reached, steps until it ended
+    """
+
+    frames: np.ndarray
+    target: np.ndarray
+    cells: np.ndarray
+    kinds: np.ndarray
+    distances: np.ndarray
+    steps: np.ndarray
+    example_frames: np.ndarray
+    example_goals: np.ndarray
+
+
+class Curriculum:
+    """Counts ended goals, moment by moment, in memory that stays the same: when all moments are used, pairs become one.
+
+    Args:
+        frame_shape: (W, H, 3k).
+    """
+
+    def __init__(self, frame_shape: tuple[int, int, int]):
+        W, H, _ = frame_shape
+        self._size = (W, H)
+        self._width = FIRST_WIDTH  # frames of a moment
+        self._frames = 0
+        self._table = {
+            "counts": np.zeros((MOMENTS, 2, W * H + KINDS + W + H - 1), np.int32),
+            "steps": np.zeros(MOMENTS, np.int64),
+            "target": np.zeros(MOMENTS, np.int64),
+            "example_frames": np.zeros((MOMENTS, EXAMPLES, W, H, 3), np.uint8),
+            "example_goals": np.full((MOMENTS, EXAMPLES, 3), -1),
+        }
+
+    def see(self, batch: dict[str, Tensor], target: int) -> None:
+        """Counts the goals that ended in rollouts [T+1, B, ...]; `target` is t*."""
+        reached = batch["reached"][1:]
+        ended = batch["done"][1:] | reached
+        where = self._moment()
+        self._frames += ended.numel()
+        self._table["target"][where] = target
+        frames, cells, reached, steps = (
+            values.cpu().numpy()
+            for values in (
+                batch["goal_frame"][:-1][ended][..., -3:],
+                batch["goal"][:-1][ended],
+                reached[ended],
+                batch["goal_step"][1:][ended],
+            )
+        )
+        self._table["steps"][where] += steps[reached].sum()
+        self._count(where, frames, cells, reached)
+        self._keep_examples(where, frames, np.stack([cells, reached, steps], axis=1))
+
+    def _moment(self) -> int:
+        """The present moment's row."""
+        if self._frames >= MOMENTS * self._width:
+            self._width *= 2
+            for name, values in self._table.items():
+                merged = values[::2] + values[1::2] if name in SUMMED else values[1::2].copy()
+                values[: MOMENTS // 2], values[MOMENTS // 2 :] = merged, -1 if name == "example_goals" else 0
+        return self._frames // self._width
+
+    def _count(self, where: int, frames: np.ndarray, cells: np.ndarray, reached: np.ndarray) -> None:
+        W, H = self._size
+        kinds = goals.cell_contents(frames, cells)[:, 0]
+        agents = (frames[..., 0] == goals.AGENT).reshape(-1, W * H).argmax(1)
+        distances = abs(cells // H - agents // H) + abs(cells % H - agents % H)
+        columns = np.concatenate([cells, W * H + kinds, W * H + KINDS + distances])
+        counts = self._table["counts"][where]
+        counts[PROPOSED] += np.bincount(columns, minlength=counts.shape[1])
+        counts[REACHED] += np.bincount(columns[np.tile(reached, 3)], minlength=counts.shape[1])
+
+    def _keep_examples(self, where: int, frames: np.ndarray, about: np.ndarray) -> None:
+        goals_kept, frames_kept = self._table["example_goals"][where], self._table["example_frames"][where]
+        free = np.flatnonzero(goals_kept[:, 0] < 0)[: len(about)]
+        goals_kept[free], frames_kept[free] = about[: len(free)], frames[: len(free)]
+
+    def state_dict(self) -> dict[str, Any]:
+        used = -(-self._frames // self._width)
+        return {
+            "size": list(self._size),
+            "width": self._width,
+            "frames": self._frames,
+            **{name: torch.from_numpy(values[:used].copy()) for name, values in self._table.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._width, self._frames = state["width"], state["frames"]
+        for name, values in self._table.items():
+            values[: len(state[name])] = state[name].numpy()
+
+
+def history(state: dict[str, Any]) -> History:
+    """The history in a Curriculum's state."""
+    W, H = state["size"]
+    counts = state["counts"].numpy().astype(np.int64)
+    moments = len(counts)
+    cells, kinds, distances = np.split(counts, [W * H, W * H + KINDS], axis=2)
+    return History(
+        frames=np.minimum(np.arange(1, moments + 1) * state["width"], state["frames"]),
+        target=state["target"].numpy(),
+        cells=cells.reshape(moments, 2, W, H),
+        kinds=kinds,
+        distances=distances,
+        steps=state["steps"].numpy(),
+        example_frames=state["example_frames"].numpy(),
+        example_goals=state["example_goals"].numpy(),
+    )
