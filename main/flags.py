@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from torchbeast.core.optimizer import METHODS
 from utils_folder import env_utils, motivation
 
 
@@ -132,6 +133,15 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Novelty": (
         Flag("novelty_coef", 0.1, "scale of the novelty reward", float),
         Flag("novelty_scale", 1.0, "weight of the novelty of the state that is left (NovelD: 0.5)", float),
+        Flag(
+            "novelty_view",
+            "full",
+            "what novelty is judged by: the full grid, or the 7x7 cells before the agent (partial; so NovelD)",
+            str,
+            ("full", "partial"),
+        ),
+        Flag("novelty_optimizer", "rmsprop", "the predictor's: rmsprop or adam", str, METHODS),
+        Flag("novelty_learning_rate", None, "the predictor's learning rate (default: learning_rate)", float),
     ),
     "Evaluation": (
         Flag("weight_path", "model.tar", "checkpoint of the agent to play with", resumable=True),
@@ -280,6 +290,10 @@ def _range_problems(flags: argparse.Namespace) -> list[str]:
         (
             flags.milestone_frames is None or flags.milestone_frames >= 1,
             f"--milestone_frames must be at least 1, got {flags.milestone_frames}",
+        ),
+        (
+            flags.novelty_learning_rate is None or flags.novelty_learning_rate >= 0,
+            f"--novelty_learning_rate must not be negative, got {flags.novelty_learning_rate}",
         ),
         (flags.seed is None or flags.seed >= 0, f"--seed must not be negative, got {flags.seed}"),
         (flags.generator_start is None or flags.generator_start >= 1,

@@ -164,10 +164,10 @@ class Learner:
             )
 
     def state_dict(self) -> dict:
-        rmsprop, schedule = self._optimizer.state_dict()
+        rule, schedule = self._optimizer.state_dict()
         return {
             "model_state_dict": self.student.state_dict(),
-            "optimizer_state_dict": rmsprop,
+            "optimizer_state_dict": rule,
             "scheduler_state_dict": schedule,
             "frames": self.frames,
             "weights_version": self.shared.version,

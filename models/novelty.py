@@ -32,7 +32,8 @@ class RandomNetwork(CellEmbedding):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """float32 [..., 128] of frame uint8 [..., W, H, 3k], carried_obj and carried_col uint8 [...].
 
-        The agent is looked for in the newest frame, the last three channels.
+        The agent is looked for in the newest frame, the last three channels; where there is none (a partial view), its cell
+        is taken to be cell 0.
         """
         leading = inputs["carried_obj"].shape
         frame = inputs["frame"].reshape(-1, *inputs["frame"].shape[-3:])

@@ -19,6 +19,7 @@ from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.weights import Reader
 from utils_folder import env_utils
 from utils_folder.motivation import Task, make_motivation
+from utils_folder.partial_view import VIEW_SHAPE
 
 AGENT = 10
 
@@ -108,6 +109,7 @@ def random_batch(task: Task, flags: argparse.Namespace, *, p_done=0.25, p_reache
         "baseline": torch.randn(T + 1, B),
         "policy_version": torch.full((B,), 2),
         "visits": torch.randint(1, 3, (T + 1, B), dtype=torch.int32),
+        "view": torch.randint(4, (T + 1, B, *VIEW_SHAPE), dtype=torch.uint8),  # no agent in it
         "goal": goal[1:],
         "late_goal": goal[:-1],
         "goal_frame": random_frames(T + 1, B, *task.frame_shape),

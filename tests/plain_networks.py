@@ -143,8 +143,8 @@ class PlainRandomNetwork(PlainCells):
         frame = inputs["frame"].reshape(-1, *inputs["frame"].shape[-3:])
         agent = []
         for newest in frame[..., -3]:
-            x, y = (newest == 10).nonzero()[0].tolist()
-            agent.append(x * frame.shape[2] + y)
+            cells = (newest == 10).nonzero().tolist() or [(0, 0)]  # a partial view shows no agent
+            agent.append(cells[0][0] * frame.shape[2] + cells[0][1])
         parts = [
             self.feat_extract(to_images(self.cells(frame))).flatten(1),
             self.embed_agent_loc(torch.tensor(agent)),

@@ -19,6 +19,7 @@ from tests.helpers import (
 )
 from utils_folder.env_utils import make_environments
 from utils_folder.motivation import Task, make_motivation
+from utils_folder.partial_view import partial_view
 
 TASK = Task((6, 4, 3), 7, 50)
 T, B = 5, 3
@@ -100,13 +101,17 @@ def test_each_row_is_counted_once_though_rollouts_overlap():
 class PlainBeBold:
     """SPEC section 4's novelty in float64: N(s), the intrinsic reward and the predictor's loss, with loops."""
 
-    def __init__(self, motivation, flags, task=TASK):
+    def __init__(self, motivation, flags):
         self.flags = flags
+        self.seen = "view" if flags.novelty_view == "partial" else "frame"
+        task = TASK._replace(frame_shape=(7, 7, 3)) if self.seen == "view" else TASK
         self.target = plain_random_network(motivation.target, task).requires_grad_(False)
         self.predictor = plain_random_network(motivation.predictor, task)
-        self.optimizer = PlainRMSprop(self.predictor, flags.learning_rate, flags)
+        rate = flags.learning_rate if flags.novelty_learning_rate is None else flags.novelty_learning_rate
+        self.optimizer = PlainRMSprop(self.predictor, rate, flags)
 
     def novelty(self, batch):
+        batch = batch | {"frame": batch[self.seen]}
         return ((self.predictor(batch) - self.target(batch)) ** 2).sum(-1).sqrt()
 
     def intrinsic(self, batch):
@@ -126,7 +131,19 @@ class PlainBeBold:
         return float(loss)
 
 
-NUMBERS = [{}, {"novelty_scale": 0.5, "novelty_coef": 0.7}, {"learning_rate": 0.003, "momentum": 0.4}]
+NUMBERS = [
+    {},
+    {"novelty_scale": 0.5, "novelty_coef": 0.7},
+    {"learning_rate": 0.003, "momentum": 0.4},
+    {"novelty_learning_rate": 0.002},
+    {"novelty_view": "partial"},
+]
+    {},
+    {"novelty_learning_rate": 0.002},
+    {"novelty_scale": 0.5, "novelty_coef": 0.7},
+    {"learning_rate": 0.003, "momentum": 0.4},
+    {"novelty_view": "partial"},
+]
 
 
 @pytest.mark.parametrize("overrides", NUMBERS)
@@ -147,6 +164,35 @@ def test_intrinsic_reward_and_predictor_are_the_twins(overrides):
     assert_same_change(motivation.predictor, twin.predictor, before, unused=())
     for name, value in motivation.target.named_parameters():
         assert torch.equal(value, target[name]), name
+
+
+def test_the_predictor_learns_by_adam_where_that_is_asked_for():
+    """Adam's first step moves every weight that has a gradient by the learning rate, however large the gradient."""
+    flags = novelty_flags(novelty_optimizer="adam", novelty_learning_rate=0.004)
+    motivation = make_motivation(flags, TASK)
+    before = snapshot(motivation.predictor)
+    batch = random_batch(TASK, flags)
+    motivation.intrinsic_reward(batch)
+    motivation.learn(batch)
+    change = motivation.predictor.fc[2].bias.detach() - before["fc.2.bias"]
+    moved = change[change != 0]
+    assert len(moved) > 10
+    torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.004), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_actors_give_the_partial_view_where_novelty_is_judged_by_it(channels):
+    """Of the newest frame, if frames are stacked; tests/test_partial_view.py says what it is."""
+    environment = make_environments("MiniGrid-LavaGapS5-v0", [1, 2, 3], num_input_frames=channels // 3)
+    motivation = make_motivation(novelty_flags(novelty_view="partial"), Task.of(environment))
+    actor = motivation.actor(3, torch.Generator())
+    out = environment.initial()
+    for _ in range(5):
+        observed = actor.observe(out, environment)
+        assert set(observed) == set(motivation.rollout_fields)
+        expected = partial_view(np.ascontiguousarray(out["frame"][..., -3:]), out["carried_obj"], out["carried_col"])
+        assert np.array_equal(observed["view"], expected)
+        out = environment.step(np.array([0, 1, 2]))
 
 
 def test_target_and_predictor_start_different_and_the_novelty_of_known_states_falls():

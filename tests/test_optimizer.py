@@ -19,7 +19,7 @@ SETTINGS = dict(
 
 
 def rate(optimizer):
-    (group,) = optimizer.rmsprop.param_groups
+    (group,) = optimizer.rule.param_groups
     return group["lr"]
 
 
@@ -51,6 +51,22 @@ def test_rmsprop_by_hand(momentum):
             square[i] = 0.9 * square[i] + 0.1 * g * g
             buffer[i] = momentum * buffer[i] + g / (math.sqrt(square[i]) + 0.01)
             expected[i] -= 0.5 * (1 - 30 * u / 100) * buffer[i]
+        assert p.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_adam_by_hand():
+    """m = .9 m + .1 g; v = .999 v + .001 g^2; p -= rate (m / (1 - .9^u)) / (sqrt(v / (1 - .999^u)) + 1e-8)."""
+    p = parameter(2.0, -1.0)
+    weights = tensor([[0.3, -0.2], [0.1, 0.4], [-0.5, 0.05]])
+    optimizer = Optimizer([p], **SETTINGS, method="adam")
+    expected, mean, square = [2.0, -1.0], [0.0, 0.0], [0.0, 0.0]
+    for u, row in enumerate(weights):
+        optimizer.step((row * p).sum())
+        for i, g in enumerate(row.tolist()):
+            mean[i] = 0.9 * mean[i] + 0.1 * g
+            square[i] = 0.999 * square[i] + 0.001 * g * g
+            direction = mean[i] / (1 - 0.9 ** (u + 1)) / (math.sqrt(square[i] / (1 - 0.999 ** (u + 1))) + 1e-8)
+            expected[i] -= 0.5 * (1 - 30 * u / 100) * direction
         assert p.tolist() == pytest.approx(expected, rel=1e-5)
 
 
@@ -122,7 +138,7 @@ def test_a_saved_optimizer_goes_on_identically(momentum):
 def test_from_flags():
     flags = argparse.Namespace(unroll_length=5, batch_size=3, total_frames=60, alpha=0.8, epsilon=0.2, momentum=0.3)
     optimizer = from_flags([p := parameter(1.0)], flags, learning_rate=0.25)
-    (group,) = optimizer.rmsprop.param_groups
+    (group,) = optimizer.rule.param_groups
     assert (group["lr"], group["alpha"], group["eps"], group["momentum"]) == (0.25, 0.8, 0.2, 0.3)
     assert optimizer.max_norm == 40
     optimizer.step(p.sum())

@@ -291,10 +291,10 @@ class Amigo(Motivation):
         }
 
     def state_dict(self) -> dict:
-        rmsprop, schedule = self._optimizer.state_dict()
+        rule, schedule = self._optimizer.state_dict()
         return {
             "generator_model_state_dict": self.teacher.state_dict(),
-            "generator_model_optimizer_state_dict": rmsprop,
+            "generator_model_optimizer_state_dict": rule,
             "generator_scheduler_state_dict": schedule,
             "difficulty": difficulties.state_dict(self.difficulty),
             "generator_batch": dict(self._waiting),

@@ -16,14 +16,19 @@ from torchbeast.core.environment import Environment, Output
 from torchbeast.core.rollouts import Field
 from utils_folder import rewards
 from utils_folder.motivation import Batch, Motivation, MotivationActor, Task
+from utils_folder.partial_view import VIEW_SHAPE, partial_view
 
 
 class BeBoldActor(MotivationActor):
-    """Counts how often each full frame has been seen in the current episode of each environment."""
+    """Counts how often each full frame has been seen in the current episode of each environment.
 
-    def __init__(self, num_envs: int):
+    `partial`: also gives what novelty is judged by, the partial view.
+    """
+
+    def __init__(self, num_envs: int, *, partial: bool):
         self._counts = [Counter() for _ in range(num_envs)]
         self._row = {"visits": np.zeros(num_envs, np.int32)}
+        self._partial = partial
 
     def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
         frames = out["frame"][..., -3:]
@@ -33,6 +38,8 @@ class BeBoldActor(MotivationActor):
             key = frames[e].tobytes()
             counts[key] += 1
             self._row["visits"][e] = counts[key]
+        if self._partial:
+            self._row["view"] = partial_view(frames, out["carried_obj"], out["carried_col"])
         return self._row
 
     def state_dict(self) -> dict:
@@ -51,17 +58,26 @@ class BeBold(Motivation):
 
     goal_conditioned = False
     log_columns = ("novelty", "first_visits", "novelty_loss")
-    rollout_fields = {"visits": Field((), np.int32)}
 
     def __init__(self, flags: argparse.Namespace, task: Task):
         self._flags = flags
+        self._partial = flags.novelty_view == "partial"
+        self.rollout_fields = {"visits": Field((), np.int32)}
+        if self._partial:
+            self.rollout_fields["view"] = Field(VIEW_SHAPE, np.uint8)
+        shape = VIEW_SHAPE if self._partial else task.frame_shape
         embedding = {"goal_dim": flags.goal_dim, "use_embedding": not flags.disable_use_embedding}
-        self.target = RandomNetwork(task.frame_shape, **embedding).requires_grad_(False)
-        self.predictor = RandomNetwork(task.frame_shape, **embedding)
-        self._optimizer = optimizer.from_flags(self.predictor.parameters(), flags, learning_rate=flags.learning_rate)
+        self.target = RandomNetwork(shape, **embedding).requires_grad_(False)
+        self.predictor = RandomNetwork(shape, **embedding)
+        self._optimizer = optimizer.from_flags(
+            self.predictor.parameters(),
+            flags,
+            learning_rate=flags.learning_rate if flags.novelty_learning_rate is None else flags.novelty_learning_rate,
+            method=flags.novelty_optimizer,
+        )
 
     def actor(self, num_envs: int, generator: torch.Generator) -> BeBoldActor:
-        return BeBoldActor(num_envs)
+        return BeBoldActor(num_envs, partial=self._partial)
 
     def to(self, device: torch.device) -> None:
         self.target.to(device)
@@ -69,7 +85,8 @@ class BeBold(Motivation):
 
     def novelty(self, batch: Batch) -> Tensor:
         """N(s_t), float32 [T+1, B], with gradient for the predictor."""
-        return torch.linalg.vector_norm(self.predictor(batch) - self.target(batch), dim=-1)
+        seen = batch | {"frame": batch["view"]} if self._partial else batch
+        return torch.linalg.vector_norm(self.predictor(seen) - self.target(seen), dim=-1)
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
         batch["novelty"] = self.novelty(batch)
@@ -94,15 +111,15 @@ class BeBold(Motivation):
         if self._optimizer.skipped:
             yield (
                 "a predictor update had a loss or gradient that is not finite and was not applied; "
-                "if it happens often, lower --learning_rate"
+                "if it happens often, lower --novelty_learning_rate"
             )
 
     def state_dict(self) -> dict:
-        rmsprop, schedule = self._optimizer.state_dict()
+        rule, schedule = self._optimizer.state_dict()
         return {
             "target_state_dict": self.target.state_dict(),
             "predictor_state_dict": self.predictor.state_dict(),
-            "predictor_optimizer_state_dict": rmsprop,
+            "predictor_optimizer_state_dict": rule,
             "predictor_scheduler_state_dict": schedule,
         }
 

@@ -1,4 +1,4 @@
-"""RMSprop with a clipped gradient and a learning rate that falls linearly to zero."""
+"""RMSprop or Adam with a clipped gradient and a learning rate that falls linearly to zero."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 BAD_UPDATES = 3
+METHODS = ("rmsprop", "adam")
 
 
 class Diverged(Exception):
@@ -15,14 +16,15 @@ class Diverged(Exception):
 
 
 class Optimizer:
-    """One step per update: gradient of a loss, norm clipped, RMSprop, schedule.
+    """One step per update: gradient of a loss, norm clipped, RMSprop or Adam, schedule.
 
     Args:
         parameters: what is learned; those that get no gradient are left alone.
         learning_rate: at the start.
         frames_per_update, total_frames: after u updates the rate is learning_rate * (1 - min(u * frames_per_update,
             total_frames) / total_frames).
-        alpha, epsilon, momentum: RMSprop's.
+        alpha, epsilon, momentum: RMSprop's (Adam keeps to PyTorch's defaults).
+        method: "rmsprop" or "adam".
         max_norm: the gradient's norm is clipped at this.
     Source: IMPALA (arXiv 1802.01561), appendix D; TorchBeast (arXiv 1910.03552).
     """
@@ -37,19 +39,22 @@ class Optimizer:
         alpha: float,
         epsilon: float,
         momentum: float,
+        method: str = "rmsprop",
         max_norm: float = 40.0,
     ):
         self.parameters = list(parameters)
         self.max_norm = max_norm
-        self.rmsprop = torch.optim.RMSprop(
-            self.parameters, lr=learning_rate, alpha=alpha, eps=epsilon, momentum=momentum, foreach=True
-        )
+        common = {"lr": learning_rate, "foreach": True}
+        if method == "adam":
+            self.rule: torch.optim.Optimizer = torch.optim.Adam(self.parameters, **common)
+        else:
+            self.rule = torch.optim.RMSprop(self.parameters, alpha=alpha, eps=epsilon, momentum=momentum, **common)
 
         def remaining(updates: int) -> float:
             return 1 - min(updates * frames_per_update, total_frames) / total_frames
 
         self._remaining = remaining
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.rmsprop, remaining)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.rule, remaining)
         self.skipped = 0  # updates not applied
         self._bad_in_a_row = 0
 
@@ -58,11 +63,11 @@ class Optimizer:
 
         An update whose gradient is not finite is not applied. Raises: Diverged at the third of them in a row.
         """
-        self.rmsprop.zero_grad()
+        self.rule.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm, foreach=True)
         if norm.isfinite():
-            self.rmsprop.step()
+            self.rule.step()
             self._bad_in_a_row = 0
         else:
             self.skipped += 1
@@ -80,17 +85,17 @@ class Optimizer:
         return self.schedule.last_epoch
 
     def state_dict(self) -> tuple[dict, dict]:
-        """(RMSprop's state, the schedule's)."""
-        return self.rmsprop.state_dict(), self.schedule.state_dict()
+        """(The update rule's state, the schedule's)."""
+        return self.rule.state_dict(), self.schedule.state_dict()
 
-    def load_state_dict(self, rmsprop: dict, schedule: dict) -> None:
-        self.rmsprop.load_state_dict(rmsprop)
+    def load_state_dict(self, rule: dict, schedule: dict) -> None:
+        self.rule.load_state_dict(rule)
         self.schedule.load_state_dict(schedule)
-        for group in self.rmsprop.param_groups:  # total_frames may be another than when the state was saved
+        for group in self.rule.param_groups:  # total_frames may be another than when the state was saved
             group["lr"] = group["initial_lr"] * self._remaining(self.schedule.last_epoch)
 
 
-def from_flags(parameters: Iterable[nn.Parameter], flags, *, learning_rate: float) -> Optimizer:
+def from_flags(parameters: Iterable[nn.Parameter], flags, *, learning_rate: float, method: str = "rmsprop") -> Optimizer:
     """An Optimizer with the hyperparameters of a run's flags (SPEC: alpha, epsilon, momentum, total_frames, T * B a step)."""
     return Optimizer(
         parameters,
@@ -100,4 +105,5 @@ def from_flags(parameters: Iterable[nn.Parameter], flags, *, learning_rate: floa
         alpha=flags.alpha,
         epsilon=flags.epsilon,
         momentum=flags.momentum,
+        method=method,
     )
