@@ -138,12 +138,6 @@ NUMBERS = [
     {"novelty_learning_rate": 0.002},
     {"novelty_view": "partial"},
 ]
-    {},
-    {"novelty_learning_rate": 0.002},
-    {"novelty_scale": 0.5, "novelty_coef": 0.7},
-    {"learning_rate": 0.003, "momentum": 0.4},
-    {"novelty_view": "partial"},
-]
 
 
 @pytest.mark.parametrize("overrides", NUMBERS)
