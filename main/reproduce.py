@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import configparser
-import csv
 import json
 import shlex
 import signal
@@ -17,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from main import flags as flags_module
+from main import keep, plot
 from main.flags import UsageError
 
 WINDOW_FRAMES = 1_000_000
@@ -35,11 +35,24 @@ class Experiment(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one run came to: frames done, success rate over the last window, where it first reached the row's."""
+    """What one run came to.
+
+    Attributes:
+        frames: done.
+        success, mean_return: over the episodes of the last window; None where none ended.
+        reached_at: frames at which the success rate first was the row's; None if it never was.
+        collapses: how often it fell below half of that afterwards.
+        recoveries: how often it came back.
+        hours: of training.
+    """
 
     frames: int
-    success: float | None
-    reached_at: int | None
+    success: float | None = None
+    mean_return: float | None = None
+    reached_at: int | None = None
+    collapses: int = 0
+    recoveries: int = 0
+    hours: float = 0.0
 
 
 def read_table(path: Path) -> list[Experiment]:
@@ -88,51 +101,107 @@ def command(experiment: Experiment, seed: int, savedir: Path) -> list[str]:
 
 
 def outcome(folder: Path, reach: float) -> Outcome:
-    """What a run's log says. Success rates are over the episodes that ended in a window of a million frames."""
-    with open(folder / "logs.csv") as file:
-        names = file.readline().removeprefix("# ").strip().split(",")
-        columns = [names.index(name) for name in ("frames", "episodes", "success_rate")]
-        rows = [[float(row[c] or 0) for c in columns] for row in csv.reader(file) if len(row) == len(names)]
-    if not rows:
-        return Outcome(0, None, None)
-    frames, episodes, success = np.array(rows).T
-    solved, ended = np.cumsum(episodes * success), np.cumsum(episodes)
-    before = np.searchsorted(frames, frames - WINDOW_FRAMES, side="right") - 1
-    solved_before, ended_before = (np.where(before >= 0, total[before], 0) for total in (solved, ended))
-    rate = (solved - solved_before) / np.maximum(ended - ended_before, 1)
-    reached = np.flatnonzero((rate >= reach) & (frames >= WINDOW_FRAMES))
-    return Outcome(int(frames[-1]), float(rate[-1]), int(frames[reached[0]]) if len(reached) else None)
+    """What a run's log says. Rates are over the episodes that ended in a window of a million frames."""
+    try:
+        run = plot.read_run(folder)
+    except UsageError:
+        return Outcome(0)
+    success, returns = (_recent(run, name) for name in ("success_rate", "mean_episode_return"))
+    there = np.isfinite(success) & (run.frames >= WINDOW_FRAMES)
+    frames, rates = run.frames[there], success[there]
+    reached = np.flatnonzero(rates >= reach)
+    collapses, recoveries = _falls(rates[reached[0] :], reach) if len(reached) else (0, 0)
+    return Outcome(
+        frames=int(run.frames[-1]),
+        success=_number(success[-1]),
+        mean_return=_number(returns[-1]),
+        reached_at=int(frames[reached[0]]) if len(reached) else None,
+        collapses=collapses,
+        recoveries=recoveries,
+        hours=0.0 if run.hours is None else float(run.hours[-1]),
+    )
 
 
-def line(experiment: Experiment, seed: int, savedir: Path) -> str:
+def _recent(run: plot.Run, name: str) -> np.ndarray:
+    """At each row, the mean of a column over the episodes of the window that ends there; NaN where none ended."""
+    episodes = np.nan_to_num(run.columns["episodes"])
+    total, ended = np.cumsum(episodes * np.nan_to_num(run.columns[name])), np.cumsum(episodes)
+    before = np.searchsorted(run.frames, run.frames - WINDOW_FRAMES, side="right") - 1
+    total_before, ended_before = (np.where(before >= 0, sums[before], 0) for sums in (total, ended))
+    count = ended - ended_before
+    return np.divide(total - total_before, count, out=np.full(len(count), np.nan), where=count > 0)
+
+
+def _falls(rates: np.ndarray, reach: float) -> tuple[int, int]:
+    """How often rates that have reached `reach` fall below half of it, and come back."""
+    collapses = recoveries = 0
+    for rate in rates:
+        down = collapses > recoveries
+        collapses += not down and rate < reach / 2
+        recoveries += down and rate >= reach
+    return collapses, recoveries
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def find(experiment: Experiment, seed: int, savedir: Path, kept: Path | None) -> Path:
+    """Where a run lies: among the kept ones, or else where it was made."""
+    if kept is not None and is_finished(run_dir(experiment, seed, kept)):
+        return run_dir(experiment, seed, kept)
+    return run_dir(experiment, seed, savedir)
+
+
+def line(experiment: Experiment, folder: Path) -> str:
     """The state of one run, for a person."""
-    folder = run_dir(experiment, seed, savedir)
     if not (folder / "logs.csv").exists():
         return f"{folder.name}: not started"
     result = outcome(folder, experiment.reach)
     state = "finished" if is_finished(folder) else f"{result.frames / experiment.frames:.0%} done"
-    success = "no episode" if result.success is None else f"success {result.success:.2f}"
-    reached = (
-        f"{experiment.reach:g} not reached"
-        if result.reached_at is None
-        else f"{experiment.reach:g} reached at {result.reached_at / 1e6:.1f} million frames"
+    rates = "no episode" if result.success is None else f"success {result.success:.2f}, return {result.mean_return:.3f}"
+    falls = f", {result.collapses} collapses, {result.recoveries} recoveries" if result.collapses else ""
+    return (
+        f"{folder.name}: {state}, {rates} over the last million frames, success {experiment.reach:g} {_when(result)}"
+        f"{falls}, {result.hours:.1f} hours"
     )
-    return f"{folder.name}: {state}, {success} over the last million frames, {reached} (published: {experiment.published})"
 
 
-def run_all(experiments: list[Experiment], savedir: Path) -> int:
-    """One run after the other. Ctrl-C ends the present one with a checkpoint, and this; the next call goes on there."""
+def _when(result: Outcome) -> str:
+    return "not reached" if result.reached_at is None else f"reached at {result.reached_at / 1e6:.1f} million frames"
+
+
+def verdict(experiment: Experiment, folders: list[Path]) -> str:
+    """What the finished runs of a row came to, beside the published figure."""
+    results = [outcome(folder, experiment.reach) for folder in folders if is_finished(folder)]
+    if not results:
+        return f"{experiment.name}: no run is finished (published: {experiment.published})"
+    frames = sorted(result.reached_at / 1e6 for result in results if result.reached_at is not None)
+    when = f" after {', '.join(f'{f:.1f}' for f in frames)} million frames" if frames else ""
+    return (
+        f"{experiment.name}: {'reached' if frames else 'NOT reached'} by {len(frames)} of {len(results)} finished runs{when} "
+        f"(published: {experiment.published})"
+    )
+
+
+def run_all(experiments: list[Experiment], savedir: Path, kept: Path | None = None) -> int:
+    """One run after the other. Ctrl-C ends the present one with a checkpoint, and this; the next call goes on there.
+
+    What is kept of a finished run is written into `kept`; a run that is kept there already is not run again.
+    """
     for experiment in experiments:
         for seed in experiment.seeds:
-            if is_finished(run_dir(experiment, seed, savedir)):
-                continue
-            arguments = command(experiment, seed, savedir)
-            print(shlex.join(arguments), flush=True)
-            code = _run(arguments)
-            if code:
-                print(f"error: the run ended with exit code {code}; the same command goes on from here", file=sys.stderr)
-                return code
-            print(line(experiment, seed, savedir), flush=True)
+            if not is_finished(find(experiment, seed, savedir, kept)):
+                arguments = command(experiment, seed, savedir)
+                print(shlex.join(arguments), flush=True)
+                code = _run(arguments)
+                if code:
+                    print(f"error: the run ended with exit code {code}; the same command goes on from here", file=sys.stderr)
+                    return code
+            folder = find(experiment, seed, savedir, kept)
+            if kept is not None and folder != run_dir(experiment, seed, kept):
+                keep.keep(folder, run_dir(experiment, seed, kept))
+            print(line(experiment, folder), flush=True)
     return 0
 
 
@@ -154,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m main.reproduce", description="Runs a table of experiments.")
     parser.add_argument("table", type=Path, help="an INI file such as results/experiments.ini")
     parser.add_argument("--savedir", type=Path, default=Path("experiments"), help="folder for the runs (default: experiments)")
+    parser.add_argument("--keep", type=Path, help="folder for what is kept of finished runs: thinned log, metadata, weights")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only")
     parser.add_argument("--list", action="store_true", help="say how far each run is, and stop")
     options = parser.parse_args(argv)
@@ -168,11 +238,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {text}", file=sys.stderr)
         return 2
     chosen = [experiment for experiment in experiments if options.only is None or experiment.name in options.only]
-    code = 0 if options.list else run_all(chosen, options.savedir)
+    code = 0 if options.list else run_all(chosen, options.savedir, options.keep)
     if code == 0:
         for experiment in chosen:
-            for seed in experiment.seeds:
-                print(line(experiment, seed, options.savedir))
+            folders = [find(experiment, seed, options.savedir, options.keep) for seed in experiment.seeds]
+            if options.list:
+                print("\n".join(line(experiment, folder) for folder in folders))
+            print(verdict(experiment, folders))
     return code
 
 

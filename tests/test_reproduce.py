@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from main import reproduce
+from main import evaluate, keep, plot, reproduce
+from main import flags as flags_module
 from main.reproduce import Experiment, Outcome
 
 from .test_train import ROOT
@@ -42,8 +46,8 @@ def table(tmp_path) -> Path:
 def log(folder: Path, rows: list[tuple]) -> Path:
     folder.mkdir(parents=True)
     lines = [
-        "# _tick,_time,frames,episodes,success_rate",
-        *(f"{i},0.0,{','.join(map(str, row))}" for i, row in enumerate(rows)),
+        "# _tick,_time,frames,episodes,success_rate,mean_episode_return",
+        *(f"{i},{3600.0 * i},{','.join(map(str, row))},{row[-1] and row[-1] / 2}" for i, row in enumerate(rows)),
     ]
     (folder / "logs.csv").write_text("\n".join(lines) + "\n")
     return folder
@@ -70,15 +74,50 @@ def test_the_rate_is_over_the_episodes_of_the_last_million_frames(tmp_path):
             rate = sum(e * s for e, s in window) / max(1, sum(e for e, _ in window))
             if reached is None and rate >= reach and frames >= 1_000_000:
                 reached = frames
-        return Outcome(rows[-1][0], rate, reached)
+        return rate, reached
 
     for reach in (0.3, 0.4, 0.6, 0.9, 1.1):
-        assert reproduce.outcome(folder, reach) == pytest.approx(slow(reach))
-    assert slow(0.9).reached_at == 2_400_000 and slow(0.3).reached_at == 1_200_000 and slow(1.1).reached_at is None
+        result = reproduce.outcome(folder, reach)
+        assert (result.success, result.reached_at) == pytest.approx(slow(reach))
+        assert result.frames == 2_400_000 and result.mean_return == pytest.approx(result.success / 2)
+        assert result.hours == pytest.approx(6)
+    assert slow(0.9)[1] == 2_400_000 and slow(0.3)[1] == 1_200_000 and slow(1.1)[1] is None
+
+
+def test_a_fall_below_half_of_what_was_reached_is_a_collapse(tmp_path):
+    """Only after it was reached, and once until it is back: 0.3 up 0.9 | 0.5 | 0.4 0.1 0.8 | 0.9 | 0.2."""
+    rates = [0.3, 0.9, 0.5, 0.4, 0.1, 0.8, 0.9, 0.2]
+    folder = log(tmp_path / "run", [(1_000_000 * i, 10, rate) for i, rate in enumerate(rates, 1)])
+    result = reproduce.outcome(folder, 0.9)
+    assert (result.reached_at, result.collapses, result.recoveries) == (2_000_000, 2, 1)
+    assert reproduce.outcome(folder, 0.95)[-3:-1] == (0, 0)
 
 
 def test_an_empty_log_has_no_outcome(tmp_path):
-    assert reproduce.outcome(log(tmp_path / "run", []), 0.9) == Outcome(0, None, None)
+    assert reproduce.outcome(log(tmp_path / "run", []), 0.9) == Outcome(0)
+
+
+def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
+    """A thinned log, metadata and weights; a kept run is not run again, wherever the first one lay."""
+    path = tmp_path / "longer.ini"
+    path.write_text(TABLE.replace("frames = 480", "frames = 2400").replace("seeds = 1 2", "seeds = 1"))
+    runs, kept = tmp_path / "runs", tmp_path / "kept"
+    assert reproduce.main([str(path), "--savedir", str(runs), "--keep", str(kept), "--only", "teacher"]) == 0
+    assert sorted(p.name for p in kept.iterdir()) == ["teacher-1"]
+    folder = kept / "teacher-1"
+    assert sorted(p.name for p in folder.iterdir()) == ["logs.csv", "meta.json", "model.tar"]
+    whole = plot.read_run(runs / "teacher-1")
+    assert plot.read_run(folder).columns.keys() == whole.columns.keys() and len(whole.frames) == 100
+    for name, values in plot.read_run(folder).columns.items():
+        np.testing.assert_allclose(values, whole.columns[name], rtol=1e-4, err_msg=name)
+    assert (folder / "model.tar").stat().st_size < 0.8 * (runs / "teacher-1" / "model.tar").stat().st_size
+    assert not any(str(ROOT) in text for text in json.loads((folder / "meta.json").read_text())["command"])
+    flags, given = flags_module.parse(["--mode", "test", "--weight_path", str(folder / "model.tar"), "--num_episodes", "3"])
+    evaluate.evaluate(flags, given)
+    shutil.rmtree(runs)
+    capfd.readouterr()
+    assert reproduce.main([str(path), "--savedir", str(runs), "--keep", str(kept), "--only", "teacher"]) == 0
+    assert "main.main" not in capfd.readouterr().out and not runs.exists()
 
 
 def test_rows_are_run_once_and_judged(table, tmp_path, capfd):
@@ -93,7 +132,31 @@ def test_rows_are_run_once_and_judged(table, tmp_path, capfd):
     assert reproduce.main(arguments) == 0
     out = capfd.readouterr().out
     assert out.count("-m main.main") == 2  # the finished one is not run again
-    assert out.splitlines()[-3].startswith("teacher-1: finished") and "novelty-3: finished" in out.splitlines()[-1]
+    assert "teacher-1: finished" in out and "teacher-2: finished" in out and "novelty-3: finished" in out
+    assert [row.split(":")[0] for row in out.splitlines()[-2:]] == ["teacher", "novelty"], "a verdict for each row"
+    assert "by 0 of 1 finished runs" in out.splitlines()[-1] and "published: nowhere" in out.splitlines()[-1]
+
+
+def test_a_thinned_log_keeps_sums_means_and_last_values(tmp_path):
+    """Seven rows become three: of 2, 2 and 3 updates."""
+    nan = math.nan
+    columns = {
+        "frames": [8, 16, 24, 32, 40, 48, 56],
+        "generator_current_target": [7, 7, 8, 8, 9, 9, 10],
+        "episodes": [0, 4, 1, 3, 0, 0, 0],
+        "success_rate": [nan, 0.5, 1.0, 0.0, nan, nan, nan],
+        "total_loss": [1.0, 3.0, 5.0, nan, 2.0, 4.0, 9.0],
+    }
+    columns = {name: np.array(values, float) for name, values in columns.items()}
+    run = plot.Run("run", tmp_path, None, columns["frames"], columns, None)
+    thin = {name: values.tolist() for name, values in keep.thinned(run, 3).items()}
+    assert thin.pop("success_rate")[:2] == [0.5, 0.25] and np.isnan(keep.thinned(run, 3)["success_rate"][2])
+    assert thin == {
+        "frames": [16, 32, 56],
+        "generator_current_target": [7, 8, 10],
+        "episodes": [4, 4, 0],
+        "total_loss": [2.0, 5.0, 5.0],
+    }
 
 
 def test_a_stopped_table_goes_on_where_it_was(tmp_path):

@@ -305,10 +305,11 @@ class Amigo(Motivation):
         self.teacher.load_state_dict(state["generator_model_state_dict"])
         self._shared.publish(self.teacher)
         if "difficulty" in state:  # ours, not the published code's
+            difficulties.load_state_dict(self.difficulty, state["difficulty"])
+        if "generator_batch" in state:  # not left out of what is kept of a finished run
             self._optimizer.load_state_dict(
                 state["generator_model_optimizer_state_dict"], state["generator_scheduler_state_dict"]
             )
-            difficulties.load_state_dict(self.difficulty, state["difficulty"])
             device = next(self.teacher.parameters()).device
             self._waiting = {k: v.to(device) for k, v in state["generator_batch"].items()}
             self._curriculum.load_state_dict(state["curriculum"])

@@ -128,4 +128,5 @@ class BeBold(Motivation):
             return
         self.target.load_state_dict(state["target_state_dict"])
         self.predictor.load_state_dict(state["predictor_state_dict"])
-        self._optimizer.load_state_dict(state["predictor_optimizer_state_dict"], state["predictor_scheduler_state_dict"])
+        if "predictor_optimizer_state_dict" in state:  # not left out of what is kept of a finished run
+            self._optimizer.load_state_dict(state["predictor_optimizer_state_dict"], state["predictor_scheduler_state_dict"])

@@ -1,0 +1,66 @@
+"""What is kept of a finished run beside the code: a thinned log, its metadata, and the weights that play."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from main import plot
+from utils_folder import checkpoint
+
+ROWS = 1000
+DIGITS = 5
+LAST = ("_tick", "_time", "frames", "generator_current_target")  # as they stood at the end of a row's updates
+SUMMED = ("episodes",)
+# Only going on with the run needs these; they are half of a checkpoint.
+TRAINING = ("optimizer_state_dict", "scheduler_state_dict", "source", "generator_batch", "recent_returns")
+
+
+def keep(run_dir: Path, folder: Path) -> None:
+    """Writes logs.csv (about 1,000 rows), meta.json and model.tar of a run into `folder`, which is made.
+
+    Raises: UsageError or CheckpointError if the run has no readable log or checkpoint.
+    """
+    state = checkpoint.load(run_dir / "model.tar")
+    run = plot.read_run(run_dir)
+    meta = json.loads((run_dir / "meta.json").read_text())
+    for start in (meta, *meta.get("resumed", [])):
+        start["command"][0] = Path(start["command"][0]).name  # where the code lay is nobody's business
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {key: value for key, value in state.items() if not key.endswith(TRAINING)}
+    checkpoint.save(folder / "model.tar", weights)
+    with open(folder / "logs.csv", "w", newline="") as file:
+        names = list(run.columns)
+        file.write("# " + ",".join(names) + "\n")
+        csv.writer(file, lineterminator="\n").writerows(zip(*(map(_cell, column) for column in thinned(run).values())))
+    (folder / "meta.json").write_text(json.dumps(meta, indent=4) + "\n")
+
+
+def thinned(run: plot.Run, rows: int = ROWS) -> dict[str, np.ndarray]:
+    """The run's columns with up to `rows` rows, each for an equal share of its updates, float64, NaN where nothing was.
+
+    Episodes are added up; what is a mean over episodes stays one; of times, frames and t* the last value stays; all else
+    is the mean of the values that there are.
+    """
+    starts = np.unique(np.linspace(0, len(run.frames), min(rows, len(run.frames)), endpoint=False).astype(int))
+    ends = np.append(starts[1:], len(run.frames)) - 1
+    episodes = np.nan_to_num(run.columns["episodes"]) if "episodes" in run.columns else np.ones(len(run.frames))
+    columns = {}
+    for name, values in run.columns.items():
+        if name in LAST:
+            columns[name] = values[ends]
+            continue
+        weights = np.isfinite(values) * (episodes if name in plot.PER_EPISODE else 1.0)
+        total, weight = (np.add.reduceat(x, starts) for x in (weights * np.nan_to_num(values), weights))
+        mean = np.divide(total, weight, out=np.full(len(starts), np.nan), where=weight > 0)
+        columns[name] = total if name in SUMMED else mean
+    return columns
+
+
+def _cell(value: float) -> str:
+    if np.isnan(value):
+        return ""
+    return str(int(value)) if value == int(value) else f"{value:.{DIGITS}g}" if abs(value) < 1e9 else f"{value:.1f}"
