@@ -1,0 +1,289 @@
+"""`python -m main.curriculum RUN`: what the teacher taught. A picture, and a page for looking closer."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio.v2 as imageio
+import matplotlib.style
+import numpy as np
+import plotly.graph_objects as go
+from gym_minigrid.minigrid import OBJECT_TO_IDX
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from main import plot
+from main.flags import UsageError
+from utils_folder import checkpoint, curriculum, video
+from utils_folder.curriculum import PROPOSED, REACHED, History
+
+PICTURE_MOMENTS = 6
+CURVE_MOMENTS = 100
+PAGE_MOMENTS = 50
+TILE = 24
+KIND_COLOURS = {
+    "empty": "#C9C9C9", "wall": "#4D4D4D", "door": "#E07B28", "key": "#D9A514", "ball": "#0080C0", "box": "#74156B",
+    "agent": "#C22F2F", "goal": "#2E8B57", "lava": "#F28C8C", "floor": "#EDE3C8", "unseen": "#000000",
+}  # fmt: skip
+KIND_NAMES = {"agent": "agent's own cell"}
+HEAT = "viridis"
+PAGE_TITLES = (
+    "goals proposed (share)", "goals reached (share)", "what lay there: proposed", "what lay there: reached",
+    "mean distance from the agent, in steps", "t* and steps to a reached goal",
+)  # fmt: skip
+TITLES = {PROPOSED: "proposed", REACHED: "reached"}
+
+
+def read(run_dir: Path) -> tuple[History, str]:
+    """A run's history and its title. Raises: UsageError if there is none."""
+    try:
+        state, _ = checkpoint.load_newest(run_dir / "model.tar")
+    except checkpoint.CheckpointError as error:
+        raise UsageError(str(error)) from None
+    if "curriculum" not in state:
+        raise UsageError(f"{run_dir}: its checkpoint tells of no goals: give a run of this program that has a teacher")
+    history = curriculum.history(state["curriculum"])
+    if not history.cells.any():
+        raise UsageError(f"{run_dir}: no goal has ended yet: wait until the run has a later checkpoint")
+    flags = state["flags"]
+    return history, f"{run_dir.resolve().name}: {flags.get('model')} on {flags.get('env')}, seed {flags.get('seed')}"
+
+
+def merged(history: History, count: int) -> History:
+    """The same with at most `count` moments: neighbours added up, of t* and frames the last, of examples the first one's."""
+    moments = len(history.frames)
+    starts = np.unique(np.linspace(0, moments, min(count, moments), endpoint=False).astype(int))
+    last = np.append(starts[1:], moments) - 1
+    sums = {name: np.add.reduceat(getattr(history, name), starts) for name in ("cells", "kinds", "distances", "steps")}
+    return history._replace(
+        frames=history.frames[last],
+        target=history.target[last],
+        example_frames=history.example_frames[starts],
+        example_goals=history.example_goals[starts],
+        **sums,
+    )
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    """Counts [M, ...] as shares of their moment's total; NaN where a moment has none."""
+    total = counts.reshape(len(counts), -1).sum(axis=1).astype(float)
+    return counts / np.where(total > 0, total, np.nan).reshape(-1, *[1] * (counts.ndim - 1))
+
+
+def mean_distances(history: History) -> np.ndarray:
+    """Mean distance from the agent of goals proposed and reached, float64 [M, 2]; NaN where there were none."""
+    return (shares(history.distances[:, PROPOSED]) @ _range(history), shares(history.distances[:, REACHED]) @ _range(history))
+
+
+def _range(history: History) -> np.ndarray:
+    return np.arange(history.distances.shape[2])
+
+
+def reached_share(history: History) -> np.ndarray:
+    """Share of the proposed goals that were reached, float64 [M]."""
+    proposed, reached = history.cells.sum(axis=(2, 3)).T
+    return reached / np.where(proposed > 0, proposed, np.nan)
+
+
+def mean_steps(history: History) -> np.ndarray:
+    """Mean steps to a reached goal, float64 [M]."""
+    reached = history.cells[:, REACHED].sum(axis=(1, 2))
+    return history.steps / np.where(reached > 0, reached, np.nan)
+
+
+def kinds_present(history: History) -> list[str]:
+    """The kinds of cells that were goals, in the order of KIND_COLOURS."""
+    ever = history.kinds.sum(axis=(0, 1))
+    return [kind for kind in KIND_COLOURS if ever[OBJECT_TO_IDX[kind]]]
+
+
+def example(history: History, moment: int) -> np.ndarray:
+    """A picture of a goal in the frame in which it was proposed, uint8 [height, width, 3]."""
+    goal = int(history.example_goals[moment, 0, 0])
+    return video.render(history.example_frames[moment, 0], goal=goal if goal >= 0 else None, tile_size=TILE)
+
+
+# The picture
+
+
+def picture(history: History, title: str) -> Figure:
+    """Examples and heat maps at six moments, over curves of the whole run."""
+    with matplotlib.style.context(plot.STYLE):
+        figure = Figure(figsize=(11, 10.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.suptitle(f"What the teacher taught\n{title}", fontsize=11)
+        maps, curves = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+        _draw_maps(maps, merged(history, PICTURE_MOMENTS))
+        _draw_curves(curves, merged(history, CURVE_MOMENTS))
+    return figure
+
+
+def _draw_maps(figure, history: History) -> None:
+    moments = len(history.frames)
+    axes = figure.subplots(3, moments, squeeze=False)
+    frames = np.concatenate([[0], history.frames]) / 1e6
+    for moment, column in enumerate(axes.T):
+        column[0].imshow(example(history, moment))
+        column[0].set_title(f"{frames[moment]:.3g} to {frames[moment + 1]:.3g} million\nframes, t* {history.target[moment]}")
+        for row, which in ((1, PROPOSED), (2, REACHED)):
+            _heat(column[row], shares(history.cells[:, which])[moment])
+    for axis, label in zip(axes[:, 0], ("an example", "goals proposed", "goals reached")):
+        axis.set_ylabel(label)
+    for axis in axes.flat:
+        axis.set(xticks=(), yticks=())
+    note = "share of the goals of that time, by cell: each map from none (dark) to its own largest share (bright)"
+    figure.supxlabel(note, fontsize=9)
+
+
+def _heat(axis: Axes, share: np.ndarray) -> None:
+    image = axis.imshow(np.nan_to_num(share.T), cmap=HEAT, vmin=0)
+    largest = np.nanmax(share) if np.isfinite(share).any() else 0.0
+    axis.set_xlabel(f"largest {largest:.0%}", fontsize=8)
+    image.set_clim(0, largest or 1.0)
+
+
+def _draw_curves(figure, history: History) -> None:
+    axes = figure.subplots(2, 2, sharex=True)
+    frames = history.frames / 1e6
+    kinds = kinds_present(history)
+    for axis, which in zip(axes[0], (PROPOSED, REACHED)):
+        parts = np.nan_to_num(shares(history.kinds[:, which])[:, [OBJECT_TO_IDX[kind] for kind in kinds]])
+        colours, names = [KIND_COLOURS[kind] for kind in kinds], [KIND_NAMES.get(kind, kind) for kind in kinds]
+        axis.stackplot(frames, parts.T, colors=colours, labels=names, edgecolor="white", linewidth=0.8)
+        axis.set(ylim=(0, 1), ylabel=f"share of goals {TITLES[which]}\nby what lies there")
+    axes[0, 1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    distances = mean_distances(history)
+    for which, line in ((PROPOSED, "-"), (REACHED, "--")):
+        axes[1, 0].plot(frames, distances[which], line, color=plot.COLOURS[which], label=TITLES[which])
+    axes[1, 0].set(ylabel="mean distance from the\nagent (steps along axes)", ylim=(0, None))
+    axes[1, 0].legend(loc="best")
+    axes[1, 1].plot(frames, history.target, color=plot.COLOURS[0], label="t*")
+    axes[1, 1].plot(frames, mean_steps(history), "--", color=plot.COLOURS[1], label="mean steps to a reached goal")
+    axes[1, 1].set(ylabel="steps", ylim=(0, None))
+    axes[1, 1].legend(loc="best")
+    for axis in axes[1]:
+        axis.set_xlabel("million frames")
+
+
+# The page
+
+
+def page(history: History, title: str) -> str:
+    """A page that needs nothing else: maps with a slider over the run, examples, and the curves."""
+    history = merged(history, PAGE_MOMENTS)
+    figure = make_subplots(
+        rows=3,
+        cols=2,
+        row_heights=(0.44, 0.28, 0.28),
+        vertical_spacing=0.09,
+        subplot_titles=PAGE_TITLES,
+    )
+    for trace, column in zip(_maps(history, 0), (1, 2)):
+        figure.add_trace(trace, row=1, col=column)
+    _add_curves(figure, history)
+    titles = figure.layout.annotations
+    figure.frames = [
+        go.Frame(name=str(m), data=_maps(history, m), traces=[0, 1], layout=_marks(history, m, titles))
+        for m in range(len(history.frames))
+    ]
+    figure.update_layout(
+        title=f"What the teacher taught<br><sup>{title}</sup>", width=1150, height=1150, template="plotly_white",
+        sliders=[_slider(history)], margin={"l": 60, "r": 260, "t": 110, "b": 120}, legend={"x": 1.02, "y": 0.55},
+        **_marks(history, 0, titles),
+    )  # fmt: skip
+    for column in (1, 2):
+        figure.update_xaxes(visible=False, row=1, col=column)
+        scale = ("x", "x2")[column - 1]
+        figure.update_yaxes(visible=False, autorange="reversed", scaleanchor=scale, row=1, col=column)
+        figure.update_yaxes(range=(0, 1), tickformat=".0%", row=2, col=column)
+        figure.update_xaxes(title="million frames", row=3, col=column)
+    return figure.to_html(include_plotlyjs=True, full_html=True, auto_play=False, config={"displaylogo": False})
+
+
+def _maps(history: History, moment: int) -> list[go.Heatmap]:
+    return [
+        go.Heatmap(
+            z=np.nan_to_num(shares(history.cells[[moment], which])[0].T),
+            colorscale=HEAT,
+            showscale=False,
+            hovertemplate="column %{x}, row %{y}: %{z:.1%}<extra></extra>",
+        )
+        for which in (PROPOSED, REACHED)
+    ]
+
+
+def _add_curves(figure: go.Figure, history: History) -> None:
+    frames = history.frames / 1e6
+    for column, which in ((1, PROPOSED), (2, REACHED)):
+        parts = np.nan_to_num(shares(history.kinds[:, which]))
+        for kind in kinds_present(history):
+            figure.add_scatter(
+                x=frames, y=parts[:, OBJECT_TO_IDX[kind]], stackgroup=str(which), name=KIND_NAMES.get(kind, kind),
+                legendgroup=kind, showlegend=column == 1, line={"width": 0.5, "color": KIND_COLOURS[kind]}, row=2, col=column,
+            )  # fmt: skip
+    for which, values in enumerate(mean_distances(history)):
+        figure.add_scatter(x=frames, y=values, name=TITLES[which], line={"color": plot.COLOURS[which]}, row=3, col=1)
+    for name, values, colour in (("t*", history.target, 2), ("steps to a reached goal", mean_steps(history), 3)):
+        figure.add_scatter(x=frames, y=values, name=name, line={"color": plot.COLOURS[colour]}, row=3, col=2)
+
+
+def _marks(history: History, moment: int, titles: Sequence) -> dict:
+    """What moves with the slider beside the maps: a line in the curves and an example; the titles stay."""
+    x = float(history.frames[moment] / 1e6)
+    lines = [
+        {"type": "line", "xref": f"x{axis}", "yref": f"y{axis} domain", "x0": x, "x1": x, "y0": 0, "y1": 1,
+         "line": {"color": "#000000", "width": 1, "dash": "dot"}}
+        for axis in (3, 4, 5, 6)
+    ]  # fmt: skip
+    goal, reached, steps = history.example_goals[moment, 0].tolist()
+    fate = "none ended" if goal < 0 else f"{'reached' if reached else 'not reached'} after {steps} steps"
+    note = {"text": f"an example: {fate}<br>t* {history.target[moment]}", "showarrow": False, "align": "left",
+            "xref": "paper", "yref": "paper", "x": 1.03, "y": 0.78, "xanchor": "left", "yanchor": "top"}  # fmt: skip
+    picture = {"source": _png(example(history, moment)), "xref": "paper", "yref": "paper", "x": 1.03, "y": 1.0,
+               "sizex": 0.22, "sizey": 0.22, "xanchor": "left", "yanchor": "top"}  # fmt: skip
+    return {"shapes": lines, "images": [picture], "annotations": [*titles, note]}
+
+
+def _png(image: np.ndarray) -> str:
+    content = io.BytesIO()
+    imageio.imwrite(content, image, format="png")
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _slider(history: History) -> dict:
+    steps = [
+        {"label": f"{frames / 1e6:.3g}", "method": "animate",
+         "args": [[str(m)], {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}]}
+        for m, frames in enumerate(history.frames)
+    ]  # fmt: skip
+    return {"active": 0, "steps": steps, "currentvalue": {"prefix": "until million frames: "}, "pad": {"t": 60}}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m main.curriculum", description="Shows what the teacher of a run taught.")
+    parser.add_argument("run", type=Path, help="folder of a run (SAVEDIR/XPID)")
+    parser.add_argument("--out", type=Path, help="folder for curriculum.png and curriculum.html (default: the run's)")
+    options = parser.parse_args(argv)
+    folder = options.out or options.run
+    try:
+        if not folder.is_dir():
+            raise UsageError(f"{folder}: no such folder; create it or choose another")
+        history, title = read(options.run)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    (folder / "curriculum.png").write_bytes(plot.encoded(picture(history, title), "png", 110))
+    (folder / "curriculum.html").write_text(page(history, title))
+    print(f"{folder / 'curriculum.png'} and {folder / 'curriculum.html'} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
