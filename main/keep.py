@@ -28,9 +28,11 @@ def keep(run_dir: Path, folder: Path) -> None:
     run = plot.read_run(run_dir)
     meta = json.loads((run_dir / "meta.json").read_text())
     for start in (meta, *meta.get("resumed", [])):
-        start["command"][0] = Path(start["command"][0]).name  # where the code lay is nobody's business
+        start["command"][0] = Path(start["command"][0]).name  # where code and runs lay is nobody's business
+        start["args"]["savedir"] = folder.parent.name
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value for key, value in state.items() if not key.endswith(TRAINING)}
+    weights["flags"] = state["flags"] | {"savedir": folder.parent.name}
     checkpoint.save(folder / "model.tar", weights)
     with open(folder / "logs.csv", "w", newline="") as file:
         names = list(run.columns)
