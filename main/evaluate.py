@@ -22,13 +22,14 @@ from main.learner import make_student
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.weights import Reader, SharedWeights
 from utils_folder import checkpoint, env_utils, video
-from utils_folder.motivation import Task, make_motivation
+from utils_folder.motivation import Motivation, Task, make_motivation
 
 logger = logging.getLogger("amigo")
 
 CONFIDENCE = 0.95
 MAX_BATCH = 256
-# What a checkpoint decides about an agent; the rest of its flags told how it was trained.
+EVENT_SECONDS, OUTCOME_SECONDS = 0.8, 2.4  # time to read a badge
+# What a checkpoint decides about an agent and what rewards it; the rest of its flags told how it was trained.
 AGENT_FLAGS = (
     "model",
     "num_input_frames",
@@ -41,6 +42,11 @@ AGENT_FLAGS = (
     "modify",
     "no_boundary_awareness",
     "as_published",
+    "intrinsic_reward_coef",
+    "novelty_coef",
+    "novelty_scale",
+    "novelty_view",
+    "novelty_optimizer",
 )
 
 
@@ -53,26 +59,37 @@ class Episodes(NamedTuple):
 
 def evaluate(flags: argparse.Namespace, given: dict[str, Any]) -> None:
     """--mode test and test_render. Raises UsageError for everything that cannot work, before anything is written."""
-    path = Path(flags.weight_path)
+    agent = load_agent(flags, given)
+    flags = agent.flags
+    _check_outputs(flags)
+    if flags.mode == "test_render":
+        return _render(flags, agent)
+    summary = score(agent)
+    print(report(flags, summary))
+    if flags.json is not None:
+        weights = str(Path(flags.weight_path))
+        about = {"env": flags.env, "weights": weights, "model": flags.model, "greedy": flags.greedy, "seed": flags.seed}
+        Path(flags.json).write_text(json.dumps({**about, **summary}, indent=2) + "\n")
+    if flags.record_video:
+        steps = record(agent, flags.video_episodes, flags.video_path)
+        print(f"recorded in {flags.video_path}: {len(steps)} episode(s), steps: {', '.join(map(str, steps))}")
+
+
+def load_agent(flags: argparse.Namespace, given: dict[str, Any]) -> Agent:
+    """The agent at `flags.weight_path`; its `flags` are these, with those that the checkpoint decides. Raises: UsageError."""
     try:
-        state = checkpoint.load(path)
+        state = checkpoint.load(Path(flags.weight_path))
     except checkpoint.CheckpointError as error:
         raise UsageError(f"--weight_path {error}") from None
     flags = _with_agent_flags(flags, given, state)
     flags_module.check(flags)
-    _check_outputs(flags)
-    agent = Agent(flags, state)
-    if flags.mode == "test_render":
-        return _render(flags, agent)
-    episodes = play(agent.actors(flags.num_episodes, "evaluation"), flags.num_episodes)
-    summary = summarise(episodes)
-    print(report(flags, summary))
-    if flags.json is not None:
-        about = {"env": flags.env, "weights": str(path), "model": flags.model, "greedy": flags.greedy, "seed": flags.seed}
-        Path(flags.json).write_text(json.dumps({**about, **summary}, indent=2) + "\n")
-    if flags.record_video:
-        frames = record(agent, flags.video_path)
-        print(f"one episode of {frames - 1} steps recorded in {flags.video_path}")
+    return Agent(flags, state)
+
+
+def score(agent: Agent) -> dict[str, Any]:
+    """Means with intervals (`summarise`) over `num_episodes` fresh episodes."""
+    num_episodes = agent.flags.num_episodes
+    return summarise(play(agent.actors(num_episodes, "evaluation"), num_episodes))
 
 
 def _with_agent_flags(flags: argparse.Namespace, given: dict[str, Any], state: dict) -> argparse.Namespace:
@@ -102,7 +119,7 @@ def _check_outputs(flags: argparse.Namespace) -> None:
 
 
 class Agent:
-    """A trained student and what motivates it, as a checkpoint holds them."""
+    """A trained student and what motivates it (`motivation`), as a checkpoint holds them."""
 
     def __init__(self, flags: argparse.Namespace, state: dict):
         self.flags = flags
@@ -117,9 +134,9 @@ class Agent:
             )
         task = Task.of(env_utils.probe(flags.env, engine=flags.engine, num_input_frames=flags.num_input_frames))
         try:
-            self._motivation = make_motivation(flags, task)
-            self._motivation.load_state_dict(state)
-            self._student = make_student(flags, task, self._motivation)
+            self.motivation = make_motivation(flags, task)
+            self.motivation.load_state_dict(state)
+            self._student = make_student(flags, task, self.motivation)
             self._student.load_state_dict(state["model_state_dict"])
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -140,7 +157,7 @@ class Agent:
         seeds = [derive_seed(self.flags.seed, f"{stream} environment", e) for e in range(num_envs)]
         generator = torch_generator(self.flags.seed, f"{stream} actor")
         student = Reader(copy.deepcopy(self._student), self._shared)
-        motivation = self._motivation.actor(num_envs, generator)
+        motivation = self.motivation.actor(num_envs, generator)
         return Actor(self._environments(seeds), student, motivation, generator, greedy=self.flags.greedy)
 
     def actors(self, num_episodes: int, stream: str) -> Iterator[Actor]:
@@ -207,38 +224,97 @@ def report(flags: argparse.Namespace, summary: dict[str, Any]) -> str:
     )
 
 
-def watch(agent: Agent, show: Callable[[np.ndarray], None]) -> int:
-    """Plays one episode and shows each state as a picture. Returns how many there were."""
+class Arrival(NamedTuple):
+    """What led to a state: of its episode so far, and of the step into it."""
+
+    step: int = 0
+    total: float = 0.0
+    goals_reached: int = 0
+    reward: float = 0.0
+    intrinsic: float = 0.0
+    event: str = ""
+
+
+def watch(agent: Agent, num_episodes: int, show: Callable[[np.ndarray, float], None]) -> list[int]:
+    """Plays episodes one after the other; `show(picture, seconds)` gets each state, and each episode's outcome.
+
+    Returns the episodes' numbers of steps.
+    """
     actor = agent.actor(1, "video")
-    row = actor.start()
-    goals_reached = 0
-    pictures = 0
+    actor.start()
+    steps = [_watch_episode(agent.motivation, actor, show) for _ in range(num_episodes)]
+    actor.environment.close()
+    return steps
+
+
+def _watch_episode(motivation: Motivation, actor: Actor, show: Callable[[np.ndarray, float], None]) -> int:
+    arrival, following = Arrival(), _copied(actor.row)
     done = False
     while not done:
-        frame, goal = row["frame"][0, ..., -3:].copy(), int(row["goal"][0]) if "goal" in row else None
-        total, step = (0.0, 0) if pictures == 0 else (float(row["episode_return"][0]), int(row["episode_step"][0]))
-        show(_picture(frame, goal, step, total, goals_reached))
-        pictures += 1
-        row = actor.advance()
-        done = bool(row["done"][0])
-        goals_reached += int(row["reached"][0] and not done) if "reached" in row else 0
-    # The last step's own picture is gone (the frame is the next episode's already): show where it ended, with its outcome.
-    show(_picture(frame, goal, int(row["episode_step"][0]), float(row["episode_return"][0]), goals_reached))
-    actor.environment.close()
-    return pictures + 1
+        row, following = following, _copied(actor.advance())
+        show(_picture(motivation, row, following, arrival), EVENT_SECONDS if arrival.event else 0)
+        arrival = _arrive(motivation, row, following, arrival)
+        done = bool(following["done"][0])
+    # The state that the last step led to is gone (the next episode's first frame is there): show the one it was taken in.
+    outcome = _outcome(arrival, actor.environment.max_steps)
+    show(_picture(motivation, row, following, arrival, outcome), OUTCOME_SECONDS)
+    return arrival.step
 
 
-def _picture(frame: np.ndarray, goal: int | None, step: int, total: float, goals_reached: int) -> np.ndarray:
-    caption = [f"step {step}", f"return {total:.2f}"]
-    if goal is not None:
-        caption.append(f"goals {goals_reached}")
-    return video.render(frame, goal=goal, caption=caption)
+def _copied(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value.copy() for name, value in row.items()}
 
 
-def record(agent: Agent, path: str) -> int:
-    """Records one episode. Returns how many pictures it has."""
+@torch.no_grad()
+def _arrive(motivation: Motivation, row: dict, following: dict, before: Arrival) -> Arrival:
+    """What led to the state of `following`, one step after that of `row`."""
+    steps = {name: torch.from_numpy(np.stack([row[name], following[name]])) for name in row}
+    event = motivation.shown(following).event
+    return Arrival(
+        step=int(following["episode_step"][0]),
+        total=float(following["episode_return"][0]),
+        goals_reached=before.goals_reached + bool(event),
+        reward=float(following["reward"][0]),
+        intrinsic=motivation.intrinsic_reward(steps).item(),
+        event=event,
+    )
+
+
+def _outcome(arrival: Arrival, max_steps: int) -> tuple[str, video.Colour]:
+    if arrival.total > 0:  # what the success rate counts
+        return "task solved", video.GOOD
+    return "time is up" if arrival.step >= max_steps else "episode over", video.BAD
+
+
+def _picture(
+    motivation: Motivation, row: dict, following: dict, arrival: Arrival, outcome: tuple[str, video.Colour] | None = None
+) -> np.ndarray:
+    """The state of `row`; what the student thought and did in it stands in the row that follows."""
+    shown = motivation.shown(row)
+    lines = [("step", str(arrival.step)), ("return", f"{arrival.total:.3f}")]
+    if shown.goal is not None:
+        lines.append(("goals reached", str(arrival.goals_reached)))
+    lines += [
+        ("extrinsic reward", f"{arrival.reward:.3f}"),
+        ("intrinsic reward", f"{arrival.intrinsic:.3f}"),
+        *shown.notes,
+        ("student's value", f"{following['baseline'][0]:.3f}"),
+    ]
+    shares = torch.from_numpy(following["policy_logits"][0]).softmax(-1).tolist()
+    badges = [(arrival.event, video.TEACHER_COLOUR)] if arrival.event else []
+    panel = video.Panel(
+        lines,
+        bars=list(zip(env_utils.ACTION_NAMES, shares, strict=False)),  # some environments allow the first actions only
+        chosen=int(following["action"][0]),
+        badges=badges + ([outcome] if outcome is not None else []),
+    )
+    return video.render(row["frame"][0], goal=shown.goal, probabilities=shown.probabilities, panel=panel)
+
+
+def record(agent: Agent, num_episodes: int, path: str) -> list[int]:
+    """Records episodes in one file. Returns their numbers of steps."""
     with video.VideoWriter(path) as writer:
-        return watch(agent, writer.add)
+        return watch(agent, num_episodes, writer.add)
 
 
 def _render(flags: argparse.Namespace, agent: Agent) -> None:
@@ -247,5 +323,5 @@ def _render(flags: argparse.Namespace, agent: Agent) -> None:
     except RuntimeError as error:
         raise UsageError(str(error)) from None
 
-    watch(agent, window.show)
+    watch(agent, flags.video_episodes, window.show)
     window.close()

@@ -148,7 +148,8 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("num_episodes", 100, "episodes to play", int, resumable=True),
         Flag("greedy", False, "take the most probable action (default: sample)", resumable=True),
         Flag("json", None, "also write the statistics to this file", resumable=True),
-        Flag("record_video", False, "record one episode as video", resumable=True),
+        Flag("record_video", False, "record episodes as video", resumable=True),
+        Flag("video_episodes", 1, "how many, in one file (or, with test_render, in the window)", int, resumable=True),
         Flag("video_path", "minigrid_video.mp4", "where to (.mp4 or .gif)", resumable=True),
     ),
 }
@@ -253,6 +254,7 @@ AT_LEAST_ONE = (
     "generator_counts",
     "goal_dim",
     "num_episodes",
+    "video_episodes",
     "keep_checkpoints",
 )
 NOT_NEGATIVE = (

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from main import evaluate, plot, reproduce
+from main import flags as flags_module
 from main.flags import UsageError
 from main.reproduce import Experiment, Outcome
 
 NONE = "–"
 LOG_HEAD = ("experiment", "runs", "success", "return", "0.9 first reached", "lost again", "hours")
 AGENT_HEAD = ("agent", "success", "return", "steps")
-EPISODES = 100
-SEED = 1
+EVALUATION = ("--mode", "test", "--num_episodes", "100", "--seed", "1")
 
 
 def log_rows(experiments: Sequence[Experiment], runs: Path) -> list[list[str]]:
@@ -51,7 +51,8 @@ def agent_rows(experiments: Sequence[Experiment], runs: Path) -> list[list[str]]
     rows = []
     for experiment in experiments:
         for folder in _finished(experiment, runs):
-            scores = evaluate.score(folder / "model.tar", num_episodes=EPISODES, seed=SEED)
+            flags, given = flags_module.parse(["--weight_path", str(folder / "model.tar"), *EVALUATION])
+            scores = evaluate.score(evaluate.load_agent(flags, given))
             interval = [
                 f"{scores[name]:.3f} ({scores[f'{name}_interval'][0]:.3f} to {scores[f'{name}_interval'][1]:.3f})"
                 for name in ("success_rate", "mean_return")

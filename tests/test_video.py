@@ -8,9 +8,10 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 from gym_minigrid.minigrid import COLOR_TO_IDX, OBJECT_TO_IDX, Ball, Door, Grid, Key, Wall
+from PIL import Image
 
 from utils_folder import video
-from utils_folder.video import GOAL_COLOUR, STRIP_COLOUR, VideoWriter, Window, render
+from utils_folder.video import BACKGROUND, BAD, GOOD, TEACHER_COLOUR, Panel, VideoWriter, Window, render
 
 W, H, TILE = 4, 5, 16
 AGENT, DIRECTION = (1, 3), 2
@@ -41,8 +42,8 @@ def tile(thing):
     return Grid.render_tile(thing, tile_size=TILE).astype(np.uint8)
 
 
-def has_goal_colour(part) -> bool:
-    return bool((part == GOAL_COLOUR).all(axis=-1).any())
+def has_teacher_colour(part) -> bool:
+    return bool((part == TEACHER_COLOUR).all(axis=-1).any())
 
 
 def test_the_grid_is_drawn_as_gym_minigrid_draws_it(grid, frame):
@@ -71,7 +72,7 @@ def test_the_goal_is_outlined_at_column_x_row_y_and_only_there(frame, x, y):
     marked = render(frame, goal=x * H + y, tile_size=TILE)
     border = np.ones((TILE, TILE), bool)
     border[2:-2, 2:-2] = False
-    assert (cell(marked, x, y)[border] == GOAL_COLOUR).all()
+    assert (cell(marked, x, y)[border] == TEACHER_COLOUR).all()
     np.testing.assert_array_equal(cell(marked, x, y)[~border], cell(plain, x, y)[~border])
     cell(marked, x, y)[:] = cell(plain, x, y)
     np.testing.assert_array_equal(marked, plain)
@@ -79,7 +80,7 @@ def test_the_goal_is_outlined_at_column_x_row_y_and_only_there(frame, x, y):
 
 def test_the_goal_colour_is_no_objects_and_drawing_it_spoils_no_tile(frame):
     render(frame, goal=7, tile_size=TILE)
-    assert not has_goal_colour(render(frame, goal=None, tile_size=TILE))
+    assert not has_teacher_colour(render(frame, goal=None, tile_size=TILE))
 
 
 def test_of_stacked_frames_the_newest_is_drawn(frame):
@@ -100,60 +101,134 @@ def test_a_frame_of_another_shape_is_refused(shape):
         render(np.zeros(shape, np.uint8), goal=None)
 
 
-# Captions
+# The teacher's probabilities
 
 
-def strip(picture, frame, tile_size):
-    return picture[frame.shape[1] * tile_size :]
+def test_the_map_tints_exactly_the_cell_that_the_teacher_prefers(frame):
+    """Column 2, row 1, which is another cell if the axes are swapped."""
+    probabilities = np.zeros((W, H), np.float32)
+    probabilities[2, 1] = 0.9
+    plain = render(frame, tile_size=TILE)
+    tinted = render(frame, probabilities=probabilities, tile_size=TILE)
+    expected = cell(plain, 2, 1) + video.TINT * (np.array(TEACHER_COLOUR) - cell(plain, 2, 1))
+    assert np.abs(cell(tinted, 2, 1) - expected).max() <= 0.5
+    cell(tinted, 2, 1)[:] = cell(plain, 2, 1)
+    np.testing.assert_array_equal(tinted, plain)
 
 
-def test_the_caption_is_below_and_leaves_the_grid_as_it_is(frame):
-    captioned = render(frame, goal=8, caption=["step 12", "return 0.00"], tile_size=64)
+def test_the_tint_is_in_proportion_and_what_lies_under_it_is_seen(frame):
+    probabilities = np.zeros((W, H), np.float32)
+    probabilities[0, 0], probabilities[W - 1, 0] = 0.2, 0.1  # two walls
+    picture = render(frame, probabilities=probabilities, tile_size=TILE).astype(float)
+    wall, full, half = (cell(picture, x, y)[8, 8] for x, y in ((0, 1), (0, 0), (W - 1, 0)))
+    np.testing.assert_allclose(full - wall, video.TINT * (np.array(TEACHER_COLOUR) - wall), atol=1)
+    np.testing.assert_allclose(half - wall, (full - wall) / 2, atol=1)
+    probabilities[2, 1] = 0.2
+    key = cell(render(frame, probabilities=probabilities, tile_size=TILE).astype(int), 2, 1)
+    assert np.ptp(key[..., 0]) > 100 and not has_teacher_colour(key)
+
+
+def test_the_goal_is_outlined_above_the_map(frame):
+    picture = render(frame, goal=2 * H + 1, probabilities=np.full((W, H), 0.05), tile_size=TILE)
+    assert (cell(picture, 2, 1)[:2] == TEACHER_COLOUR).all()
+
+
+@pytest.mark.parametrize("shape", [(H, W), (W * H,)])
+def test_probabilities_of_another_shape_are_refused(frame, shape):
+    with pytest.raises(ValueError, match="probabilities must be"):
+        render(frame, probabilities=np.zeros(shape))
+
+
+def test_probabilities_of_zero_tint_nothing(frame):
+    picture = render(frame, probabilities=np.zeros((W, H)), tile_size=TILE)
+    np.testing.assert_array_equal(picture, render(frame, tile_size=TILE))
+
+
+# Panel
+
+LINES = [("step", "12"), ("return", "0.00")]
+BARS = [("left", 0.25), ("forward", 0.5), ("pickup", 0.0)]
+
+
+def beside(picture, frame, tile_size):
+    return picture[:, frame.shape[0] * tile_size :]
+
+
+def empty(width, height):
+    return np.full((width, height, 3), (OBJECT_TO_IDX["empty"], 0, 0), np.uint8)
+
+
+def test_the_panel_is_beside_the_grid_and_leaves_it_as_it_is(frame):
     plain = render(frame, goal=8, tile_size=64)
-    np.testing.assert_array_equal(captioned[: len(plain)], plain)
-    assert (strip(captioned, frame, 64) != STRIP_COLOUR).any()
+    picture = render(frame, goal=8, panel=Panel(LINES, BARS), tile_size=64)
+    above = (len(picture) - len(plain)) // 2
+    np.testing.assert_array_equal(picture[above : above + len(plain), : W * 64], plain)
+    assert (picture[:above, : W * 64] == BACKGROUND).all() and (beside(picture, frame, 64) != BACKGROUND).any()
 
 
-@pytest.mark.parametrize("width, height, tile_size", [(5, 5, 32), (3, 7, 9), (7, 3, 11), (19, 19, 13)])
-@pytest.mark.parametrize("texts", [[], ["step 0"], ["step 0", "return 0.00", "goals 0"]])
-def test_the_size_is_even_and_the_texts_do_not_change_it(width, height, tile_size, texts):
-    frame = np.full((width, height, 3), (OBJECT_TO_IDX["empty"], 0, 0), np.uint8)
-    shapes = {render(frame, goal=g, caption=[t + "9" * g for t in texts], tile_size=tile_size).shape for g in (0, 1, 20)}
+def test_a_small_grid_stands_in_the_middle_of_the_panels_height(frame):
+    picture = render(frame, panel=Panel(LINES, BARS), tile_size=TILE)
+    above = (len(picture) - H * TILE) // 2
+    assert above > 0
+    np.testing.assert_array_equal(cell(picture[above:], 2, 1), tile(Key("yellow")))
+    np.testing.assert_array_equal(cell(picture[above:], 0, 0), tile(Wall()))
+
+
+@pytest.mark.parametrize("width, height, tile_size", [(5, 5, None), (3, 7, 9), (7, 3, 11), (25, 25, None), (32, 11, None)])
+def test_the_size_is_even_and_what_is_said_does_not_change_it(width, height, tile_size):
+    frame, shapes = empty(width, height), set()
+    for n in (0, 1, 20):
+        lines = [(label, value + "9" * n) for label, value in LINES]
+        badges = [("goal reached" * n, GOOD)] * min(n, 2)
+        panel = Panel(lines, [(label, share / (n + 1)) for label, share in BARS], chosen=n % 3, badges=badges)
+        shapes.add(render(frame, goal=n, probabilities=np.ones((width, height)), panel=panel, tile_size=tile_size).shape)
     assert len(shapes) == 1
     rows, columns, _ = shapes.pop()
-    assert rows % 2 == columns % 2 == 0 and rows >= height * tile_size and columns >= width * tile_size
+    assert rows % 2 == columns % 2 == 0 and max(rows, columns) <= 1024
 
 
-@pytest.mark.parametrize("length", [1, 20, 35, 60, 150])
-def test_no_text_is_clipped_under_a_narrow_grid(frame, length):
-    text = "W" * length
-    drawn = strip(render(frame, goal=None, caption=["j" + text + "j"] * 3, tile_size=TILE), frame, TILE)
-    ink = (drawn != STRIP_COLOUR).any(axis=-1)
-    assert ink.any(axis=1).sum() >= 3
-    assert not ink[0].any() and not ink[-1].any() and not ink[:, 0].any() and not ink[:, -video.MARGIN // 2 :].any()
-    assert video._font_for(text, 212).getlength(text) <= 212
+@pytest.mark.parametrize("width, height", [(3, 3), (5, 5), (25, 25), (3, 32)])
+@pytest.mark.parametrize("length", [1, 15, 60])
+def test_nothing_is_clipped_and_nothing_overlaps(width, height, length):
+    """The full panel of a long text keeps its margins, and its lines stay apart."""
+    text = "j" + "W" * length
+    panel = Panel([(text, text)] * 8, [(text, 1.0)] * 7, chosen=3, badges=[(text, GOOD), (text, BAD)])
+    picture = render(empty(width, height), panel=panel)
+    drawn = picture[:, -video.PANEL_WIDTH - picture.shape[1] % 2 :]
+    ink = (drawn != BACKGROUND).any(axis=-1)
+    assert not ink[:4].any() and not ink[-4:].any() and not ink[:, :4].any() and not ink[:, -4:].any()
+    assert np.count_nonzero(np.diff(ink.any(axis=1).astype(int)) == 1) == 8 + 7 + 2
+    values = video.MARGIN + video.LABEL_WIDTH
+    assert not ink[: 8 * video.LINE_HEIGHT, values - 2 : values].any() or length < 15
 
 
-def test_lines_of_text_do_not_touch(frame):
-    drawn = strip(render(frame, goal=None, caption=["Ågjpq"] * 3, tile_size=TILE), frame, TILE)
-    rows = (drawn != STRIP_COLOUR).any(axis=(1, 2))
-    assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= 3
+def test_bars_are_as_long_as_their_shares_and_the_chosen_one_is_set_off(frame):
+    picture = beside(render(frame, panel=Panel([], BARS, chosen=1), tile_size=TILE), frame, TILE)
+    first = 2 * video.MARGIN + video.LINE_HEIGHT // 2
+    middles = [picture[first + i * video.LINE_HEIGHT] for i in range(3)]
+    start = video.MARGIN + video.BAR_LABEL_WIDTH
+    full = video.PANEL_WIDTH - 2 * video.MARGIN - video.BAR_LABEL_WIDTH - video.NUMBER_WIDTH
+    bars = [row[start : start + full] for row in middles]
+    assert [int((bar != BACKGROUND).any(-1).sum()) for bar in bars] == [round(full / 4) + 1, round(full / 2) + 1, 1]
+    assert [tuple(bar[0]) for bar in bars] == [video.LABEL_COLOUR, video.TEXT_COLOUR, video.LABEL_COLOUR]
 
 
-def test_a_narrow_grid_stands_in_the_middle_of_a_wider_picture(frame):
-    picture = render(frame, goal=None, caption=["step 1"], tile_size=TILE)
-    left = (video.MIN_STRIP_WIDTH - W * TILE) // 2
-    assert picture.shape[1] == video.MIN_STRIP_WIDTH
-    np.testing.assert_array_equal(cell(picture, 2, 1, left), tile(Key("yellow")))
-    np.testing.assert_array_equal(cell(picture, 0, 0, left), tile(Wall()))
-    assert (picture[: H * TILE, :left] == STRIP_COLOUR).all()
+def test_badges_have_their_colours(frame):
+    def colours(badges):
+        picture = beside(render(frame, panel=Panel(LINES, BARS, badges=badges), tile_size=TILE), frame, TILE)
+        return [bool((picture == colour).all(-1).any()) for colour in (TEACHER_COLOUR, GOOD, BAD)]
+
+    assert colours([]) == [False, False, False]
+    assert colours([("goal reached", TEACHER_COLOUR)]) == [True, False, False]
+    assert colours([("goal reached", TEACHER_COLOUR), ("task solved", GOOD)]) == [True, True, False]
+    assert colours([("time is up", BAD)]) == [False, False, True]
 
 
 # Files
 
 
 def pictures(frame, count=6):
-    return [render(frame, goal=g, caption=[f"step {g}", "return 0.00"], tile_size=TILE) for g in range(5, 5 + count)]
+    return [render(frame, goal=g, panel=Panel([("step", str(g))]), tile_size=TILE) for g in range(5, 5 + count)]
 
 
 def read(path):
@@ -187,7 +262,49 @@ def test_a_gif_by_its_suffix(tmp_path, frame):
             writer.add(picture)
     found, meta = read(tmp_path / "a.GIF")
     assert meta["duration"] == 200 and meta["loop"] == 0
-    assert [np.abs(one.astype(int) - other).mean() < 6 for one, other in zip(found, wanted)] == [True] * len(wanted)
+    assert [np.abs(one.astype(int) - other).max() < 12 for one, other in zip(found, wanted)] == [True] * len(wanted)
+
+
+def test_a_picture_is_seen_as_long_as_asked_for(tmp_path, frame):
+    one, other = pictures(frame, 2)
+    for name in ("a.mp4", "a.gif"):
+        with VideoWriter(tmp_path / name, fps=5) as writer:
+            writer.add(one)
+            writer.add(other, seconds=0.8)
+    assert len(read(tmp_path / "a.mp4")[0]) == 1 + 4
+    with Image.open(tmp_path / "a.gif") as gif:
+        durations = []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            durations.append(gif.info["duration"])
+    assert durations == [200, 800]
+
+
+def test_a_gif_keeps_a_colour_that_is_in_one_small_place_only(tmp_path):
+    """More colours than a gif's palette has, most pixels in a few of them; one odd colour in the last picture."""
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    wanted = [np.full((64, 64, 3), BACKGROUND, np.uint8) for _ in range(5)]
+    for i, picture in enumerate(wanted):
+        picture[:16, :16] = (ramp * np.array([1, i % 2, 1 - i % 2])).reshape(16, 16, 3)
+    wanted[-1][40:42, 40:42] = (10, 250, 120)
+    with VideoWriter(tmp_path / "a.gif") as writer:
+        for picture in wanted:
+            writer.add(picture)
+    found, _ = read(tmp_path / "a.gif")
+    assert max(np.abs(one.astype(int) - other).max() for one, other in zip(found, wanted, strict=True)) <= 16
+
+
+def test_what_does_not_change_takes_no_room_in_a_gif(tmp_path):
+    """Noise, of which a point in each of two corners changes."""
+    picture = np.random.default_rng(0).integers(0, 256, (100, 100, 3)).astype(np.uint8)
+    sizes = []
+    for count in (1, 20):
+        with VideoWriter(tmp_path / "a.gif") as writer:
+            for i in range(count):
+                picture[0, i] = picture[-1, -i - 1] = 255
+                writer.add(picture)
+        sizes.append((tmp_path / "a.gif").stat().st_size)
+    assert sizes[1] < 4 * sizes[0]  # each picture has a copy of the palette
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif"])

@@ -20,7 +20,7 @@ from utils_folder import difficulty as difficulties
 from utils_folder import goals, rewards
 from utils_folder.curriculum import Curriculum
 from utils_folder.difficulty import Difficulty
-from utils_folder.motivation import Batch, Motivation, MotivationActor, Task
+from utils_folder.motivation import Batch, Motivation, MotivationActor, Shown, Task
 
 DEFAULT_START = 7
 WINDOW_START = 100
@@ -197,6 +197,7 @@ class Amigo(Motivation):
         self._flags = flags
         self._task = task
         self.difficulty = difficulty
+        self._difficulty_known = True
         self.teacher = Teacher(
             task.frame_shape,
             inner=flags.inner,
@@ -304,7 +305,8 @@ class Amigo(Motivation):
     def load_state_dict(self, state: dict) -> None:
         self.teacher.load_state_dict(state["generator_model_state_dict"])
         self._shared.publish(self.teacher)
-        if "difficulty" in state:  # ours, not the published code's
+        self._difficulty_known = "difficulty" in state  # in ours, not in the published code's
+        if self._difficulty_known:
             difficulties.load_state_dict(self.difficulty, state["difficulty"])
         if "generator_batch" in state:  # not left out of what is kept of a finished run
             self._optimizer.load_state_dict(
@@ -313,6 +315,18 @@ class Amigo(Motivation):
             device = next(self.teacher.parameters()).device
             self._waiting = {k: v.to(device) for k, v in state["generator_batch"].items()}
             self._curriculum.load_state_dict(state["curriculum"])
+
+    def shown(self, row: dict[str, np.ndarray]) -> Shown:
+        width, height, _ = self._task.frame_shape
+        goal, logits = int(row["goal"][0]), torch.from_numpy(row["generator_logits"][0])
+        cells = np.arange(len(logits))
+        probabilities = np.zeros(width * height, np.float32)
+        probabilities[goals.inner_to_cell(cells, height=height) if self._flags.inner else cells] = logits.softmax(-1).numpy()
+        steps = int(row["goal_step"][0])
+        event = f"goal reached in {steps} step{'s' * (steps != 1)}" if row["reached"][0] else ""
+        target = str(self.difficulty.target) if self._difficulty_known else "not stored"
+        notes = (("goal's probability", f"{probabilities[goal]:.3f}"), ("target distance t*", target))
+        return Shown(goal, probabilities.reshape(width, height), event, notes)
 
     def progress(self) -> str:
         return f"t* {self.difficulty.target}"

@@ -15,7 +15,7 @@ from torchbeast.core import optimizer
 from torchbeast.core.environment import Environment, Output
 from torchbeast.core.rollouts import Field
 from utils_folder import rewards
-from utils_folder.motivation import Batch, Motivation, MotivationActor, Task
+from utils_folder.motivation import Batch, Motivation, MotivationActor, Shown, Task
 from utils_folder.partial_view import VIEW_SHAPE, partial_view
 
 
@@ -69,6 +69,7 @@ class BeBold(Motivation):
         embedding = {"goal_dim": flags.goal_dim, "use_embedding": not flags.disable_use_embedding}
         self.target = RandomNetwork(shape, **embedding).requires_grad_(False)
         self.predictor = RandomNetwork(shape, **embedding)
+        self._networks_known = True
         self._optimizer = optimizer.from_flags(
             self.predictor.parameters(),
             flags,
@@ -107,6 +108,12 @@ class BeBold(Motivation):
             "novelty_loss": loss.item(),
         }
 
+    def shown(self, row: dict[str, np.ndarray]) -> Shown:
+        notes = [("visits of this state", str(row["visits"][0]))]
+        if not self._networks_known:  # the intrinsic rewards say nothing then
+            notes.append(("novelty networks", "not stored"))
+        return Shown(notes=tuple(notes))
+
     def warnings(self) -> Iterator[str]:
         if self._optimizer.skipped:
             yield (
@@ -124,7 +131,9 @@ class BeBold(Motivation):
         }
 
     def load_state_dict(self, state: dict) -> None:
-        if "target_state_dict" not in state:  # the published code does not save it; playing needs the student alone
+        # The published code does not save them; playing needs the student alone.
+        self._networks_known = "target_state_dict" in state
+        if not self._networks_known:
             return
         self.target.load_state_dict(state["target_state_dict"])
         self.predictor.load_state_dict(state["predictor_state_dict"])

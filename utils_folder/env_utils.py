@@ -22,6 +22,7 @@ logger = logging.getLogger("amigo")
 ENGINES = ("auto", "compiled", "gym")
 MAX_GRID = 32
 COMPILE_NOTICE_SECONDS = 1.0
+ACTION_NAMES = tuple(action.name for action in MiniGridEnv.Actions)
 NOTHING_CARRIED = (OBJECT_TO_IDX["empty"], COLOR_TO_IDX["grey"])
 
 CARRIED_FIELDS = {"carried_obj": Field((), np.uint8), "carried_col": Field((), np.uint8)}

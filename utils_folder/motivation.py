@@ -21,6 +21,21 @@ from torchbeast.core.rollouts import Field
 Batch = dict[str, Tensor]
 
 
+class Shown(NamedTuple):
+    """What a motivation has to show of a state, to somebody who watches the agent.
+
+    goal: the cell that the student is to reach, x*H + y; None where there are no goals.
+    probabilities: those with which its teacher drew the goal, float32 [W, H]; None where there is no teacher.
+    event: says that a goal was reached on arrival in the state; "" if none was.
+    notes: (label, value), as many in every state.
+    """
+
+    goal: int | None = None
+    probabilities: np.ndarray | None = None
+    event: str = ""
+    notes: tuple[tuple[str, str], ...] = ()
+
+
 class Task(NamedTuple):
     """What a motivation and the networks need to know of the environment: (W, H, 3k), A, and an episode's step limit."""
 
@@ -95,6 +110,10 @@ class Motivation(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict) -> None:
         """Restores and publishes everything; a checkpoint of the published code may lack what only we save."""
+
+    def shown(self, row: dict[str, np.ndarray]) -> Shown:
+        """What a video shows of the first environment's state, given what every rollout field is in it, [E, ...] each."""
+        return Shown()
 
     def progress(self) -> str:
         """A few words for the progress line."""

@@ -1,55 +1,98 @@
-"""Pictures of an episode, drawn from observations: with the teacher's goal and a caption, to a file or to a window."""
+"""Pictures of an episode, drawn from observations: the grid, the teacher's goal, a panel beside it; to a file or a window."""
 
 from __future__ import annotations
 
 import functools
 import os
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import imageio.v2 as imageio
 import numpy as np
 from gym_minigrid.minigrid import OBJECT_TO_IDX, Grid, WorldObj
 from PIL import Image, ImageDraw, ImageFont
 
-GOAL_COLOUR = (0, 255, 255)  # no object of MiniGrid has it
-STRIP_COLOUR = (24, 24, 24)
-TEXT_COLOUR = (235, 235, 235)
-TEXT_SIZE = 14
-LINE_HEIGHT = 20
-MARGIN = 6
-MIN_STRIP_WIDTH = 224  # room for some 30 letters under the narrowest grid
+Colour = tuple[int, int, int]
 
+TEACHER_COLOUR = (0, 255, 255)  # no object of MiniGrid has it
+TINT = 0.35  # of the most probable cell; more would hide what is in it
+BACKGROUND = (24, 24, 24)
+LABEL_COLOUR = (150, 150, 150)
+TEXT_COLOUR = (235, 235, 235)
+GOOD, BAD = (70, 200, 90), (240, 170, 60)  # badges
+
+GRID_SIZE = 400  # pixels that the longer side of a grid gets, where its cells are then not too small or too large
+MIN_TILE, MAX_TILE = 20, 80
+PANEL_WIDTH = 260
+MARGIN = 12
+TEXT_SIZE = 15
+LINE_HEIGHT = 22
+LABEL_WIDTH = 140  # of a line; the rest is its value's
+BAR_LABEL_WIDTH, NUMBER_WIDTH = 72, 44  # before and after a bar
+BADGE_HEIGHT = 30
+MAX_BADGES = 2  # the room kept for them
+
+FPS = 5
 VIDEO_SUFFIXES = (".mp4", ".gif")
 
 
-def render(frame: np.ndarray, *, goal: int | None, caption: Sequence[str] = (), tile_size: int = 32) -> np.ndarray:
-    """Draws the grid as gym-minigrid does, the goal's cell outlined, one line of text below for each caption.
+class Panel(NamedTuple):
+    """What stands beside a grid. A text too long for its place is written smaller.
 
-    The picture's size depends on W, H, tile_size and the number of captions alone, so it stays the same through an
-    episode; a text too long for its line is written smaller. Height and width are even, as H.264 wants them.
+    lines: (label, value), one below the other.
+    bars: (label, share in [0, 1]), likewise.
+    chosen: index of the bar to be set off; None for none.
+    badges: (text, colour), at most MAX_BADGES.
+    """
+
+    lines: Sequence[tuple[str, str]] = ()
+    bars: Sequence[tuple[str, float]] = ()
+    chosen: int | None = None
+    badges: Sequence[tuple[str, Colour]] = ()
+
+
+def render(
+    frame: np.ndarray,
+    *,
+    goal: int | None = None,
+    probabilities: np.ndarray | None = None,
+    panel: Panel | None = None,
+    tile_size: int | None = None,
+) -> np.ndarray:
+    """Draws the grid as gym-minigrid does, over it the teacher's probabilities and its goal, and the panel beside it.
+
+    The picture's size depends on W, H, tile_size and the numbers of lines and bars alone, so it stays the same through a
+    video. Height and width are even, as H.264 wants them.
 
     Args:
         frame: uint8 [W, H, 3], an observation: object, colour, state of each cell; of stacked ones the last is drawn.
-        goal: a cell, x*H + y; None draws no goal.
-        caption: short texts of one line each.
-        tile_size: pixels of a cell's side.
+        goal: a cell, x*H + y, which is outlined; None draws no goal.
+        probabilities: float [W, H], not negative: each cell is tinted in proportion, the largest most. None draws none.
+        panel: None draws none.
+        tile_size: pixels of a cell's side; None chooses by W and H.
     Returns: uint8 [height, width, 3], RGB.
-    Raises: ValueError if frame is no [W, H, 3k] or goal no cell of it.
+    Raises: ValueError if frame is no [W, H, 3k], probabilities no [W, H], goal no cell of it.
     """
     if frame.ndim != 3 or frame.shape[2] == 0 or frame.shape[2] % 3:
         raise ValueError(f"frame must be [W, H, 3], not {list(frame.shape)}")
     width, height = frame.shape[:2]
+    if goal is not None and not 0 <= goal < width * height:
+        raise ValueError(f"goal {goal} is no cell of a grid of {width} x {height}")
+    if probabilities is not None and probabilities.shape != (width, height):
+        raise ValueError(f"probabilities must be {[width, height]}, not {list(probabilities.shape)}")
+    tile_size = tile_size or min(MAX_TILE, max(MIN_TILE, GRID_SIZE // max(width, height)))
     grid = np.empty((height * tile_size, width * tile_size, 3), np.uint8)
     for x in range(width):
         for y in range(height):
             _cell_of(grid, x, y, tile_size)[:] = _tile(*frame[x, y, -3:].tolist(), tile_size)
+    if probabilities is not None:
+        grid = _tinted(grid, probabilities, tile_size)
     if goal is not None:
-        if not 0 <= goal < width * height:
-            raise ValueError(f"goal {goal} is no cell of a grid of {width} x {height}")
         _outline(_cell_of(grid, goal // height, goal % height, tile_size))
-    return _with_strip(grid, caption)
+    return _compose(grid, panel)
 
 
 def _cell_of(grid: np.ndarray, x: int, y: int, tile_size: int) -> np.ndarray:
@@ -63,25 +106,56 @@ def _tile(kind: int, colour: int, state: int, tile_size: int) -> np.ndarray:
     return Grid.render_tile(WorldObj.decode(kind, colour, state), tile_size=tile_size)
 
 
+def _tinted(grid: np.ndarray, probabilities: np.ndarray, tile_size: int) -> np.ndarray:
+    share = TINT * probabilities / max(probabilities.max(), np.finfo(np.float32).tiny)
+    # Cells are [x, y], pixels [row, column].
+    alpha = np.kron(share.T, np.ones((tile_size, tile_size)))[..., None]
+    return np.rint((1 - alpha) * grid + alpha * np.array(TEACHER_COLOUR)).astype(np.uint8)
+
+
 def _outline(cell: np.ndarray) -> None:
     line = max(2, len(cell) // 10)
     inside = cell[line:-line, line:-line].copy()
-    cell[:] = GOAL_COLOUR
+    cell[:] = TEACHER_COLOUR
     cell[line:-line, line:-line] = inside
 
 
-def _with_strip(grid: np.ndarray, caption: Sequence[str]) -> np.ndarray:
+def _compose(grid: np.ndarray, panel: Panel | None) -> np.ndarray:
     rows, columns = grid.shape[:2]
-    width = max(columns, MIN_STRIP_WIDTH) if caption else columns
-    height = rows + (len(caption) * LINE_HEIGHT + MARGIN if caption else 0)
-    left = (width - columns) // 2
-    picture = Image.new("RGB", (_even(width), _even(height)), STRIP_COLOUR)
-    picture.paste(Image.fromarray(grid), (left, 0))
-    draw = ImageDraw.Draw(picture)
-    for line, text in enumerate(caption):
-        middle = rows + MARGIN // 2 + line * LINE_HEIGHT + LINE_HEIGHT // 2
-        draw.text((MARGIN, middle), text, TEXT_COLOUR, _font_for(text, width - 2 * MARGIN), anchor="lm")
+    width = columns + (PANEL_WIDTH if panel is not None else 0)
+    height = max(rows, _panel_height(panel)) if panel is not None else rows
+    picture = Image.new("RGB", (_even(width), _even(height)), BACKGROUND)
+    picture.paste(Image.fromarray(grid), (0, (height - rows) // 2))
+    if panel is not None:
+        _draw_panel(ImageDraw.Draw(picture), panel, columns + MARGIN, PANEL_WIDTH - 2 * MARGIN)
     return np.array(picture)
+
+
+def _panel_height(panel: Panel) -> int:
+    return 3 * MARGIN + (len(panel.lines) + len(panel.bars)) * LINE_HEIGHT + MAX_BADGES * BADGE_HEIGHT
+
+
+def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int, width: int) -> None:
+    right = left + width
+    y = MARGIN + LINE_HEIGHT // 2  # the middle of a line
+    for label, value in panel.lines:
+        draw.text((left, y), label, LABEL_COLOUR, _font_for(label, LABEL_WIDTH), anchor="lm")
+        draw.text((right, y), value, TEXT_COLOUR, _font_for(value, width - LABEL_WIDTH), anchor="rm")
+        y += LINE_HEIGHT
+    y += MARGIN
+    start, full = left + BAR_LABEL_WIDTH, width - BAR_LABEL_WIDTH - NUMBER_WIDTH
+    for index, (label, share) in enumerate(panel.bars):
+        colour = TEXT_COLOUR if index == panel.chosen else LABEL_COLOUR
+        draw.text((left, y), label, colour, _font_for(label, BAR_LABEL_WIDTH), anchor="lm")
+        draw.rectangle((start, y - 5, start + round(share * full), y + 5), colour)
+        draw.text((right, y), f"{share:.2f}", colour, _font(TEXT_SIZE), anchor="rm")
+        y += LINE_HEIGHT
+    y += MARGIN - LINE_HEIGHT // 2
+    for text, colour in panel.badges[:MAX_BADGES]:
+        draw.rounded_rectangle((left, y, right, y + BADGE_HEIGHT - 5), 5, colour)
+        font = _font_for(text, width - MARGIN)
+        draw.text(((left + right) // 2, y + (BADGE_HEIGHT - 5) // 2), text, BACKGROUND, font, anchor="mm")
+        y += BADGE_HEIGHT
 
 
 def _even(length: int) -> int:
@@ -103,7 +177,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 class VideoWriter:
     """Writes pictures to an mp4 that browsers play (H.264, yuv420p), or to a gif; the suffix decides.
 
-    with VideoWriter(path, fps=8) as video:
+    with VideoWriter(path) as video:
         video.add(picture)
 
     The video is made under a temporary name beside `path` and takes its place when the block ends without an error;
@@ -115,7 +189,7 @@ class VideoWriter:
     Raises: ValueError for another suffix or a missing folder.
     """
 
-    def __init__(self, path: str | os.PathLike, fps: float = 8):
+    def __init__(self, path: str | os.PathLike, fps: float = FPS):
         self.path = Path(path)
         suffix = self.path.suffix.lower()
         if suffix not in VIDEO_SUFFIXES:
@@ -124,17 +198,22 @@ class VideoWriter:
             raise ValueError(f"no folder {self.path.parent} for the video: make it, or name another (--video_path)")
         self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp{suffix}")
         self._shape = None
-        options = _gif_options(fps) if suffix == ".gif" else _mp4_options(fps)
-        self._writer = imageio.get_writer(self._temporary, **options)
+        self._fps = fps
+        make = _GifWriter if suffix == ".gif" else _mp4_writer
+        self._writer = make(self._temporary, fps)
 
-    def add(self, picture: np.ndarray) -> None:
-        """Appends a picture: uint8 [height, width, 3], both even, all pictures of one size (else ValueError)."""
+    def add(self, picture: np.ndarray, seconds: float = 0) -> None:
+        """Appends a picture, to be seen for that long, at least 1/fps.
+
+        It is uint8 [height, width, 3], both even, all pictures of one size (else ValueError).
+        """
         if picture.dtype != np.uint8 or picture.shape[2:] != (3,) or picture.shape[0] % 2 or picture.shape[1] % 2:
             raise ValueError(f"a picture must be uint8 [even, even, 3], not {picture.dtype} {list(picture.shape)}")
         self._shape = self._shape or picture.shape
         if picture.shape != self._shape:
             raise ValueError(f"a picture of {list(picture.shape)} cannot follow those of {list(self._shape)}")
-        self._writer.append_data(picture)
+        for _ in range(max(1, round(seconds * self._fps))):
+            self._writer.append_data(picture)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -155,22 +234,50 @@ class VideoWriter:
         os.replace(self._temporary, self.path)
 
 
-def _mp4_options(fps: float) -> dict:
+def _mp4_writer(path: Path, fps: float):
     # macro_block_size: imageio would scale the pictures to multiples of 16; H.264 itself needs even sizes only.
     # faststart: the index comes first, so that a browser can begin before it has the whole file.
-    return {
-        "format": "FFMPEG",
-        "fps": fps,
-        "codec": "libx264",
-        "pixelformat": "yuv420p",
-        "macro_block_size": 2,
-        "ffmpeg_log_level": "error",
-        "output_params": ["-movflags", "+faststart"],
-    }
+    return imageio.get_writer(
+        path,
+        format="FFMPEG",
+        fps=fps,
+        codec="libx264",
+        pixelformat="yuv420p",
+        macro_block_size=2,
+        ffmpeg_log_level="error",
+        output_params=["-movflags", "+faststart"],
+    )
 
 
-def _gif_options(fps: float) -> dict:
-    return {"format": "GIF", "duration": 1000 / fps, "loop": 0}
+class _GifWriter:
+    """Writes all pictures with one palette of 255 colours: the 256th says "as before", so that what stays takes no room.
+
+    The palette needs all colours, so the pictures wait, compressed, for `close`.
+    """
+
+    RED, GREEN, BLUE = 16, 8, 0  # where a colour's parts stand in one number
+
+    def __init__(self, path: Path, fps: float):
+        self._path = path
+        self._milliseconds = 1000 / fps
+        self._pictures: list[tuple[tuple[int, int], bytes]] = []
+        self._colours = np.empty(0, np.uint32)
+
+    def append_data(self, picture: np.ndarray) -> None:
+        self._pictures.append((picture.shape[1::-1], zlib.compress(picture.tobytes(), level=1)))
+        red, green, blue = np.moveaxis(picture.astype(np.uint32), -1, 0)
+        self._colours = np.union1d(self._colours, red << self.RED | green << self.GREEN | blue << self.BLUE)
+
+    def close(self) -> None:
+        if not self._pictures:
+            return
+        colours = np.stack([self._colours >> part & 255 for part in (self.RED, self.GREEN, self.BLUE)], axis=-1)
+        palette = Image.fromarray(colours.astype(np.uint8)[None]).quantize(255, Image.Quantize.MAXCOVERAGE)
+        pictures = (
+            Image.frombytes("RGB", size, zlib.decompress(data)).quantize(palette=palette, dither=Image.Dither.NONE)
+            for size, data in self._pictures
+        )
+        next(pictures).save(self._path, save_all=True, append_images=pictures, duration=self._milliseconds, loop=0)
 
 
 class Window:
@@ -207,8 +314,8 @@ class Window:
 
         return not plt.fignum_exists(self._figure.number)
 
-    def show(self, picture: np.ndarray, seconds: float = 1 / 8) -> None:
-        """Shows a picture, uint8 [height, width, 3], and lets that much time pass; does nothing in a closed window."""
+    def show(self, picture: np.ndarray, seconds: float = 0) -> None:
+        """Shows a picture, uint8 [height, width, 3], for that long, at least 1/FPS; does nothing in a closed window."""
         if self.closed:
             return
         if self._image is None:
@@ -219,7 +326,7 @@ class Window:
             self._image = axes.imshow(picture)
         self._image.set_data(picture)
         self._figure.canvas.draw_idle()
-        self._figure.canvas.start_event_loop(seconds)
+        self._figure.canvas.start_event_loop(max(seconds, 1 / FPS))
 
     def close(self) -> None:
         """Closes the window; a second call does nothing."""
