@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,15 +75,30 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 TABLES: dict[str, tuple[Sequence[str], Callable]] = {"log": (LOG_HEAD, log_rows), "agent": (AGENT_HEAD, agent_rows)}
 
 
+def put_in(text: str, tables: dict[str, str]) -> str:
+    """`text` with each table between its marks, `<!-- NAME table -->` and `<!-- end -->`. Raises: UsageError without them."""
+    for name, content in tables.items():
+        parts = re.split(rf"(?<=<!-- {name} table -->\n).*?(?=\n<!-- end -->)", text, flags=re.DOTALL)
+        if len(parts) != 2:
+            raise UsageError(f"--into: the file needs one <!-- {name} table --> and an <!-- end --> after it; put them in")
+        text = content.join(parts)
+    return text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m main.report", description="Tables of what finished runs came to.")
     parser.add_argument("table", type=Path, help="an INI file such as results/experiments.ini")
     parser.add_argument("--runs", type=Path, default=Path("results"), help="folder of the runs (default: results)")
+    parser.add_argument("--into", type=Path, help="put them into this Markdown file, in place of those that are there")
     options = parser.parse_args(argv)
     try:
         experiments = reproduce.read_table(options.table)
-        print("\n\n".join(table(head, rows(experiments, options.runs)) for head, rows in TABLES.values()))
-    except UsageError as error:
+        tables = {name: table(head, rows(experiments, options.runs)) for name, (head, rows) in TABLES.items()}
+        if options.into is None:
+            print("\n\n".join(tables.values()))
+        else:
+            options.into.write_text(put_in(options.into.read_text(), tables))
+    except (UsageError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
