@@ -498,12 +498,12 @@ def _ends(curve: Curve) -> list[tuple[int, int]]:
 
 
 def _entry(curve: Curve, scale: float, unit: str) -> str:
-    """A group's words in the legend: its label, its seeds, and from where on there are fewer."""
+    """A group's words in the legend: its label, its runs, and from where on there are fewer."""
     most = int(curve.seeds.max(initial=0))
     if not most:
         return f"{curve.label} (no values)"
     ends = [f"{left} beyond {curve.x[k] / scale:.3g}{unit}" for k, left in _ends(curve)]
-    return f"{curve.label} ({', '.join([f'{most} seed' + 's' * (most > 1), *ends])})"
+    return f"{curve.label} ({', '.join([f'{most} run' + 's' * (most > 1), *ends])})"
 
 
 def _texts(

@@ -281,13 +281,13 @@ def test_runs_of_different_length(tmp_path):
     np.testing.assert_allclose(curve.value, [0.5, 0.3, 0], atol=1e-12)
     np.testing.assert_allclose(curve.low, [0, 0, math.nan], atol=1e-12)
     np.testing.assert_allclose(curve.high, [0.9, 0.6, math.nan], atol=1e-12)
-    assert plot._entry(curve, 1, "") == "g (3 seeds, 2 beyond 50, 1 beyond 150)"
+    assert plot._entry(curve, 1, "") == "g (3 runs, 2 beyond 50, 1 beyond 150)"
 
 
 def test_one_seed_is_a_line_alone(tmp_path):
     run = plot.read_run(write_run(tmp_path / "a"))
     curve = plot.make_curve(plot.Group("g", [run]), "success_rate", x="hours", width=run.hours[-1] / 4, stat="mean")
-    assert curve.value.tolist() == [0.5] * 4 and np.isnan(curve.low).all() and plot._entry(curve, 1, " h") == "g (1 seed)"
+    assert curve.value.tolist() == [0.5] * 4 and np.isnan(curve.low).all() and plot._entry(curve, 1, " h") == "g (1 run)"
 
 
 @pytest.mark.parametrize("frames, window", [(30e6, 2e5), (1e8, 1e6), (800, 10), (40, 1)])
@@ -376,7 +376,7 @@ def test_every_word_is_inside_and_the_legend_covers_no_data(labels, options):
 
 def test_names_are_not_read_as_formulas_nor_hidden():
     figure = draw(["_a$b$^{"], panels=1, title="x $\\foo$")
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["_a$b$^{ (3 seeds, 2 beyond 2.95M)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["_a$b$^{ (3 runs, 2 beyond 2.95M)"]
 
 
 def test_a_size_that_is_too_small_is_refused():
