@@ -28,6 +28,7 @@ PICTURE_MOMENTS = 6
 CURVE_MOMENTS = 100
 PAGE_MOMENTS = 50
 TILE = 24
+DPI = 110
 KIND_COLOURS = {
     "empty": "#C9C9C9", "wall": "#4D4D4D", "door": "#E07B28", "key": "#D9A514", "ball": "#0080C0", "box": "#74156B",
     "agent": "#C22F2F", "goal": "#2E8B57", "lava": "#F28C8C", "floor": "#EDE3C8", "unseen": "#000000",
@@ -269,7 +270,7 @@ def _slider(history: History) -> dict:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m main.curriculum", description="Shows what the teacher of a run taught.")
     parser.add_argument("run", type=Path, help="folder of a run (SAVEDIR/XPID)")
-    parser.add_argument("--out", type=Path, help="folder for curriculum.png and curriculum.html (default: the run's)")
+    parser.add_argument("--out", type=Path, help="folder for curriculum.png, .svg and .html (default: the run's)")
     options = parser.parse_args(argv)
     folder = options.out or options.run
     try:
@@ -279,9 +280,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    (folder / "curriculum.png").write_bytes(plot.encoded(picture(history, title), "png", 110))
-    (folder / "curriculum.html").write_text(page(history, title))
-    print(f"{folder / 'curriculum.png'} and {folder / 'curriculum.html'} written")
+    figure = picture(history, title)
+    files = {kind: plot.encoded(figure, kind, DPI) for kind in ("png", "svg")} | {"html": page(history, title).encode()}
+    for kind, content in files.items():
+        (folder / f"curriculum.{kind}").write_bytes(content)
+        print(folder / f"curriculum.{kind}")
     return 0
 
 

@@ -33,7 +33,7 @@ from main.flags import UsageError
 
 # What may differ between the seeds of one experiment. A flag that may be changed at --resume does not define an experiment.
 SEED_LIKE = {flag.name for flag in flags_module.BY_NAME.values() if flag.resumable} - {"total_frames"} | {
-    "seed", "xpid", "initials", "save_env", "save_every",
+    "seed", "xpid", "experiment", "initials", "save_env", "save_every",
 }  # fmt: skip
 ABSENT = "not recorded"
 
@@ -259,7 +259,9 @@ def _read_meta(path: Path) -> tuple[dict[str, Any] | None, list[float]]:
         arguments = resumed[-1]["args"] if resumed else meta["args"]
         # Flags that came after the run had their defaults then. Other programs' runs lack ours for another reason.
         before = flags_module.defaults() if "versions" in meta else {}
-        return {**before, **arguments}, [float(entry["frames"]) for entry in resumed]
+        # main.reproduce names its runs EXPERIMENT-SEED.
+        experiment = str(arguments.get("xpid")).removesuffix(f"-{arguments.get('seed')}")
+        return {**before, **arguments, "experiment": experiment}, [float(entry["frames"]) for entry in resumed]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path} is damaged: repair it, or move it away to plot the run under its own name") from None
 
@@ -756,7 +758,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="the folder of a run, or a logs.csv")
-    add("--by", help="group by these arguments of meta.json, as model or model,env (default: by all that differ but the seed)")
+    add("--by", help="group by these arguments of meta.json, as model or model,env; or by experiment, the name of a row of "
+        "main.reproduce (default: by all that differ but the seed)")  # fmt: skip
     add("--out", default="curves.png", help="picture: .png, .svg or .pdf (default: curves.png)")
     add("--json", help="also write the plotted numbers to this file")
     add("--x", default="frames", choices=("frames", "hours"), help="(default: frames)")

@@ -159,6 +159,15 @@ def test_groups_that_only_two_arguments_tell_apart(tmp_path):
     assert "default, off" in found and "window_adaptive, on" in found
 
 
+def test_by_the_experiments_of_a_table(tmp_path):
+    """Named EXPERIMENT-SEED; only where that is asked for."""
+    folders = [write_run(tmp_path / name, seed=int(name[-1])) for name in ("row-1", "row-2", "row-2-2", "other-1")]
+    runs = [plot.read_run(folder) for folder in folders]
+    grouped, _ = plot.group_runs(runs, ("experiment",))
+    assert [(group.label, len(group.runs)) for group in grouped] == [("row", 2), ("row-2", 1), ("other", 1)]
+    assert len(plot.group_runs(runs)[0]) == 1
+
+
 def test_by_one_and_by_several(tmp_path):
     runs = [
         write_run(tmp_path / "a", env="E", window=5),
