@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from torchbeast.core import ranks
 from utils_folder import env_utils, motivation
 
 
@@ -200,8 +201,9 @@ def defaults() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: of several ranks on a machine each takes its part."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available // ranks.local_size())
 
 
 def processes(flags: argparse.Namespace) -> int:

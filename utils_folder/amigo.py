@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from models.teacher import Teacher
 from torchbeast.core import losses, optimizer, vtrace
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 from torchbeast.core.sampling import sample
 from torchbeast.core.weights import Reader, SharedWeights
@@ -177,6 +179,7 @@ class AmigoActor(MotivationActor):
 class Amigo(Motivation):
     """The teacher in the learner. Updated when `generator_batch_size` goals have ended, by REINFORCE with a baseline.
 
+    Of several ranks, when that many times their number have ended on all of them together (see `shares`).
     Source: AMIGo (arXiv 2006.12122), algorithm 1.
     """
 
@@ -192,7 +195,10 @@ class Amigo(Motivation):
         "goals_reached",
     )
 
-    def __init__(self, flags: argparse.Namespace, task: Task, difficulty: Difficulty):
+    waiting_keys = ("generator_batch",)
+
+    def __init__(self, flags: argparse.Namespace, task: Task, difficulty: Difficulty, ranks: Alone = ALONE):
+        self._ranks = ranks
         self._flags = flags
         self._task = task
         self.difficulty = difficulty
@@ -203,7 +209,9 @@ class Amigo(Motivation):
             use_embedding=not flags.disable_use_embedding,
         )
         self._shared = SharedWeights(self.teacher)
-        self._optimizer = optimizer.from_flags(self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate)
+        self._optimizer = optimizer.from_flags(
+            self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate, ranks=ranks
+        )
         self._waiting: Batch = {}
         self._watch = Watch(difficulty.target)
         self.rollout_fields = {
@@ -238,11 +246,13 @@ class Amigo(Motivation):
         entries = ended_goals(batch)
         self._waiting = {k: torch.cat([self._waiting[k], v]) for k, v in entries.items()} if self._waiting else entries
         stats = {"goals_reached": batch["reached"][1:].float().mean().item()}
-        size = self._flags.generator_batch_size
+        waiting = [int(count) for (count,) in self._ranks.gather([len(self._waiting["goal"])])]
         updates = []
-        while len(self._waiting["goal"]) >= size:
+        while taken := shares(waiting, self._flags.generator_batch_size * len(waiting)):
+            size = taken[self._ranks.rank]
             updates.append(self._update({k: v[:size] for k, v in self._waiting.items()}))
             self._waiting = {k: v[size:] for k, v in self._waiting.items()}
+            waiting = [count - share for count, share in zip(waiting, taken)]
         if updates:
             self._shared.publish(self.teacher)
             stats |= {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
@@ -250,7 +260,9 @@ class Amigo(Motivation):
         return stats | {"generator_current_target": self.difficulty.target}
 
     def _update(self, entries: Batch) -> dict[str, float]:
+        """One update from this rank's share of the entries, [N, ...] each; N may be 0. Returns log values of all ranks'."""
         flags = self._flags
+        weight = len(entries["goal"]) / flags.generator_batch_size  # of its mean loss in that of all ranks
         logits, values = (x.unsqueeze(0) for x in self.teacher(entries["goal_frame"]))
         index = entries["goal"]
         if flags.inner:
@@ -274,18 +286,21 @@ class Amigo(Motivation):
         negative_entropy = losses.entropy_loss(logits)
         self._watch.see_entropy(-negative_entropy.item())
         entropy_loss = flags.generator_entropy_cost * negative_entropy
-        self._optimizer.step(pg_loss + baseline_loss + entropy_loss)
-        mean_ex_reward = entries["ex_reward"].mean().item()
-        # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
-        self.difficulty.update(rewards.teacher_reward(success.double().mean().item(), **scale), mean_ex_reward)
-        return {
+        self._optimizer.step(pg_loss + baseline_loss + entropy_loss, weight)
+        stats = {
             "gen_rewards": learned.mean().item(),
             "gg_loss": pg_loss.item(),
             "generator_entropy_loss": entropy_loss.item(),
             "generator_baseline_loss": baseline_loss.item(),
             "mean_episode_steps": entries["goal_step"].float().mean().item(),
-            "ex_reward": mean_ex_reward,
+            "ex_reward": entries["ex_reward"].mean().item(),
         }
+        stats = self._ranks.mean(stats, dict.fromkeys(stats, weight))
+        # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
+        successes = [count for (count,) in self._ranks.gather([success.sum().item()])]
+        share = sum(successes) / (flags.generator_batch_size * len(successes))
+        self.difficulty.update(rewards.teacher_reward(share, **scale), stats["ex_reward"])
+        return stats
 
     def state_dict(self) -> dict:
         rmsprop, schedule = self._optimizer.state_dict()
@@ -319,6 +334,18 @@ class Amigo(Motivation):
                 "a teacher update had a loss or gradient that is not finite and was not applied; "
                 "if it happens often, lower --generator_learning_rate"
             )
+
+
+def shares(waiting: Sequence[int], total: int) -> list[int]:
+    """How many entries each rank gives to an update on `total`: in proportion to what it has waiting; none if all are too few.
+
+    So the ranks' batches fill together, none waits for the slowest, and fewer than `total` entries stay behind on all ranks.
+    """
+    available = sum(waiting)
+    if available < total:
+        return []
+    bounds = [total * count // available for count in accumulate(waiting, initial=0)]
+    return [end - begin for begin, end in pairwise(bounds)]
 
 
 def ended_goals(batch: Batch) -> Batch:

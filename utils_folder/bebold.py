@@ -13,6 +13,7 @@ from torch import Tensor
 from models.novelty import RandomNetwork
 from torchbeast.core import optimizer
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 from utils_folder import rewards
 from utils_folder.motivation import Batch, Motivation, MotivationActor, Task
@@ -53,12 +54,14 @@ class BeBold(Motivation):
     log_columns = ("novelty", "first_visits", "novelty_loss")
     rollout_fields = {"visits": Field((), np.int32)}
 
-    def __init__(self, flags: argparse.Namespace, task: Task):
+    def __init__(self, flags: argparse.Namespace, task: Task, ranks: Alone = ALONE):
         self._flags = flags
         embedding = {"goal_dim": flags.goal_dim, "use_embedding": not flags.disable_use_embedding}
         self.target = RandomNetwork(task.frame_shape, **embedding).requires_grad_(False)
         self.predictor = RandomNetwork(task.frame_shape, **embedding)
-        self._optimizer = optimizer.from_flags(self.predictor.parameters(), flags, learning_rate=flags.learning_rate)
+        self._optimizer = optimizer.from_flags(
+            self.predictor.parameters(), flags, learning_rate=flags.learning_rate, ranks=ranks
+        )
 
     def actor(self, num_envs: int, generator: torch.Generator) -> BeBoldActor:
         return BeBoldActor(num_envs)

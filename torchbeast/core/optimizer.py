@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from torchbeast.core.ranks import ALONE, Alone
+
 BAD_UPDATES = 3
 
 
@@ -24,6 +26,7 @@ class Optimizer:
             total_frames) / total_frames).
         alpha, epsilon, momentum: RMSprop's.
         max_norm: the gradient's norm is clipped at this.
+        ranks: the gradient is the mean over these.
     Source: IMPALA (arXiv 1802.01561), appendix D; TorchBeast (arXiv 1910.03552).
     """
 
@@ -38,8 +41,10 @@ class Optimizer:
         epsilon: float,
         momentum: float,
         max_norm: float = 40.0,
+        ranks: Alone = ALONE,
     ):
         self.parameters = list(parameters)
+        self._ranks = ranks
         self.max_norm = max_norm
         self.rmsprop = torch.optim.RMSprop(
             self.parameters, lr=learning_rate, alpha=alpha, eps=epsilon, momentum=momentum, foreach=True
@@ -53,13 +58,15 @@ class Optimizer:
         self.skipped = 0  # updates not applied
         self._bad_in_a_row = 0
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Minimises `loss`. Returns the gradient's norm before clipping (float32 scalar).
+    def step(self, loss: Tensor, weight: float = 1.0) -> Tensor:
+        """Minimises the mean of `loss` over ranks. Returns the gradient's norm before clipping (float32 scalar).
 
+        `weight`: of this rank's loss; their mean over ranks must be 1.
         An update whose gradient is not finite is not applied. Raises: Diverged at the third of them in a row.
         """
         self.rmsprop.zero_grad()
         loss.backward()
+        self._ranks.average([p.grad for p in self.parameters if p.grad is not None], weight)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm, foreach=True)
         if norm.isfinite():
             self.rmsprop.step()
@@ -90,14 +97,15 @@ class Optimizer:
             group["lr"] = group["initial_lr"] * self._remaining(self.schedule.last_epoch)
 
 
-def from_flags(parameters: Iterable[nn.Parameter], flags, *, learning_rate: float) -> Optimizer:
-    """An Optimizer with the hyperparameters of a run's flags (SPEC: alpha, epsilon, momentum, total_frames, T * B a step)."""
+def from_flags(parameters: Iterable[nn.Parameter], flags, *, learning_rate: float, ranks: Alone = ALONE) -> Optimizer:
+    """An Optimizer with a run's hyperparameters (SPEC: alpha, epsilon, momentum, total_frames, T * B a step and rank)."""
     return Optimizer(
         parameters,
         learning_rate=learning_rate,
-        frames_per_update=flags.unroll_length * flags.batch_size,
+        frames_per_update=flags.unroll_length * flags.batch_size * ranks.size,
         total_frames=flags.total_frames,
         alpha=flags.alpha,
         epsilon=flags.epsilon,
         momentum=flags.momentum,
+        ranks=ranks,
     )
