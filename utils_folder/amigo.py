@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
@@ -25,6 +26,14 @@ from utils_folder.motivation import Batch, Motivation, MotivationActor, Task
 
 DEFAULT_START = 7
 WINDOW_START = 100
+UPDATE_COLUMNS = (
+    "gen_rewards",
+    "gg_loss",
+    "generator_entropy_loss",
+    "generator_baseline_loss",
+    "mean_episode_steps",
+    "ex_reward",
+)
 
 
 def threshold_difficulty(flags: argparse.Namespace) -> difficulties.Threshold:
@@ -184,16 +193,7 @@ class Amigo(Motivation):
     """
 
     goal_conditioned = True
-    log_columns = (
-        "gen_rewards",
-        "gg_loss",
-        "generator_entropy_loss",
-        "generator_baseline_loss",
-        "mean_episode_steps",
-        "ex_reward",
-        "generator_current_target",
-        "goals_reached",
-    )
+    log_columns = (*UPDATE_COLUMNS, "generator_current_target", "goals_reached")
 
     waiting_keys = ("generator_batch",)
 
@@ -212,6 +212,7 @@ class Amigo(Motivation):
         self._optimizer = optimizer.from_flags(
             self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate, ranks=ranks
         )
+        self._reward_scale = {"negative": flags.generator_reward_negative, "coef": flags.generator_reward_coef}
         self._waiting: Batch = {}
         self._watch = Watch(difficulty.target)
         self.rollout_fields = {
@@ -260,17 +261,32 @@ class Amigo(Motivation):
         return stats | {"generator_current_target": self.difficulty.target}
 
     def _update(self, entries: Batch) -> dict[str, float]:
-        """One update from this rank's share of the entries, [N, ...] each; N may be 0. Returns log values of all ranks'."""
+        """One update, to which this rank gives `entries` ([N, ...] each, N may be 0). Returns the log values of all ranks."""
         flags = self._flags
-        weight = len(entries["goal"]) / flags.generator_batch_size  # of its mean loss in that of all ranks
+        weight = len(entries["goal"]) / flags.generator_batch_size  # of this rank's mean loss in that of all
+        loss, successes, stats = self._loss(entries)
+        self._optimizer.step(loss, weight)
+        stats = self._ranks.mean(stats, dict.fromkeys(stats, weight))
+        # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
+        counts = [count for (count,) in self._ranks.gather([successes])]
+        share = sum(counts) / (flags.generator_batch_size * len(counts))
+        self.difficulty.update(rewards.teacher_reward(share, **self._reward_scale), stats["ex_reward"])
+        return stats
+
+    def _loss(self, entries: Batch) -> tuple[Tensor | None, int, dict[str, float]]:
+        """The loss of `entries`, how many of them were successes, and log values; None, 0 and NaN where there are none."""
+        flags = self._flags
+        if not len(entries["goal"]):
+            return None, 0, dict.fromkeys(UPDATE_COLUMNS, math.nan)
         logits, values = (x.unsqueeze(0) for x in self.teacher(entries["goal_frame"]))
         index = entries["goal"]
         if flags.inner:
             index = goals.cell_to_inner(index, height=self._task.frame_shape[1])
         success = self.difficulty.success(entries["reached"], entries["goal_step"])
-        scale = {"negative": flags.generator_reward_negative, "coef": flags.generator_reward_coef}
         learned = rewards.teacher_reward_learned(
-            rewards.teacher_reward(success, **scale), entries["ex_reward"], extrinsic=not flags.no_extrinsic_rewards
+            rewards.teacher_reward(success, **self._reward_scale),
+            entries["ex_reward"],
+            extrinsic=not flags.no_extrinsic_rewards,
         ).unsqueeze(0)
         log_probs = vtrace.action_log_probs(logits, index.unsqueeze(0))
         returns = vtrace.from_log_probs(
@@ -286,21 +302,16 @@ class Amigo(Motivation):
         negative_entropy = losses.entropy_loss(logits)
         self._watch.see_entropy(-negative_entropy.item())
         entropy_loss = flags.generator_entropy_cost * negative_entropy
-        self._optimizer.step(pg_loss + baseline_loss + entropy_loss, weight)
-        stats = {
-            "gen_rewards": learned.mean().item(),
-            "gg_loss": pg_loss.item(),
-            "generator_entropy_loss": entropy_loss.item(),
-            "generator_baseline_loss": baseline_loss.item(),
-            "mean_episode_steps": entries["goal_step"].float().mean().item(),
-            "ex_reward": entries["ex_reward"].mean().item(),
-        }
-        stats = self._ranks.mean(stats, dict.fromkeys(stats, weight))
-        # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
-        successes = [count for (count,) in self._ranks.gather([success.sum().item()])]
-        share = sum(successes) / (flags.generator_batch_size * len(successes))
-        self.difficulty.update(rewards.teacher_reward(share, **scale), stats["ex_reward"])
-        return stats
+        stats = (
+            learned.mean(),
+            pg_loss,
+            entropy_loss,
+            baseline_loss,
+            entries["goal_step"].float().mean(),
+            entries["ex_reward"].mean(),
+        )
+        loss = pg_loss + baseline_loss + entropy_loss
+        return loss, int(success.sum()), {name: value.item() for name, value in zip(UPDATE_COLUMNS, stats)}
 
     def state_dict(self) -> dict:
         rmsprop, schedule = self._optimizer.state_dict()

@@ -58,15 +58,16 @@ class Optimizer:
         self.skipped = 0  # updates not applied
         self._bad_in_a_row = 0
 
-    def step(self, loss: Tensor, weight: float = 1.0) -> Tensor:
+    def step(self, loss: Tensor | None, weight: float = 1.0) -> Tensor:
         """Minimises the mean of `loss` over ranks. Returns the gradient's norm before clipping (float32 scalar).
 
-        `weight`: of this rank's loss; their mean over ranks must be 1.
+        `weight`: of this rank's loss; their mean over ranks must be 1. A rank that has nothing to learn from gives None, 0.
         An update whose gradient is not finite is not applied. Raises: Diverged at the third of them in a row.
         """
         self.rmsprop.zero_grad()
-        loss.backward()
-        self._ranks.average([p.grad for p in self.parameters if p.grad is not None], weight)
+        if loss is not None:
+            loss.backward()
+        self._ranks.average_gradients(self.parameters, weight)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm, foreach=True)
         if norm.isfinite():
             self.rmsprop.step()
@@ -75,8 +76,9 @@ class Optimizer:
             self.skipped += 1
             self._bad_in_a_row += 1
             if self._bad_in_a_row == BAD_UPDATES:
+                last = "none here" if loss is None else loss.item()
                 raise Diverged(
-                    f"{BAD_UPDATES} updates in a row had a loss or gradient that is not finite (loss {loss.item()}): try a "
+                    f"{BAD_UPDATES} updates in a row had a loss or gradient that is not finite (loss {last}): try a "
                     "lower learning rate, or look for infinite rewards"
                 )
         self.schedule.step()

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import nn
 
 WAIT_SECONDS = 300.0  # a rank that has not come after so long will not come
 GOODBYE_SECONDS = 30.0
@@ -54,8 +54,11 @@ class Alone:
     def connect(self, device: torch.device) -> None:
         """Makes the process group, when actors have been forked: from here on there are threads, perhaps CUDA."""
 
-    def average(self, tensors: Sequence[Tensor], weight: float = 1.0) -> None:
-        """Replaces each tensor by its mean over ranks, each rank's times its `weight`; the mean of the weights must be 1."""
+    def average_gradients(self, parameters: Sequence[nn.Parameter], weight: float = 1.0) -> None:
+        """Replaces each gradient by its mean over ranks, each rank's times its `weight`; the mean of the weights must be 1.
+
+        Where one has no gradient it counts as 0: what is sent does not depend on what a rank happened to learn from.
+        """
 
     def mean(self, values: Mapping[str, float], weights: Mapping[str, float] | None = None) -> dict[str, float]:
         """The mean of each value over ranks, NaN left out; `weights`: this rank's, by name, where it is not 1."""
@@ -125,12 +128,13 @@ class Ranks(Alone):
             dist.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.size, timeout=self._timeout)
         self.check_equal(device.type.encode(), "the kind of device that is learned on")
 
-    def average(self, tensors: Sequence[Tensor], weight: float = 1.0) -> None:
-        flat = torch.cat([tensor.flatten() for tensor in tensors]).mul_(weight / self.size)
+    def average_gradients(self, parameters: Sequence[nn.Parameter], weight: float = 1.0) -> None:
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients]).mul_(weight / self.size)
         with self._failures():
             dist.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
-            tensor.copy_(part.view_as(tensor))
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+            parameter.grad = part.view_as(parameter)
 
     def mean(self, values: Mapping[str, float], weights: Mapping[str, float] | None = None) -> dict[str, float]:
         own = [(weights or {}).get(name, 1.0) for name in values]
