@@ -195,7 +195,7 @@ class Learner:
         digest = hashlib.blake2b()
         for leaf in _leaves(state):
             digest.update(leaf)
-        self.ranks.check_equal(digest.digest(), f"what has been learned (weights, optimisers, t*) by frame {self.frames:,}")
+        self.ranks.check_equal(digest.digest(), f"what has been learned by frame {self.frames:,} (weights, optimisers, t*)")
 
     def state_dict(self) -> dict:
         rmsprop, schedule = self._optimizer.state_dict()

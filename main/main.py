@@ -25,6 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RanksFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return run(argv, ranks)
+
+
+def run(argv: Sequence[str], ranks: Alone) -> int:
+    """Runs the command line as one of `ranks`. Returns the exit code."""
     logger = logging.getLogger("amigo")
     logger.setLevel(logging.INFO)
     console = ConsoleHandler() if ranks.first else RankHandler(ranks)

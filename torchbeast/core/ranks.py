@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -198,8 +199,8 @@ class Ranks(Alone):
         try:
             yield
         except RuntimeError as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RanksFailed(f"{self._cause() or what} ({first})") from error
+            detail = re.sub(r"\[\S*gloo\S*\] |\. This is .*|\n.*", "", str(error), flags=re.DOTALL)  # without gloo's advice
+            raise RanksFailed(f"{self._cause() or what} ({detail})") from error
 
     def _cause(self) -> str | None:
         with contextlib.suppress(RuntimeError, AttributeError):  # no store any more, or not yet
