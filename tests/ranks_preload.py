@@ -1,6 +1,8 @@
-"""Imported once by the server that ranks are forked from: what takes long to load."""
+"""Imported once by the server that ranks are forked from: what takes long to load, and must start no thread."""
 
 import numpy as np
+import torch._dynamo
+import torch.utils.tensorboard  # noqa: F401
 
 import main.main  # noqa: F401
 import tests.helpers  # noqa: F401
