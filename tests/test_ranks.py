@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from torch import nn
 
 from main import flags as flags_module
 from main import main as entry
+from main import preflight
 from main.learner import Learner
 from main.sources import ActorProcesses, ActorsFailed
 from main.train import Run
@@ -333,6 +335,22 @@ def test_all_ranks_leave_out_the_update_that_is_not_finite_on_one(store):
     assert first == second and first[0] == first[1] != first[2] == first[3] and first[-1] == "diverged" and len(first) == 6
 
 
+def step_large(ranks: Ranks):
+    ranks.connect(CPU)
+    parameter = nn.Parameter(torch.tensor([0.0, 0.0]))
+    optimizer = Optimizer(
+        [parameter], learning_rate=0.1, frames_per_update=1, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0, ranks=ranks
+    )
+    scale = torch.tensor([(120.0, 0.0), (0.0, 160.0)][ranks.rank])
+    return optimizer.step((scale * parameter).sum()).item(), parameter.grad.tolist()
+
+
+def test_the_gradient_is_averaged_before_it_is_clipped(store):
+    """(120, 0) and (0, 160): the mean (60, 80) has norm 100, clipped to 40. Clipped first, the mean would be (20, 20)."""
+    for norm, gradient in in_ranks(2, step_large, store=store):
+        assert norm == pytest.approx(100) and gradient == pytest.approx([24, 32], rel=1e-4)
+
+
 # -- whole runs of two ranks -------------------------------------------------------------------------------------------------
 
 TWO = ("--num_actors", "3", "--batch_size", "2", "--total_frames", "480")  # an update of both is 2 x 2 rollouts of 6 steps
@@ -364,6 +382,35 @@ def test_after_200_updates_the_weights_are_equal(tmp_path, store, model, process
     assert all(float(row["episodes"]).is_integer() for row in table) and sum(row["episodes"] for row in table) > 20
     saved = checkpoint.load(tmp_path / "run" / "model.tar")
     assert checkpoint.ranks(saved) == 2 and saved["frames"] == 4800
+
+
+def first_batch(ranks: Ranks, flags: argparse.Namespace):
+    run = Run(flags, None, ranks)
+    batch = run.source.get(flags.batch_size)
+    run.source.close()
+    run.writer.close(False)
+    return {name: value.numpy() for name, value in batch.items()}
+
+
+def test_ranks_play_levels_of_their_own_and_the_first_those_of_a_run_alone(tmp_path, store):
+    more = ("--env", "MiniGrid-Empty-Random-5x5-v0", "--num_actor_processes", "0")
+    first, second = in_ranks(2, first_batch, run_flags(tmp_path / "two", *more), store=store)
+    alone = first_batch(ALONE, run_flags(tmp_path / "one", *more))
+    assert all(np.array_equal(first[name], alone[name], equal_nan=first[name].dtype.kind == "f") for name in alone)
+    assert not np.array_equal(first["frame"], second["frame"]) and not np.array_equal(first["action"], second["action"])
+
+
+def test_ranks_on_one_machine_share_its_cores_and_memory(monkeypatch):
+    flags = make_flags(num_actors=40)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+    assert flags_module.processes(flags) == 15
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert flags_module.processes(flags) == 3
+    preflight.check(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "100000")
+    with pytest.raises(flags_module.UsageError, match="of memory"):
+        preflight.check(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
 
 
 def drift(ranks: Ranks, flags: argparse.Namespace):
