@@ -8,6 +8,7 @@ import math
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from main.train import Run
 from tests.helpers import make_flags, random_batch
 from tests.ranks_helpers import CPU, in_ranks
 from tests.test_learning import COMMON
+from tests.test_readme import scripts
 from tests.test_supervision import alive
 from tests.test_train import ROOT, children, command, rows
 from torchbeast.core.optimizer import Diverged, Optimizer
@@ -635,15 +637,15 @@ def torchrun(tmp_path: Path, *more: str, options: tuple[str, ...] = ()) -> subpr
         return subprocess.Popen([*arguments, *command(tmp_path, *more)], cwd=ROOT, stderr=errors, env=env)
 
 
-def logged(tmp_path: Path, *, beyond: int, seconds: float = 90.0) -> int:
+def logged(tmp_path: Path, *, beyond: int, seconds: float = 90.0, name: str = "run") -> int:
     """Waits for a row of more frames than that; returns them."""
-    log, deadline = tmp_path / "run" / "logs.csv", time.monotonic() + seconds
+    log, deadline = tmp_path / name / "logs.csv", time.monotonic() + seconds
     while time.monotonic() < deadline:
         lines = log.read_text().split("\n")[1:-1] if log.exists() else []
         if lines and float(lines[-1].split(",")[2]) > beyond:
             return int(float(lines[-1].split(",")[2]))
         time.sleep(0.1)
-    raise TimeoutError((tmp_path / "stderr").read_text())
+    raise TimeoutError(f"no row beyond {beyond} frames")
 
 
 def end(process: subprocess.Popen) -> None:
@@ -711,3 +713,41 @@ def test_two_ranks_learn_a_small_task(tmp_path):
     assert entry.main(["--mode", "test", *weights, "--num_episodes", "200", "--seed", "1", "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert result["success_rate"] > 0.9 and result["mean_return"] > 0.75
+
+
+STAND_INS = {
+    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+    "scontrol": '[ "$1" = show ] && echo localhost || echo "$@" >> requeued',
+}
+
+
+@pytest.mark.slow
+def test_the_readmes_job_for_several_nodes_ends_before_its_time_limit_and_goes_on_when_requeued(tmp_path):
+    """With stand-ins for Slurm's commands, on one node."""
+    (script,) = [script for script in scripts() if "srun" in script]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "job").write_text(script.replace("29500", str(port)))
+    (tmp_path / "bin").mkdir()
+    for name, text in STAND_INS.items():
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost", "GLOO_SOCKET_IFNAME": "lo"}
+    env = {**os.environ, **slurm, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    run, frames = tmp_path / "experiments" / "keycorridor", 0
+    for attempt in range(2):
+        with open(tmp_path / "stderr", "w") as errors:
+            process = subprocess.Popen(["bash", "job"], cwd=tmp_path, env=env, stderr=errors)
+        try:
+            frames = logged(run.parent, beyond=frames + 4000, name="keycorridor")
+            process.send_signal(signal.SIGUSR1)
+            process.wait(60)
+        finally:
+            end(process)
+        assert (tmp_path / "requeued").read_text() == "requeue 77\n" * (attempt + 1)
+        frames = rows(run)[-1]["frames"]
+        assert checkpoint.load(run / "model.tar")["frames"] == frames
+    assert [row["frames"] for row in rows(run)] == [1600 * (n + 1) for n in range(int(frames) // 1600)]
