@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import itertools
 import json
 import os
@@ -22,10 +23,12 @@ import numpy as np
 import torch
 
 from main import flags as flags_module
+from main import scaling
 from main.actor import Actor
 from main.learner import Learner, rollout_fields
 from models.linear import product
 from torchbeast.core.file_writer import processor_name
+from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import torch_generator
 from torchbeast.core.weights import Reader
@@ -85,13 +88,13 @@ def peaks() -> tuple[float, float]:
 class Parts:
     """The parts of a run on one environment, built as training builds them, in this process."""
 
-    def __init__(self, env: str, num_envs: int, engine: str = "auto"):
+    def __init__(self, env: str, num_envs: int, engine: str = "auto", ranks: Alone = ALONE):
         self.flags, _ = flags_module.parse([*DOCUMENT, "--env", env, "--num_actors", str(num_envs), "--engine", engine])
         flags = self.flags
         self.environment = env_utils.make_environments(env, range(num_envs), engine=engine)
         task = Task.of(self.environment)
-        motivation = make_motivation(flags, task)
-        self.learner = Learner(flags, task, motivation)
+        motivation = make_motivation(flags, task, ranks)
+        self.learner = Learner(flags, task, motivation, ranks)
         fields = rollout_fields(task, self.learner)
         self.rollouts = Rollouts(fields, unroll_length=flags.unroll_length, num_buffers=max(num_envs, flags.batch_size))
         generator = torch_generator(0, "benchmark")
@@ -106,10 +109,26 @@ class Parts:
 
     def learning(self) -> float:
         """Frames per second of updates, the motivation's included, from rollouts filled before."""
+        return rate(self.update(), self.flags.unroll_length * self.flags.batch_size)
+
+    def update(self) -> Callable[[], Any]:
+        """An update, always from the same rollouts, which are filled here; of several ranks with the row of them all."""
         self.actor.fill(self.rollouts, self.slots)
-        size = self.flags.batch_size
-        slots = [i % len(self.slots) for i in range(size)]
-        return rate(lambda: self.learner.learn(self.rollouts.batch(slots)), self.flags.unroll_length * size)
+        slots = [i % len(self.slots) for i in range(self.flags.batch_size)]
+        return functools.partial(_learn, self.learner, self.rollouts, slots)
+
+
+def _learn(learner: Learner, rollouts: Rollouts, slots: list[int]) -> None:
+    row = learner.learn(rollouts.batch(slots))
+    if not learner.ranks.alone:
+        learner.row_of_all(row, {})
+
+
+def learner_of(ranks: Alone) -> tuple[Learner, Callable[[], Any]]:
+    """A learner on the document's task as one of `ranks`, and an update of it."""
+    torch.manual_seed(0)
+    parts = Parts(KEY_CORRIDOR, 40, ranks=ranks)
+    return parts.learner, parts.update()
 
 
 def environment_steps(env: str, engine: str, num_envs: int = 40) -> float:
@@ -165,11 +184,7 @@ def measure(seconds: float) -> dict[str, Any]:
              original_way * 4 * forward / (cores * one_core)),
     ]  # fmt: skip
     return {
-        "date": date.today().isoformat(),
-        "processor": processor_name(),
-        "cores": cores,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        **machine(),
         "peak_gflops_one_core": one_core / 1e9,
         "peak_gflops_one_core_onednn": one_core_onednn / 1e9,
         "flops_per_frame": 4 * forward,
@@ -178,6 +193,21 @@ def measure(seconds: float) -> dict[str, Any]:
         "by_grid": [_grid_line(env) for env in GRIDS],
         "by_environments": [_batch_line(count) for count in BATCHES],
     }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, and when."""
+    return {
+        "date": date.today().isoformat(),
+        "processor": processor_name(),
+        "cores": flags_module.cores(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def heading(result: dict[str, Any]) -> str:
+    return f"{result['date']}, {result['processor']}, {result['cores']} cores, torch {result['torch']}"
 
 
 def _grid_line(env: str) -> dict[str, Any]:
@@ -199,7 +229,7 @@ def _batch_line(num_envs: int) -> dict[str, Any]:
 def report(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
-        f"{result['date']}, {result['processor']}, {result['cores']} cores, torch {result['torch']}",
+        heading(result),
         f"float32 matrix products on one core: torch.mm {result['peak_gflops_one_core']:.0f} GFLOP/s (the peak below), "
         f"oneDNN's product, which the networks call, {result['peak_gflops_one_core_onednn']:.0f}",
         f"the plain student's operations: {result['flops_per_frame'] / 1e6:.2f} MFLOP a frame (one forward to act, three "
@@ -225,9 +255,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m main.benchmark", description="How fast, and how near the limit.")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each whole-program run (default: 20)")
     parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--scaling", action="store_true", help="measure two ranks in place of all else, and predict more")
     options = parser.parse_args(argv)
-    result = measure(options.seconds)
-    print(report(result))
+    if options.scaling:
+        torch.set_num_threads(1)
+        result = {**machine(), **scaling.measure(learner_of, ALONE)}
+        print(heading(result), scaling.report(result), sep="\n\n")
+    else:
+        result = measure(options.seconds)
+        print(report(result))
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
     return 0

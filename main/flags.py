@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from torchbeast.core import ranks
 from torchbeast.core.optimizer import METHODS
 from utils_folder import env_utils, motivation
 
@@ -39,11 +40,11 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             True,
         ),
         Flag("model", "default", "variant: " + ", ".join(motivation.registry())),
-        Flag("total_frames", 600_000_000, "environment frames to train for", int, resumable=True),
+        Flag("total_frames", 600_000_000, "environment frames to train for, of all ranks together", int, resumable=True),
         Flag("seed", None, "everything random derives from it (default: drawn, and recorded)", int),
     ),
     "Files": (
-        Flag("xpid", None, "name of the run (default: ENV_INITIALS_MMDD-HHMM)"),
+        Flag("xpid", None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun it must be given)"),
         Flag("initials", "anonymous", "whose run it is"),
         Flag("savedir", "./experimentsMinigrid", "folder for runs", resumable=True),
         Flag("resume", None, "go on with the run in this folder, where its last checkpoint left it", resumable=True),
@@ -56,7 +57,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("save_every", 50_000, "frames between two such stores", int),
     ),
     "Processes": (
-        Flag("num_actors", 4, "number of environments, each with rollouts of its own", int),
+        Flag("num_actors", 4, "number of environments, each with rollouts of its own (of each rank)", int),
         Flag(
             "num_actor_processes",
             None,
@@ -95,7 +96,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("num_input_frames", 1, "frames stacked into one observation", int),
     ),
     "Student": (
-        Flag("batch_size", 8, "rollouts in a student update", int),
+        Flag("batch_size", 8, "rollouts in a student update (of each rank)", int),
         Flag("unroll_length", 100, "steps in a rollout", int),
         Flag("learning_rate", 0.001, "student's learning rate; it falls linearly to 0 over total_frames", float),
         Flag("discounting", 0.99, "discount factor gamma", float),
@@ -112,7 +113,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag("no_extrinsic_rewards", False, "learn from intrinsic rewards alone"),
     ),
     "Teacher": (
-        Flag("generator_batch_size", 32, "ended goals in a teacher update", int),
+        Flag("generator_batch_size", 32, "ended goals in a teacher update (for each rank)", int),
         Flag("generator_learning_rate", 0.002, "teacher's learning rate", float),
         Flag("generator_entropy_cost", 0.05, "weight of its entropy loss", float),
         Flag("generator_reward_negative", -0.1, "its reward (-beta) for a goal that failed or was too easy", float),
@@ -211,8 +212,9 @@ def defaults() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: of several ranks on a machine each takes its part."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, available // ranks.local_size())
 
 
 def processes(flags: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ DIGITS = 5
 LAST = ("_tick", "_time", "frames", "generator_current_target")  # as they stood at the end of a row's updates
 SUMMED = ("episodes",)
 # Only going on with the run needs these; they are half of a checkpoint.
-TRAINING = ("optimizer_state_dict", "scheduler_state_dict", "source", "generator_batch", "recent_returns")
+TRAINING = ("optimizer_state_dict", "scheduler_state_dict", "source", "generator_batch", "recent_returns", "other_ranks")
 
 
 def keep(run_dir: Path, folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from main import flags as flags_module
 from models.student import Student
 from torchbeast.core import losses, optimizer, vtrace
+from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field, agent_fields
 from torchbeast.core.weights import SharedWeights
 from utils_folder import env_utils, rewards
@@ -30,7 +33,9 @@ LOG_COLUMNS = (
     "grad_norm",
     "policy_lag",
 )
+EPISODE_MEANS = ("mean_episode_return", "success_rate")  # columns that are means over a row's episodes
 RECENT_EPISODES = 100
+CHECK_UPDATES = 100  # how often ranks compare what must be equal on all of them
 LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is judged
 LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
 
@@ -65,19 +70,20 @@ class Learner:
     Built on the CPU before actors are forked; `to` moves it to its device.
 
     Attributes:
-        frames: environment frames learned from.
-        recent_returns: of the last episodes that ended.
+        frames: environment frames learned from, on all ranks.
+        recent_returns: of the last episodes that ended here.
     """
 
-    def __init__(self, flags: argparse.Namespace, task: Task, motivation: Motivation):
+    def __init__(self, flags: argparse.Namespace, task: Task, motivation: Motivation, ranks: Alone = ALONE):
         self.flags = flags
+        self.ranks = ranks
         self._max_lag = flags_module.num_buffers(flags) / flags.batch_size + 1
         self.motivation = motivation
         self.student = make_student(flags, task, motivation)
         self.shared = SharedWeights(self.student)
         self.frames = 0
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
-        self._optimizer = optimizer.from_flags(self.student.parameters(), flags, learning_rate=flags.learning_rate)
+        self._optimizer = optimizer.from_flags(self.student.parameters(), flags, learning_rate=flags.learning_rate, ranks=ranks)
         self._device = torch.device("cpu")
         self._usual_lag = 0.0
 
@@ -87,14 +93,17 @@ class Learner:
         self.motivation.to(device)
 
     def learn(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """One student update and the motivation's own, from rollouts [T+1, B, ...]. Returns values of the log's columns."""
+        """One student update and the motivation's own, from rollouts [T+1, B, ...]. Returns values of the log's columns.
+
+        Of several ranks all must be in here at once; the values are this rank's own (`row_of_all` joins them).
+        """
         lag = (self.shared.version - batch["policy_version"].double().mean().item()) / 2
         self._usual_lag += (lag - self._usual_lag) / LAG_UPDATES
         batch = {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
         intrinsic = self.motivation.intrinsic_reward(batch)
         stats = self._update_student(batch, intrinsic)
         self.shared.publish(self.student)
-        self.frames += self.flags.unroll_length * self.flags.batch_size
+        self.frames += self.flags.unroll_length * self.flags.batch_size * self.ranks.size
         return {"frames": self.frames, "policy_lag": lag} | stats | self._episodes(batch) | self.motivation.learn(batch)
 
     def _update_student(self, batch: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
@@ -163,6 +172,31 @@ class Learner:
                 "fewer --num_buffers or more --num_actor_processes help"
             )
 
+    @property
+    def updates(self) -> int:
+        """Student updates in frames learned from, each of the present size."""
+        return self.frames // (self.flags.unroll_length * self.flags.batch_size * self.ranks.size)
+
+    def row_of_all(self, row: dict[str, float], wishes: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+        """The row of all ranks together, and the mean of their `wishes`, from what each has for the same update."""
+        columns = (*LOG_COLUMNS, *self.motivation.log_columns)
+        own = {name: row.get(name, math.nan) for name in columns}
+        means = self.ranks.mean(own | wishes, dict.fromkeys(EPISODE_MEANS, row["episodes"]))
+        episodes = round(means["episodes"] * self.ranks.size)
+        # Where all agree the value stays what it is: counts are integers.
+        joined = {name: row[name] if row.get(name) == means[name] else means[name] for name in columns}
+        return joined | {"episodes": episodes}, {name: means[name] for name in wishes}
+
+    def check_equal(self) -> None:
+        """Raises: RanksFailed, naming the rank, if anything is not equal that must be: weights, optimisers, t*, schedules."""
+        state = self.state_dict()
+        for name in ("recent_returns", *self.motivation.waiting_keys, *self.motivation.own_keys):
+            del state[name]
+        digest = hashlib.blake2b()
+        for leaf in _leaves(state):
+            digest.update(leaf)
+        self.ranks.check_equal(digest.digest(), f"what has been learned by frame {self.frames:,} (weights, optimisers, t*)")
+
     def state_dict(self) -> dict:
         rule, schedule = self._optimizer.state_dict()
         return {
@@ -183,3 +217,18 @@ class Learner:
         self.recent_returns = deque(state["recent_returns"], maxlen=RECENT_EPISODES)
         self.motivation.load_state_dict(state)
         self.shared.publish(self.student, state["weights_version"])
+
+
+def _leaves(tree) -> Iterator[bytes]:
+    """Every tensor and number in nested dicts and lists, with its name, in their order."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield str(name).encode()
+            yield from _leaves(value)
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            yield from _leaves(value)
+    elif isinstance(tree, Tensor):
+        yield tree.cpu().contiguous().numpy().tobytes()
+    else:
+        yield repr(tree).encode()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from main import flags as flags_module
 from main.flags import UsageError
+from torchbeast.core.ranks import ALONE, Alone, local_size
 
 logger = logging.getLogger("amigo")
 
@@ -24,7 +25,12 @@ FREE_BYTES = 100 << 20  # of disk, beside logs and checkpoints
 FILES_PER_PROCESS = 4
 FILES = 64
 GPU_SECONDS = 60
-GPU_CHECK = "import torch; torch.zeros(1, device='cuda'); print(torch.cuda.get_device_name())"
+GPU_CHECK = """import sys, torch
+rank, gpus = int(sys.argv[1]), torch.cuda.device_count()
+if rank and rank >= gpus:
+    sys.exit(f"each rank needs its own, there are {gpus}: torchrun --nproc_per_node {gpus}")
+torch.zeros(1, device=f"cuda:{rank}")
+print(torch.cuda.get_device_name(rank))"""
 
 
 class Finding(NamedTuple):
@@ -34,16 +40,16 @@ class Finding(NamedTuple):
     problem: str | None = None
 
 
-def check(flags: argparse.Namespace, *, rollout_bytes: int, checkpoint_bytes: int) -> None:
+def check(flags: argparse.Namespace, ranks: Alone = ALONE, *, rollout_bytes: int, checkpoint_bytes: int) -> None:
     """Logs a line per finding. Raises UsageError with every problem. Writes nothing, starts nothing, touches no CUDA here."""
     processes = flags_module.processes(flags)
     findings = [
-        memory(MAIN_BYTES + rollout_bytes + processes * PROCESS_BYTES, rollout_bytes),
-        open_files(FILES + FILES_PER_PROCESS * processes),
-        disk(flags, checkpoint_bytes),
+        memory(local_size() * (MAIN_BYTES + rollout_bytes + processes * PROCESS_BYTES), local_size() * rollout_bytes),
+        open_files(FILES + FILES_PER_PROCESS * (processes + ranks.size - 1)),
+        *([disk(flags, checkpoint_bytes, ranks.size)] if ranks.first else []),
         cores(processes),
         system(),
-        gpu(flags.disable_cuda),
+        gpu(flags.disable_cuda, ranks.local_rank),
     ]
     for finding in findings:
         logger.info(f"check: {finding.text}")
@@ -99,7 +105,7 @@ def open_files(needed: int) -> Finding:
     )
 
 
-def disk(flags: argparse.Namespace, checkpoint_bytes: int) -> Finding:
+def disk(flags: argparse.Namespace, checkpoint_bytes: int, ranks: int = 1) -> Finding:
     """The folder for runs can be written and has room for the log and the checkpoints."""
     folder = Path(flags.savedir).resolve()
     while not folder.exists():
@@ -108,7 +114,7 @@ def disk(flags: argparse.Namespace, checkpoint_bytes: int) -> Finding:
         text = f"{folder} cannot be written"
         return Finding(text, f"--savedir {flags.savedir}: {text}; choose another folder")
     free = shutil.disk_usage(folder).free
-    rows = flags.total_frames // (flags.unroll_length * flags.batch_size)
+    rows = flags.total_frames // (flags.unroll_length * flags.batch_size * ranks)
     milestones = flags.total_frames // flags.milestone_frames if flags.milestone_frames else 0
     needed = FREE_BYTES + rows * LOG_ROW_BYTES + (flags.keep_checkpoints + 1 + milestones) * checkpoint_bytes
     text = f"disk {_mib(needed)} of {_mib(free)} free in {folder}"
@@ -135,12 +141,13 @@ def system() -> Finding:
     return Finding(text, f"{text}: use Linux 5.3 or newer with a Python built for it (python.org's, conda-forge's)")
 
 
-def gpu(disable_cuda: bool) -> Finding:
+def gpu(disable_cuda: bool, local_rank: int = 0) -> Finding:
     """Whether a GPU can be used, found out in a process of its own: CUDA must not be touched before the fork."""
     if disable_cuda or not Path("/proc/driver/nvidia/version").exists():
         return Finding("no GPU" if not disable_cuda else "no GPU wanted")
     try:
-        result = subprocess.run([sys.executable, "-c", GPU_CHECK], capture_output=True, text=True, timeout=GPU_SECONDS)
+        command = [sys.executable, "-c", GPU_CHECK, str(local_rank)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=GPU_SECONDS)
     except subprocess.TimeoutExpired:
         text = f"the GPU does not answer within {GPU_SECONDS} s"
         return Finding(text, f"{text}: mend that, or learn on the CPU with --disable_cuda")

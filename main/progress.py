@@ -10,6 +10,7 @@ from collections import deque
 from tqdm import tqdm
 
 from main.learner import Learner
+from torchbeast.core.ranks import Alone, RanksFailed
 
 logger = logging.getLogger("amigo")
 
@@ -30,10 +31,25 @@ class ConsoleHandler(logging.Handler):
             tqdm.write(self.format(record), file=sys.stderr)
 
 
+class RankHandler(logging.Handler):
+    """Sends a rank's warnings to rank 0, whose console and log show them."""
+
+    def __init__(self, ranks: Alone):
+        super().__init__(logging.WARNING)
+        self._ranks = ranks
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        try:
+            self._ranks.tell(text)
+        except RanksFailed:
+            print(f"rank {self._ranks.rank}: {text}", file=sys.stderr)
+
+
 class Progress:
     """One live line on a terminal, a plain line every few seconds elsewhere: frames, speed, time left, return, success, t*."""
 
-    def __init__(self, learner: Learner, total_frames: int):
+    def __init__(self, learner: Learner, total_frames: int, *, live: bool = True):
         self._learner = learner
         self._total = total_frames
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), learner.frames)])
@@ -43,7 +59,7 @@ class Progress:
             initial=learner.frames,
             unit="fr",
             unit_scale=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (live and sys.stderr.isatty()),
             smoothing=0.05,
             dynamic_ncols=True,
         )

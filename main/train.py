@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import json
 import logging
 import os
 import shutil
@@ -23,12 +24,13 @@ from main import flags as flags_module
 from main import preflight
 from main.actor import Actor
 from main.flags import UsageError
-from main.learner import LOG_COLUMNS, Learner, rollout_fields
+from main.learner import CHECK_UPDATES, LOG_COLUMNS, Learner, rollout_fields
 from main.progress import Progress
 from main.sources import ActorProcesses, ActorsFailed, InlineActor, Source
 from torchbeast.core.exchange import Stopped
-from torchbeast.core.file_writer import FileWriter
+from torchbeast.core.file_writer import FileWriter, NoWriter
 from torchbeast.core.optimizer import Diverged
+from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts, rollout_bytes
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.weights import Reader
@@ -54,29 +56,49 @@ class RunFailed(Exception):
     """The run ended because a part of it failed; the message is the cause."""
 
 
-def train(flags: argparse.Namespace, given: dict[str, Any]) -> int:
+def train(flags: argparse.Namespace, given: dict[str, Any], ranks: Alone = ALONE) -> int:
     """Trains until total_frames, or a signal; leaves the run's folder. Returns the exit code: 0, or what the signal asks for.
 
     Raises: UsageError or RunFailed.
     """
+    try:
+        return _train(flags, given, ranks)
+    except RanksFailed as error:
+        raise RunFailed(str(error)) from None
+    except BaseException as error:
+        ranks.fail(error)
+        raise
+
+
+def _train(flags: argparse.Namespace, given: dict[str, Any], ranks: Alone) -> int:
+    if not ranks.alone and flags.resume is None and not flags.dry_run:
+        flags.resume = _begun(flags, ranks)
     state = None
     if flags.resume is not None:
-        flags, state = _resumed(flags, given)
+        flags, state = _resumed(flags, given, ranks)
     flags_module.check(flags)
     if flags.seed is None:
-        flags.seed = int.from_bytes(os.urandom(4), "little") >> 1
+        flags.seed = ranks.share(int.from_bytes(os.urandom(4), "little") >> 1)
     if flags.dry_run:
-        return dry_run(flags, state)
-    return Run(flags, state).execute()
+        return dry_run(flags, state, ranks)
+    return Run(flags, state, ranks).execute()
 
 
-def dry_run(flags: argparse.Namespace, state: dict | None) -> int:
+def _begun(flags: argparse.Namespace, ranks: Alone) -> str | None:
+    """The run's folder if it has a checkpoint: torchrun starts ranks again by the command that started them first."""
+    if flags.xpid is None:
+        raise UsageError("under torchrun the run needs a name, by which ranks that are started again find it: give --xpid")
+    run_dir = Path(flags.savedir) / flags.xpid
+    return str(run_dir) if ranks.share((run_dir / CHECKPOINT).exists()) else None
+
+
+def dry_run(flags: argparse.Namespace, state: dict | None, ranks: Alone = ALONE) -> int:
     """Checks the machine, measures the speed in a folder that is deleted again, and says how long the run would take."""
     done = 0 if state is None else state["frames"]
     with tempfile.TemporaryDirectory() as folder:
         probe = argparse.Namespace(**{**vars(flags), "savedir": folder, "xpid": "dry_run", "disable_checkpoint": True})
         preflight_only = argparse.Namespace(**{**vars(probe), "savedir": flags.savedir})
-        run = Run(probe, None, checked=preflight_only)
+        run = Run(probe, None, ranks, checked=preflight_only)
         rates = []
         timer = threading.Timer(DRY_RUN_SECONDS, lambda: (rates.append(run.progress.rate()), run.stop()))
         timer.start()
@@ -93,11 +115,14 @@ def dry_run(flags: argparse.Namespace, state: dict | None) -> int:
     return 0
 
 
-def _resumed(flags: argparse.Namespace, given: dict[str, Any]) -> tuple[argparse.Namespace, dict]:
+def _resumed(flags: argparse.Namespace, given: dict[str, Any], ranks: Alone) -> tuple[argparse.Namespace, dict]:
     """The interrupted run's flags, with the resumable ones that were given, and its checkpoint."""
     run_dir = Path(flags.resume)
     try:
-        state, path = checkpoint.load_newest(run_dir / CHECKPOINT)
+        state, path = checkpoint.load_newest(run_dir / CHECKPOINT) if ranks.first else (None, None)
+        path = Path(ranks.share(str(path)))  # all go on from the same one
+        state = checkpoint.load(path) if state is None else state
+        ranks_then = checkpoint.ranks(state)
     except checkpoint.CheckpointError as error:
         raise UsageError(f"--resume: {error}") from None
     if checkpoint.is_published(state):
@@ -114,7 +139,12 @@ def _resumed(flags: argparse.Namespace, given: dict[str, Any]) -> tuple[argparse
             + ": leave them out, or start a new run"
         )
     resumed = argparse.Namespace(**{**stored, **given})
-    if resumed.total_frames != stored["total_frames"]:
+    if ranks_then != ranks.size and ranks.first:
+        logger.warning(
+            f"the run had {ranks_then} ranks and goes on with {ranks.size}: each update now learns from "
+            f"{ranks.size * resumed.batch_size} rollouts in place of {ranks_then * resumed.batch_size}"
+        )
+    if resumed.total_frames != stored["total_frames"] and ranks.first:
         logger.warning(
             f"--total_frames {resumed.total_frames:,} in place of {stored['total_frames']:,}: the learning rate falls to 0 "
             "over the new number, so it jumps here; this is not the run that would have had that number from its start"
@@ -126,26 +156,38 @@ def _resumed(flags: argparse.Namespace, given: dict[str, Any]) -> tuple[argparse
 class Run:
     """One training run: everything it holds, in the order in which it is made."""
 
-    def __init__(self, flags: argparse.Namespace, state: dict | None, *, checked: argparse.Namespace | None = None):
+    def __init__(
+        self,
+        flags: argparse.Namespace,
+        state: dict | None,
+        ranks: Alone = ALONE,
+        *,
+        checked: argparse.Namespace | None = None,
+    ):
         """`checked`: the flags that the machine is checked for, if not these."""
         self.flags = flags
+        self.ranks = ranks
         # A run that has learned something goes on with fresh levels; one that has not begins as it would have.
         self._incarnation = 0 if state is None else state["incarnation"] + (state["frames"] > 0)
         self._failure: BaseException | None = None
         self._signal: int | None = None
-        self._stopping = False
+        self._asked = False  # to stop, here
+        self._over = False  # the last update has been made
+        self._agreed_signal: int | None = None
+        self._save_due = False
         self._learning = threading.Lock()
         self._batching = threading.Lock()
 
         torch.manual_seed(derive_seed(flags.seed, "networks"))
         self.task = Task.of(env_utils.probe(flags.env, engine=flags.engine, num_input_frames=flags.num_input_frames))
-        self.motivation = make_motivation(flags, self.task)
-        self.learner = Learner(flags, self.task, self.motivation)
+        self.motivation = make_motivation(flags, self.task, ranks)
+        self.learner = Learner(flags, self.task, self.motivation, ranks)
         self._warned: set[str] = set()
         fields = rollout_fields(self.task, self.learner)
         size = {"unroll_length": flags.unroll_length, "num_buffers": flags_module.num_buffers(flags)}
         preflight.check(
             checked or flags,
+            ranks,
             rollout_bytes=rollout_bytes(fields, **size),
             checkpoint_bytes=CHECKPOINT_COPIES * sum(p.numel() * 4 for p in self.learner.student.parameters()),
         )
@@ -154,11 +196,19 @@ class Run:
         self.rollouts = Rollouts(fields, **size)
         self.source = self._start_actors()
         try:
-            self.device = torch.device("cpu" if flags.disable_cuda or not torch.cuda.is_available() else "cuda")
+            self.device = torch.device("cpu")
+            if not flags.disable_cuda and torch.cuda.is_available():
+                self.device = torch.device("cuda", ranks.local_rank)
+            ranks.connect(self.device)
             self.learner.to(self.device)
             if state is not None:
                 self._load(state, self.source)
+            if not ranks.alone:
+                compared = {name: value for name, value in vars(flags).items() if name != "savedir"}
+                ranks.check_equal(json.dumps(compared, sort_keys=True).encode(), "the command line")
+                self.learner.check_equal()
             self.writer = self._open_folder(state)
+            ranks.share("the folder is there")
         except BaseException:
             self.source.close()
             raise
@@ -166,6 +216,8 @@ class Run:
 
     def _load(self, state: dict, source: Source | None = None) -> None:
         try:
+            keys = self.motivation.waiting_keys
+            state = checkpoint.for_rank(state, self.ranks.rank, self.ranks.size, waiting_keys=keys)
             self.learner.load_state_dict(state)
             if source is not None:
                 source.load_state_dict(state["source"])
@@ -173,9 +225,11 @@ class Run:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"--resume: the checkpoint does not fit the run's own flags ({first})") from error
 
-    def _open_folder(self, state: dict | None) -> FileWriter:
+    def _open_folder(self, state: dict | None) -> FileWriter | NoWriter:
         fields = (*LOG_COLUMNS, *self.motivation.log_columns)
         flags = self.flags
+        if not self.ranks.first:
+            return NoWriter(Path(flags.savedir) / flags.xpid)
         if state is None:
             flags.xpid = flags.xpid or _free_name(flags)
         try:
@@ -202,7 +256,7 @@ class Run:
         """A resumed run and an actor that is started again take fresh seeds: the levels go on, they do not repeat."""
         flags = self.flags
         first = sum(hosted[:index])
-        stream = f"{self._incarnation}.{restarts}"
+        stream = f"{self._incarnation}.{restarts}" + ("" if self.ranks.first else f" rank {self.ranks.rank}")
         seeds = [derive_seed(flags.seed, f"environment {stream}", first + e) for e in range(hosted[index])]
         environment = env_utils.make_environments(
             flags.env,
@@ -224,8 +278,8 @@ class Run:
         """
         previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         self._threads: list[threading.Thread] = []
-        self.progress = Progress(self.learner, self.flags.total_frames)
-        successful = False
+        self.progress = Progress(self.learner, self.flags.total_frames, live=self.ranks.first)
+        successful = ended = False
         try:
             self._announce()
             self._save_checkpoint()
@@ -233,7 +287,7 @@ class Run:
                 self._learn_inline()
             else:
                 self._learn_in_threads()
-            successful = self._done()
+            successful, ended = self._done(), True
         except (ActorsFailed, Diverged) as error:
             raise RunFailed(str(error)) from None
         finally:
@@ -241,26 +295,39 @@ class Run:
             for thread in self._threads:
                 thread.join()
             self.source.close()
-            saved = self._save_checkpoint()
+            # Ranks that fail go back to their last checkpoint together: they may be in the middle of an update.
+            saved = self._save_checkpoint() if ended or self.ranks.alone else True
+            with contextlib.suppress(RanksFailed):
+                self._hear()
             self.progress.line()
             self.progress.close()
             self._close_writer(successful)
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        self.ranks.close()
         if not saved:
             raise RunFailed("the last checkpoint could not be written; the one before is still there")
-        return 0 if self._signal is None else SIGNALS[self._signal]
+        number = self._signal if self.ranks.alone else self._agreed_signal
+        return 0 if number is None else SIGNALS[number]
 
     def stop(self) -> None:
-        """Ends the run as soon as the present update is done."""
-        self._stopping = True
+        """Ends the run as soon as the present update is done, on all ranks."""
+        self._asked = True
+
+    @property
+    def _stopping(self) -> bool:
+        """Whether no update is to be begun. Several ranks decide that together, at the end of one."""
+        return self._over or (self._asked and self.ranks.alone)
 
     def _announce(self) -> None:
+        if not self.ranks.first:
+            return
         flags = self.flags
         where = f"{flags_module.processes(flags)} actor processes" if flags_module.processes(flags) else "this process"
         engine = env_utils.choose_engine(flags.env, flags.engine)
+        ranks = "" if self.ranks.alone else f"{self.ranks.size} ranks, each: "
         logger.info(
-            f"{flags.model} on {flags.env}: {flags.num_actors} environments in {where}, {engine} engine, learning on "
+            f"{flags.model} on {flags.env}: {ranks}{flags.num_actors} environments in {where}, {engine} engine, learning on "
             f"{self.device}, {self.rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {flags.seed}; "
             f"writing {self.writer.run_dir}"
         )
@@ -273,7 +340,7 @@ class Run:
         if self._signal is not None and number == signal.SIGINT:
             os._exit(SIGNALS[number])  # the second Ctrl-C: stop at once; the actors see that this process is gone
         self._signal = number
-        self._stopping = True
+        self._asked = True
 
     def _done(self) -> bool:
         return self.learner.frames >= self.flags.total_frames
@@ -313,13 +380,35 @@ class Run:
         with self._batching:
             batch = self.source.get(self.flags.batch_size)
         with self._learning:
-            if self._done():
+            if self._done() or self._over:
                 return
-            stats = self.learner.learn(batch)
+            try:
+                stats, save = self._agree(self.learner.learn(batch))
+            except BaseException as error:  # in here still: nothing may be learned after half an update
+                self._failure, self._over = error, True
+                raise
             self._latest = stats
             with self._disk_errors("logging"):
                 self.writer.log(stats)
                 self._save_envs(batch)
+            if save:
+                self._save()
+
+    def _agree(self, stats: dict[str, float]) -> tuple[dict[str, float], bool]:
+        """After every update: the row of all ranks together, and whether they make a checkpoint now.
+
+        If a rank has been asked to stop, this was the last update of all of them, and all end by that rank's signal.
+        """
+        if self.ranks.alone:
+            return stats, False
+        wishes = {"stop": self._asked, "save": self._save_due}
+        stats, granted = self.learner.row_of_all(stats, wishes | {str(int(n)): self._signal == n for n in SIGNALS})
+        if granted["stop"]:
+            self._agreed_signal = next((n for n in SIGNALS if granted[str(int(n))]), None)
+            self._over = True
+        elif self.learner.updates % CHECK_UPDATES == 0:
+            self.learner.check_equal()
+        return stats, granted["save"] > 0
 
     # -- beside the learning ------------------------------------------------------------------------------------------
 
@@ -330,8 +419,11 @@ class Run:
     _latest: dict[str, float] | None = None
 
     def _supervise(self) -> None:
-        """Progress, alarms, TensorBoard and checkpoints, each when its time has come."""
+        """Progress, alarms, TensorBoard and checkpoints, each when its time has come; of several ranks, by the first."""
+        if not self.ranks.first:
+            return
         now = time.monotonic()
+        self._hear()
         self.progress.update()
         for warning in self.learner.warnings():
             self._warn_once(warning)
@@ -341,7 +433,15 @@ class Run:
                 self._check_disk()
                 self.writer.scalars(self.learner.frames, {**self._latest, "frames_per_second": self.progress.rate()})
         if now >= self._next_checkpoint or (self._milestone_due() and not self._failed_lately(now)):
-            self._save_checkpoint()
+            if self.ranks.alone:
+                self._save_checkpoint()
+            else:
+                self._save_due = True
+
+    def _hear(self) -> None:
+        """What other ranks warn of goes to this one's log too."""
+        for text in self.ranks.news():
+            logger.warning(text)
 
     def _warn_once(self, warning: str) -> None:
         if warning not in self._warned:
@@ -373,19 +473,26 @@ class Run:
 
     def _save_checkpoint(self) -> bool:
         """Writes a checkpoint, and keeps it for good if a milestone has been passed. False if it could not be written."""
+        with self._learning:
+            return self._save()
+
+    def _save(self) -> bool:
+        """While nothing is learned: a checkpoint must not be ahead of the log. Of several ranks all are in here."""
         self._next_checkpoint = time.monotonic() + 60 * self.flags.checkpoint_minutes
+        self._save_due = False
         if self.flags.disable_checkpoint:
             return True
-        saved = False
-        with self._learning:  # for both: a checkpoint must not be ahead of the log
-            with self._disk_errors("writing the log"):
-                self.writer.flush()
-            with self._disk_errors("writing a checkpoint"):
-                path = self.writer.run_dir / CHECKPOINT
-                checkpoint.save(path, self._state(), keep=self.flags.keep_checkpoints)
-                if self._milestone_due():
-                    checkpoint.link(path, path.with_name(f"milestone-{self.learner.frames:012d}.tar"))
-                saved = True
+        state, saved = self._state(), False
+        if not self.ranks.first:
+            return True
+        with self._disk_errors("writing the log"):
+            self.writer.flush()
+        with self._disk_errors("writing a checkpoint"):
+            path = self.writer.run_dir / CHECKPOINT
+            checkpoint.save(path, state, keep=self.flags.keep_checkpoints)
+            if self._milestone_due():
+                checkpoint.link(path, path.with_name(f"milestone-{self.learner.frames:012d}.tar"))
+            saved = True
         self._saved = saved
         if not saved:
             self._next_checkpoint = time.monotonic() + RETRY_SECONDS
@@ -394,16 +501,19 @@ class Run:
         return saved
 
     def _state(self) -> dict:
-        return {
+        state = {
             **self.learner.state_dict(),
             "source": self.source.state_dict(),
             "incarnation": self._incarnation,
             "flags": vars(self.flags),
         }
+        own = {key: state[key] for key in ("source", *self.motivation.waiting_keys)}
+        others = self.ranks.collect(own)[1:]
+        return state | {"other_ranks": others} if others else state
 
     def _save_envs(self, batch: dict[str, torch.Tensor]) -> None:
         """--save_env: the newest frames and goals of some environments, every --save_every frames."""
-        if not self.flags.save_env or self.learner.frames < self._next_save:
+        if not self.flags.save_env or not self.ranks.first or self.learner.frames < self._next_save:
             return
         self._next_save += self.flags.save_every
         folder = self.writer.run_dir / "environments"

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from main import benchmark
+from main import benchmark, scaling
 from tests.plain_networks import PlainStudent
+from torchbeast.core.ranks import ALONE
 
 
 @pytest.mark.parametrize("grid", [(7, 7), (11, 6), (16, 16)])
@@ -53,3 +54,29 @@ def test_the_figures_printed_are_those_written(monkeypatch, tmp_path, capsys):
     assert all(part["rate"] > 0 for part in figures["parts"]) and len(figures["by_grid"]) == 4
     share = 1234 * figures["flops_per_frame"] / (figures["cores"] * figures["peak_gflops_one_core"] * 1e9)
     assert figures["parts"][4]["share"] == pytest.approx(share)
+
+
+@pytest.mark.slow
+def test_scaling_is_measured_with_two_ranks_and_predicted_for_more(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setattr(scaling, "STRETCHES", 1)
+    out = tmp_path / "figures.json"
+    assert benchmark.main(["--scaling", "--json", str(out)]) == 0
+    figures, text = json.loads(out.read_text()), capsys.readouterr().out
+    two = figures["two"]
+    assert 0 < two["short"] < two["update"] and two["row"] > 0 and two["all_reduce"] > 0
+    assert figures["bytes"] == 4 * sum(p.numel() for p in benchmark.learner_of(ALONE)[0].student.parameters())
+    shares = [figures["predicted"][str(n)]["10 Gbit/s"] for n in scaling.RANKS]
+    assert all(1 > a > b > 0 for a, b in zip(shares, shares[1:]))
+    assert text.count("%") == 1 + 3 * len(scaling.RANKS) and f"{figures['bytes']:,} bytes" in text
+
+
+def test_the_ring_by_hand():
+    """Three ranks, 6 MB, 1 GB/s, 1 ms a message: four messages of 2 MB to reduce, two of 6 MB to gather."""
+    link = scaling.Link(latency=1e-3, bandwidth=1e9)
+    assert scaling.all_reduce_seconds(6_000_000, 3, link) == pytest.approx(4 * (1e-3 + 2e-3))
+    assert scaling.all_gather_seconds(6_000_000, 3, link) == pytest.approx(2 * (1e-3 + 6e-3))
+    short, long = (scaling.all_reduce_seconds(size, 2, link) for size in (0, 500_000))
+    assert scaling.Link.fit(short, long, 500_000) == pytest.approx(link)
+    assert link.over(0.5e9) == pytest.approx((1e-3 + scaling.WIRE_SECONDS, 0.5e9)) and link.over(2e9).bandwidth == 1e9
+    assert scaling.efficiency(1.0, 0, 1, link) == 1 and 0.98 < scaling.efficiency(1.0, 6_000_000, 3, link) < 0.99

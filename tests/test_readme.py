@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,10 @@ def flag_tables() -> str:
 
 
 def commands() -> list[str]:
-    """The arguments of every `python -m main.main` in a code block."""
+    """The arguments of every `python -m main.main`, with or without torchrun, in a code block."""
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split("python -m main.main", 1)[1].split("#")[0] for line in lines if "python -m main.main" in line]
+    return [line.split(" -m main.main", 1)[1].split("#")[0] for line in lines if " -m main.main" in line]
 
 
 def test_there_are_the_documents_commands_and_more():
@@ -46,6 +47,21 @@ def test_there_are_the_documents_commands_and_more():
 def test_commands_parse_and_pass(command):
     flags, _ = flags_module.parse(shlex.split(command))
     if flags.resume is None:
+        flags_module.check(flags)
+
+
+def scripts() -> list[str]:
+    return re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("script", scripts(), ids=range(len(scripts())))
+def test_job_scripts_are_shell_and_their_flags_parse(script, tmp_path):
+    (tmp_path / "job").write_text(script)
+    subprocess.run(["bash", "-n", tmp_path / "job"], check=True)
+    lines = [line for line in script.replace("\\\n", " ").splitlines() if "--env" in line]
+    assert lines
+    for line in lines:
+        flags, _ = flags_module.parse(shlex.split(line[line.index("--env") :].rstrip('"& ')))
         flags_module.check(flags)
 
 

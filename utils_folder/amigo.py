@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from models.teacher import Teacher
 from torchbeast.core import losses, optimizer, vtrace
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 from torchbeast.core.sampling import sample
 from torchbeast.core.weights import Reader, SharedWeights
@@ -24,6 +27,14 @@ from utils_folder.motivation import Batch, Motivation, MotivationActor, Shown, T
 
 DEFAULT_START = 7
 WINDOW_START = 100
+UPDATE_COLUMNS = (
+    "gen_rewards",
+    "gg_loss",
+    "generator_entropy_loss",
+    "generator_baseline_loss",
+    "mean_episode_steps",
+    "ex_reward",
+)
 
 
 def threshold_difficulty(flags: argparse.Namespace) -> difficulties.Threshold:
@@ -178,22 +189,18 @@ class AmigoActor(MotivationActor):
 class Amigo(Motivation):
     """The teacher in the learner. Updated when `generator_batch_size` goals have ended, by REINFORCE with a baseline.
 
+    Of several ranks, when that many times their number have ended on all of them together (see `shares`).
     Source: AMIGo (arXiv 2006.12122), algorithm 1.
     """
 
     goal_conditioned = True
-    log_columns = (
-        "gen_rewards",
-        "gg_loss",
-        "generator_entropy_loss",
-        "generator_baseline_loss",
-        "mean_episode_steps",
-        "ex_reward",
-        "generator_current_target",
-        "goals_reached",
-    )
+    log_columns = (*UPDATE_COLUMNS, "generator_current_target", "goals_reached")
 
-    def __init__(self, flags: argparse.Namespace, task: Task, difficulty: Difficulty):
+    waiting_keys = ("generator_batch",)
+    own_keys = ("curriculum",)
+
+    def __init__(self, flags: argparse.Namespace, task: Task, difficulty: Difficulty, ranks: Alone = ALONE):
+        self._ranks = ranks
         self._flags = flags
         self._task = task
         self.difficulty = difficulty
@@ -205,7 +212,10 @@ class Amigo(Motivation):
             use_embedding=not flags.disable_use_embedding,
         )
         self._shared = SharedWeights(self.teacher)
-        self._optimizer = optimizer.from_flags(self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate)
+        self._optimizer = optimizer.from_flags(
+            self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate, ranks=ranks
+        )
+        self._reward_scale = {"negative": flags.generator_reward_negative, "coef": flags.generator_reward_coef}
         self._waiting: Batch = {}
         self._watch = Watch(difficulty.target)
         self._curriculum = Curriculum(task.frame_shape)
@@ -241,28 +251,47 @@ class Amigo(Motivation):
         entries = ended_goals(batch)
         self._waiting = {k: torch.cat([self._waiting[k], v]) for k, v in entries.items()} if self._waiting else entries
         stats = {"goals_reached": batch["reached"][1:].float().mean().item()}
-        size = self._flags.generator_batch_size
+        waiting = [int(count) for (count,) in self._ranks.gather([len(self._waiting["goal"])])]
         updates = []
-        while len(self._waiting["goal"]) >= size:
+        while taken := shares(waiting, self._flags.generator_batch_size * len(waiting)):
+            size = taken[self._ranks.rank]
             updates.append(self._update({k: v[:size] for k, v in self._waiting.items()}))
             self._waiting = {k: v[size:] for k, v in self._waiting.items()}
+            waiting = [count - share for count, share in zip(waiting, taken)]
         if updates:
             self._shared.publish(self.teacher)
             stats |= {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
         self._watch.see(batch["reached"][1:], self.difficulty)
-        self._curriculum.see(batch, self.difficulty.target)
+        self._curriculum.see(batch, self.difficulty.target, ranks=self._ranks.size)
         return stats | {"generator_current_target": self.difficulty.target}
 
     def _update(self, entries: Batch) -> dict[str, float]:
+        """One update, to which this rank gives `entries` ([N, ...] each, N may be 0). Returns the log values of all ranks."""
         flags = self._flags
+        weight = len(entries["goal"]) / flags.generator_batch_size  # of this rank's mean loss in that of all
+        loss, successes, stats = self._loss(entries)
+        self._optimizer.step(loss, weight)
+        stats = self._ranks.mean(stats, dict.fromkeys(stats, weight))
+        # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
+        counts = [count for (count,) in self._ranks.gather([successes])]
+        share = sum(counts) / (flags.generator_batch_size * len(counts))
+        self.difficulty.update(rewards.teacher_reward(share, **self._reward_scale), stats["ex_reward"])
+        return stats
+
+    def _loss(self, entries: Batch) -> tuple[Tensor | None, int, dict[str, float]]:
+        """The loss of `entries`, how many of them were successes, and log values; None, 0 and NaN where there are none."""
+        flags = self._flags
+        if not len(entries["goal"]):
+            return None, 0, dict.fromkeys(UPDATE_COLUMNS, math.nan)
         logits, values = (x.unsqueeze(0) for x in self.teacher(entries["goal_frame"]))
         index = entries["goal"]
         if flags.inner:
             index = goals.cell_to_inner(index, height=self._task.frame_shape[1])
         success = self.difficulty.success(entries["reached"], entries["goal_step"])
-        scale = {"negative": flags.generator_reward_negative, "coef": flags.generator_reward_coef}
         learned = rewards.teacher_reward_learned(
-            rewards.teacher_reward(success, **scale), entries["ex_reward"], extrinsic=not flags.no_extrinsic_rewards
+            rewards.teacher_reward(success, **self._reward_scale),
+            entries["ex_reward"],
+            extrinsic=not flags.no_extrinsic_rewards,
         ).unsqueeze(0)
         log_probs = vtrace.action_log_probs(logits, index.unsqueeze(0))
         returns = vtrace.from_log_probs(
@@ -278,18 +307,16 @@ class Amigo(Motivation):
         negative_entropy = losses.entropy_loss(logits)
         self._watch.see_entropy(-negative_entropy.item())
         entropy_loss = flags.generator_entropy_cost * negative_entropy
-        self._optimizer.step(pg_loss + baseline_loss + entropy_loss)
-        mean_ex_reward = entries["ex_reward"].mean().item()
-        # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
-        self.difficulty.update(rewards.teacher_reward(success.double().mean().item(), **scale), mean_ex_reward)
-        return {
-            "gen_rewards": learned.mean().item(),
-            "gg_loss": pg_loss.item(),
-            "generator_entropy_loss": entropy_loss.item(),
-            "generator_baseline_loss": baseline_loss.item(),
-            "mean_episode_steps": entries["goal_step"].float().mean().item(),
-            "ex_reward": mean_ex_reward,
-        }
+        stats = (
+            learned.mean(),
+            pg_loss,
+            entropy_loss,
+            baseline_loss,
+            entries["goal_step"].float().mean(),
+            entries["ex_reward"].mean(),
+        )
+        loss = pg_loss + baseline_loss + entropy_loss
+        return loss, int(success.sum()), {name: value.item() for name, value in zip(UPDATE_COLUMNS, stats)}
 
     def state_dict(self) -> dict:
         rule, schedule = self._optimizer.state_dict()
@@ -339,6 +366,18 @@ class Amigo(Motivation):
                 "a teacher update had a loss or gradient that is not finite and was not applied; "
                 "if it happens often, lower --generator_learning_rate"
             )
+
+
+def shares(waiting: Sequence[int], total: int) -> list[int]:
+    """How many entries each rank gives to an update on `total`: in proportion to what it has waiting; none if all are too few.
+
+    So the ranks' batches fill together, none waits for the slowest, and fewer than `total` entries stay behind on all ranks.
+    """
+    available = sum(waiting)
+    if available < total:
+        return []
+    bounds = [total * count // available for count in accumulate(waiting, initial=0)]
+    return [end - begin for begin, end in pairwise(bounds)]
 
 
 def ended_goals(batch: Batch) -> Batch:

@@ -13,6 +13,7 @@ from torch import Tensor
 from models.novelty import RandomNetwork
 from torchbeast.core import optimizer
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 from utils_folder import rewards
 from utils_folder.motivation import Batch, Motivation, MotivationActor, Shown, Task
@@ -59,7 +60,7 @@ class BeBold(Motivation):
     goal_conditioned = False
     log_columns = ("novelty", "first_visits", "novelty_loss")
 
-    def __init__(self, flags: argparse.Namespace, task: Task):
+    def __init__(self, flags: argparse.Namespace, task: Task, ranks: Alone = ALONE):
         self._flags = flags
         self._partial = flags.novelty_view == "partial"
         self.rollout_fields = {"visits": Field((), np.int32)}
@@ -75,6 +76,7 @@ class BeBold(Motivation):
             flags,
             learning_rate=flags.learning_rate if flags.novelty_learning_rate is None else flags.novelty_learning_rate,
             method=flags.novelty_optimizer,
+            ranks=ranks,
         )
 
     def actor(self, num_envs: int, generator: torch.Generator) -> BeBoldActor:

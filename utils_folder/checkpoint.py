@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -112,3 +113,33 @@ def load(path: Path) -> dict:
 def is_published(state: dict) -> bool:
     """Whether the published code wrote it."""
     return "format" not in state
+
+
+def ranks(state: dict) -> int:
+    """How many ranks wrote a run's checkpoint. Raises: CheckpointError if that cannot be told."""
+    others = state.get("other_ranks", [])
+    if not isinstance(others, list):
+        raise CheckpointError("the checkpoint is damaged: what its other ranks had cannot be read")
+    return 1 + len(others)
+
+
+def for_rank(state: dict, rank: int, size: int, *, waiting_keys: Sequence[str]) -> dict:
+    """A run's checkpoint as rank `rank` of `size` goes on from it, whatever number of ranks wrote it.
+
+    With another number than then: what waited on ranks that are no more goes to those that are; schedules, which count
+    updates, count the same frames in updates of the present size; and environments begin anew.
+    """
+    parts = [state, *state.get("other_ranks", [])]
+    then, state = ranks(state), dict(state)
+    for key in waiting_keys:
+        state[key] = _joined([part[key] for part in parts[rank::size] if part[key]])
+    state["source"] = parts[rank]["source"] if then == size else {}
+    if then != size:
+        for name in [name for name in state if name.endswith("scheduler_state_dict")]:
+            state[name] = {**state[name], "last_epoch": state[name]["last_epoch"] * then / size}
+    return state
+
+
+def _joined(parts: Sequence[dict]) -> dict:
+    """Tensors [N, ...] by name, one after the other."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}

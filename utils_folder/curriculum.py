@@ -62,12 +62,12 @@ class Curriculum:
             "example_goals": np.full((MOMENTS, EXAMPLES, 3), -1),
         }
 
-    def see(self, batch: dict[str, Tensor], target: int) -> None:
-        """Counts the goals that ended in rollouts [T+1, B, ...]; `target` is t*."""
+    def see(self, batch: dict[str, Tensor], target: int, *, ranks: int = 1) -> None:
+        """Counts the goals that ended in rollouts [T+1, B, ...]; `target` is t*. So many ranks have such rollouts."""
         reached = batch["reached"][1:]
         ended = batch["done"][1:] | reached
         where = self._moment()
-        self._frames += ended.numel()
+        self._frames += ended.numel() * ranks
         self._table["target"][where] = target
         frames, cells, reached, steps = (
             values.cpu().numpy()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 
 Batch = dict[str, Tensor]
@@ -77,11 +78,16 @@ class Motivation(abc.ABC):
         goal_conditioned: the student sees a goal.
         rollout_fields: what its actors add to a rollout.
         log_columns: what `learn` and `intrinsic_reward` may report.
+        waiting_keys: the keys of `state_dict` that hold what waits to be learned from on this rank: tensors [N, ...] by
+            name.
+        own_keys: those that hold what else each rank has for itself; rank 0's is saved. All else is the same on every rank.
     """
 
     goal_conditioned: bool
     rollout_fields: dict[str, Field]
     log_columns: tuple[str, ...]
+    waiting_keys: tuple[str, ...] = ()
+    own_keys: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def actor(self, num_envs: int, generator: torch.Generator) -> MotivationActor:
@@ -101,7 +107,10 @@ class Motivation(abc.ABC):
 
     @abc.abstractmethod
     def learn(self, batch: Batch) -> dict[str, float]:
-        """Learns from a batch that `intrinsic_reward` has seen, publishes weights to the actors, returns log values."""
+        """Learns from a batch that `intrinsic_reward` has seen, publishes weights to the actors, returns log values.
+
+        Called on all ranks at once: each must make the same updates, however much it has to learn from.
+        """
 
     @abc.abstractmethod
     def state_dict(self) -> dict:
@@ -124,14 +133,14 @@ class Motivation(abc.ABC):
         return iter(())
 
 
-def registry() -> dict[str, Callable[[argparse.Namespace, Task], Motivation]]:
+def registry() -> dict[str, Callable[[argparse.Namespace, Task, Alone], Motivation]]:
     """The `--model` names. Imported here, since the variants' modules import this one."""
     from utils_folder.amigo import Amigo, threshold_difficulty, window_difficulty
     from utils_folder.bebold import BeBold
 
     return {
-        "default": lambda flags, task: Amigo(flags, task, threshold_difficulty(flags)),
-        "window_adaptive": lambda flags, task: Amigo(flags, task, window_difficulty(flags)),
+        "default": lambda flags, task, ranks: Amigo(flags, task, threshold_difficulty(flags), ranks),
+        "window_adaptive": lambda flags, task, ranks: Amigo(flags, task, window_difficulty(flags), ranks),
         "novelty_based": BeBold,
     }
 
@@ -150,6 +159,6 @@ def canonical_name(name: str) -> str:
     return name
 
 
-def make_motivation(flags: argparse.Namespace, task: Task) -> Motivation:
+def make_motivation(flags: argparse.Namespace, task: Task, ranks: Alone = ALONE) -> Motivation:
     """The motivation that `flags.model` names."""
-    return registry()[canonical_name(flags.model)](flags, task)
+    return registry()[canonical_name(flags.model)](flags, task, ranks)

@@ -208,6 +208,25 @@ class FileWriter:
         self._folder_lock.close()
 
 
+class NoWriter:
+    """In the place of a FileWriter, where another process writes the run's folder: takes everything, writes nothing."""
+
+    def __init__(self, run_dir: Path):
+        self.run_dir = run_dir
+
+    def log(self, row: Mapping) -> None:
+        pass
+
+    def scalars(self, step: int, values: Mapping) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self, successful: bool) -> None:
+        pass
+
+
 def _columns(fields: Sequence[str]) -> list[str]:
     return ["_tick", "_time", *fields]
 

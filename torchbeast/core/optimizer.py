@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from torchbeast.core.ranks import ALONE, Alone
+
 BAD_UPDATES = 3
 METHODS = ("rmsprop", "adam")
 
@@ -26,6 +28,7 @@ class Optimizer:
         alpha, epsilon, momentum: RMSprop's (Adam keeps to PyTorch's defaults).
         method: "rmsprop" or "adam".
         max_norm: the gradient's norm is clipped at this.
+        ranks: the gradient is the mean over these.
     Source: IMPALA (arXiv 1802.01561), appendix D; TorchBeast (arXiv 1910.03552).
     """
 
@@ -41,8 +44,10 @@ class Optimizer:
         momentum: float,
         method: str = "rmsprop",
         max_norm: float = 40.0,
+        ranks: Alone = ALONE,
     ):
         self.parameters = list(parameters)
+        self._ranks = ranks
         self.max_norm = max_norm
         common = {"lr": learning_rate, "foreach": True}
         if method == "adam":
@@ -58,13 +63,16 @@ class Optimizer:
         self.skipped = 0  # updates not applied
         self._bad_in_a_row = 0
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Minimises `loss`. Returns the gradient's norm before clipping (float32 scalar).
+    def step(self, loss: Tensor | None, weight: float = 1.0) -> Tensor:
+        """Minimises the mean of `loss` over ranks. Returns the gradient's norm before clipping (float32 scalar).
 
+        `weight`: of this rank's loss; their mean over ranks must be 1. A rank that has nothing to learn from gives None, 0.
         An update whose gradient is not finite is not applied. Raises: Diverged at the third of them in a row.
         """
         self.rule.zero_grad()
-        loss.backward()
+        if loss is not None:
+            loss.backward()
+        self._ranks.average_gradients(self.parameters, weight)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm, foreach=True)
         if norm.isfinite():
             self.rule.step()
@@ -73,8 +81,9 @@ class Optimizer:
             self.skipped += 1
             self._bad_in_a_row += 1
             if self._bad_in_a_row == BAD_UPDATES:
+                last = "none here" if loss is None else loss.item()
                 raise Diverged(
-                    f"{BAD_UPDATES} updates in a row had a loss or gradient that is not finite (loss {loss.item()}): try a "
+                    f"{BAD_UPDATES} updates in a row had a loss or gradient that is not finite (loss {last}): try a "
                     "lower learning rate, or look for infinite rewards"
                 )
         self.schedule.step()
@@ -95,15 +104,18 @@ class Optimizer:
             group["lr"] = group["initial_lr"] * self._remaining(self.schedule.last_epoch)
 
 
-def from_flags(parameters: Iterable[nn.Parameter], flags, *, learning_rate: float, method: str = "rmsprop") -> Optimizer:
-    """An Optimizer with the hyperparameters of a run's flags (SPEC: alpha, epsilon, momentum, total_frames, T * B a step)."""
+def from_flags(
+    parameters: Iterable[nn.Parameter], flags, *, learning_rate: float, method: str = "rmsprop", ranks: Alone = ALONE
+) -> Optimizer:
+    """An Optimizer with a run's hyperparameters (SPEC: alpha, epsilon, momentum, total_frames, T * B a step and rank)."""
     return Optimizer(
         parameters,
         learning_rate=learning_rate,
-        frames_per_update=flags.unroll_length * flags.batch_size,
+        frames_per_update=flags.unroll_length * flags.batch_size * ranks.size,
         total_frames=flags.total_frames,
         alpha=flags.alpha,
         epsilon=flags.epsilon,
         momentum=flags.momentum,
         method=method,
+        ranks=ranks,
     )

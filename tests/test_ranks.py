@@ -1,0 +1,753 @@
+"""Several learners: what ranks do together, what becomes of one that fails, and runs of two ranks on the CPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from main import flags as flags_module
+from main import main as entry
+from main import preflight
+from main.learner import Learner
+from main.sources import ActorProcesses, ActorsFailed
+from main.train import Run
+from tests.helpers import make_flags, random_batch
+from tests.ranks_helpers import CPU, in_ranks
+from tests.test_learning import COMMON
+from tests.test_readme import scripts
+from tests.test_supervision import alive
+from tests.test_train import ROOT, children, command, rows
+from torchbeast.core.optimizer import Diverged, Optimizer
+from torchbeast.core.ranks import ALONE, Ranks, RanksFailed, from_environment
+from utils_folder import checkpoint
+from utils_folder.amigo import shares
+from utils_folder.motivation import Task, make_motivation, registry
+
+TASK = Task((6, 4, 3), 7, 50)
+T, B = 4, 3  # T + 1, B and 2 B all differ
+MODELS = list(registry())
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    return tmp_path / "store"
+
+
+# -- what they do together ---------------------------------------------------------------------------------------------------
+
+
+def do_everything(ranks: Ranks):
+    seed = ranks.share(100 + ranks.rank)
+    ranks.connect(CPU)
+    a, b, unused = (nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (1,), (4,)))
+    if ranks.rank:  # the first has nothing to learn from
+        a.grad, b.grad = torch.full((2, 3), ranks.rank + 1.0), torch.tensor([10.0 * ranks.rank])
+    ranks.average_gradients([a, unused, b], weight=(0.0, 1.25, 1.75)[ranks.rank])
+    nan = math.nan
+    means = ranks.mean(
+        {"plain": float(ranks.rank), "some": (nan, 4.0, 6.0)[ranks.rank], "none": nan, "weighted": 10.0 * ranks.rank},
+        {"weighted": (0.0, 1.0, 3.0)[ranks.rank]},
+    )
+    ranks.check_equal(b"the same", "nothing")
+    everything = (seed, a.grad, b.grad, means, ranks.gather([ranks.rank, 2**52 + 1]), ranks.collect({"rank": ranks.rank}))
+    ranks.close()
+    return everything
+
+
+def test_averages_sums_and_gatherings_of_three_ranks(store):
+    results = in_ranks(3, do_everything, store=store)
+    for rank, (seed, a, b, means, gathered, collected) in enumerate(results):
+        assert seed == 100
+        torch.testing.assert_close(a, torch.full((2, 3), (2 * 1.25 + 3 * 1.75) / 3))
+        torch.testing.assert_close(b, torch.tensor([(10 * 1.25 + 20 * 1.75) / 3]))
+        assert means["plain"] == 1.0 and means["some"] == 5.0 and math.isnan(means["none"]) and means["weighted"] == 17.5
+        assert gathered == [[r, 2**52 + 1] for r in range(3)]
+        assert collected == ([{"rank": r} for r in range(3)] if rank == 0 else [])
+
+
+def test_alone_nothing_is_computed_and_no_process_group_made(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert from_environment() is ALONE and not dist.is_initialized()
+    learned, unused = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    learned.grad = gradient = torch.tensor([1.0])
+    ALONE.connect(CPU)
+    ALONE.average_gradients([learned, unused])
+    assert (
+        learned.grad is gradient
+        and gradient.item() == 1.0
+        and unused.grad is None
+        and ALONE.gather([3]) == [[3]]
+        and ALONE.mean({"a": 7}) == {"a": 7}
+    )
+    assert ALONE.share("x") == "x" and ALONE.collect({"a": 1}) == [{"a": 1}] and not list(ALONE.news())
+    assert not dist.is_initialized()
+
+
+def differ(ranks: Ranks, odd: int):
+    ranks.connect(CPU)
+    ranks.check_equal(b"odd" if ranks.rank == odd else b"usual", "the colour")
+
+
+@pytest.mark.parametrize("size, odd", [(2, 1), (3, 0), (3, 2)])
+def test_the_rank_that_differs_is_named_everywhere(store, size, odd):
+    """Of two, the one that is not the first, whose checkpoint all would go back to."""
+    for error in in_ranks(size, differ, odd, store=store):
+        assert isinstance(error, RanksFailed) and str(error).startswith(f"rank {odd}: the colour differs")
+
+
+def tell_or_hear(ranks: Ranks):
+    if ranks.rank:
+        ranks.tell("one")
+        ranks.tell("two")
+        ranks.share("")
+        return None
+    ranks.share("")  # rank 0 does not wait for an answer
+    heard = []
+    while len(heard) < 4:
+        heard += ranks.news()
+        time.sleep(0.01)
+    return heard, list(ranks.news())
+
+
+def test_rank_0_hears_what_the_others_tell_once(store):
+    (heard, again), *_ = in_ranks(3, tell_or_hear, store=store)
+    assert sorted(heard) == ["rank 1: one", "rank 1: two", "rank 2: one", "rank 2: two"] and not again
+
+
+def share_late(ranks: Ranks, base: int):
+    if ranks.first:
+        time.sleep(0.3)  # time enough to read an old answer
+    return ranks.share(base + ranks.rank)
+
+
+def test_ranks_that_start_again_do_not_read_what_the_last_attempt_wrote(store):
+    """torchrun's store outlives its ranks."""
+    for base in (100, 200):
+        assert in_ranks(3, share_late, base, store=store) == [base] * 3
+
+
+# -- ranks that fail ---------------------------------------------------------------------------------------------------------
+
+
+def end_or_wait(ranks: Ranks, how: str):
+    ranks.connect(CPU)
+    ranks.gather([0])
+    if ranks.rank == 1:
+        if how == "with a cause":
+            ranks.fail(ValueError("no more batches"))
+        if how == "stuck":
+            time.sleep(6)
+        os._exit(3)
+    began = time.monotonic()
+    try:
+        ranks.average_gradients([nn.Parameter(torch.zeros(1000))])
+    except RanksFailed as error:
+        return str(error), time.monotonic() - began
+
+
+@pytest.mark.parametrize("how, cause", [("killed", "is gone"), ("with a cause", "rank 1 failed: no more batches"),
+                                        ("stuck", "did not come in time")])  # fmt: skip
+def test_nobody_waits_for_ever_for_a_rank_that_is_gone(store, how, cause):
+    (text, seconds), ended = in_ranks(2, end_or_wait, how, store=store, seconds=3.0)
+    assert ended is None and cause in text and "\n" not in text and "GLHF" not in text
+    assert seconds < 1 if how != "stuck" else 2.5 < seconds < 5
+
+
+def test_ranks_that_never_come_are_not_waited_for(store):
+    with pytest.raises(RanksFailed, match="did not find each other"):
+        Ranks(0, 2, dist.FileStore(str(store), -1), seconds=0.5)
+    with pytest.raises(RanksFailed, match="did not find each other"):
+        Ranks(1, 2, dist.FileStore(str(store), -1), seconds=0.5)
+
+
+# -- the teacher's batch -----------------------------------------------------------------------------------------------------
+
+
+def test_shares_are_in_proportion_and_never_more_than_a_rank_has():
+    assert shares([4], 5) == [] and shares([5], 5) == [5] and shares([12], 5) == [5]
+    assert shares([0, 0], 1) == [] and shares([10, 0], 6) == [6, 0] and shares([3, 3], 6) == [3, 3]
+    assert shares([90, 10], 50) == [45, 5]
+    generator = random.Random(0)
+    for _ in range(2000):
+        waiting = [generator.choice((0, 1, generator.randrange(300))) for _ in range(generator.randint(1, 9))]
+        total = generator.randint(1, 400)
+        taken = shares(waiting, total)
+        if sum(waiting) < total:
+            assert taken == []
+        else:
+            assert sum(taken) == total and all(0 <= t <= w for t, w in zip(taken, waiting))
+            assert all(abs(t - total * w / sum(waiting)) < 1 for t, w in zip(taken, waiting))
+
+
+# -- one rank with 2B is two ranks with B ------------------------------------------------------------------------------------
+
+ENTRIES = 16  # goals that end in each batch of 2B rollouts
+
+
+def rank_flags(**overrides) -> argparse.Namespace:
+    common = {
+        "unroll_length": T, "batch_size": B, "total_frames": T * B * 12, "learning_rate": 0.01, "state_embedding_dim": 24,
+        "entropy_cost": 0.05, "generator_batch_size": ENTRIES // 2, "generator_counts": 2, "use_lstm": True,
+        "generator_threshold": 0.3,
+    }  # fmt: skip
+    return make_flags(**{**common, **overrides})
+
+
+def double_batch(flags: argparse.Namespace, seed: int) -> dict[str, torch.Tensor]:
+    """2B rollouts in which ENTRIES goals end, most of them in the first half."""
+    torch.manual_seed(seed)
+    batch = random_batch(TASK, make_flags(**{**vars(flags), "batch_size": 2 * B}))
+    ends = torch.zeros(2 * B * T, dtype=torch.bool)
+    ends[torch.cat([torch.randperm(T * B)[:11], T * B + torch.randperm(T * B)[:5]])] = True
+    ends = ends.view(2 * B, T).T
+    reached = ends & (torch.rand(T, 2 * B) < 0.6)
+    batch["reached"][1:], batch["done"][1:] = reached, ends & ~reached
+    return batch
+
+
+def half(batch: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
+    part = slice(rank * B, (rank + 1) * B)
+    return {name: value[part] if value.shape[0] == 2 * B else value[:, part] for name, value in batch.items()}
+
+
+def learn_all(ranks, flags, batches) -> tuple[dict, list[dict]]:
+    torch.manual_seed(7)
+    learner = Learner(flags, TASK, make_motivation(flags, TASK, ranks), ranks)
+    stats = [learner.row_of_all(learner.learn(batch), {})[0] for batch in batches]
+    return learner.state_dict(), stats
+
+
+def learn_halves(ranks: Ranks, flags, batches):
+    ranks.connect(CPU)
+    result = learn_all(ranks, flags, [half(batch, ranks.rank) for batch in batches])
+    ranks.close()
+    return result
+
+
+def flat_numbers(tree, path="") -> dict[str, torch.Tensor]:
+    if isinstance(tree, dict):
+        tree = tree.items()
+    elif isinstance(tree, (list, tuple)):
+        tree = enumerate(tree)
+    elif isinstance(tree, (torch.Tensor, int, float)) and not isinstance(tree, bool):
+        return {path: torch.as_tensor(tree).double()}
+    else:
+        return {}
+    return {k: v for name, value in tree for k, v in flat_numbers(value, f"{path}/{name}").items()}
+
+
+def assert_close(ours: dict, theirs: dict) -> None:
+    """Ranks also keep an optimiser's state, of zeros, of the weights that no forward pass uses."""
+    a, b = flat_numbers(ours), flat_numbers(theirs)
+    assert a.keys() >= b.keys()
+    assert all(name.startswith("/optimizer_state") and ("step" in name or not a[name].any()) for name in a.keys() - b.keys())
+    for name in b:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5, equal_nan=True, msg=lambda m: f"{name}: {m}")  # noqa: B023
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_two_ranks_with_half_a_batch_each_make_the_update_of_one_with_the_whole(store, model):
+    """Student, teacher and predictor, their optimisers and schedules, t* and the log; on rollouts shared out unevenly."""
+    flags = rank_flags(model=model, window=8, generator_start=30 if model == "window_adaptive" else None)
+    batches = [double_batch(flags, seed) for seed in range(5)]
+    whole = make_flags(**{**vars(flags), "batch_size": 2 * B, "generator_batch_size": ENTRIES})
+    state, stats = learn_all(ALONE, whole, batches)
+    (state_0, stats_0), (state_1, stats_1) = in_ranks(2, learn_halves, flags, batches, store=store)
+    for theirs in (state_0, state_1):
+        del theirs["recent_returns"]
+    del state["recent_returns"]
+    assert_close(state_0, state)
+    assert_close(stats_0, stats)
+    a, b = flat_numbers(state_0), flat_numbers(state_1)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert stats_0 == stats_1 or flat_numbers(stats_0).keys() == flat_numbers(stats_1).keys()
+    assert stats[-1]["frames"] == 5 * T * 2 * B and sum(row["episodes"] for row in stats) > 5
+    if model != "novelty_based":
+        assert all("gg_loss" in row for row in stats), "the teacher did not learn from every batch"
+        assert len({row["generator_current_target"] for row in stats}) > 1, "t* did not move"
+
+
+def learn_teacher_unevenly(ranks: Ranks, flags, batches):
+    """All goals end on rank 1; then all on rank 0."""
+    ranks.connect(CPU)
+    torch.manual_seed(7)
+    learner = Learner(flags, TASK, make_motivation(flags, TASK, ranks), ranks)
+    waiting = []
+    for i, batch in enumerate(batches):
+        batch = half(batch, ranks.rank)
+        if ranks.rank == i % 2:
+            batch["reached"][:], batch["done"][:] = False, False
+        learner.learn(batch)
+        waiting.append(len(learner.motivation._waiting["goal"]))
+    ranks.close()
+    return learner.state_dict(), waiting
+
+
+def test_a_rank_without_ended_goals_takes_part_and_none_pile_up(store):
+    flags = rank_flags(generator_batch_size=2)
+    batches = [double_batch(flags, seed) for seed in range(12)]
+    (state_0, waiting_0), (state_1, waiting_1) = in_ranks(2, learn_teacher_unevenly, flags, batches, store=store)
+    for name in ("generator_model_state_dict", "generator_model_optimizer_state_dict", "difficulty"):
+        a, b = flat_numbers(state_0[name]), flat_numbers(state_1[name])
+        assert a and all(torch.equal(a[key], b[key]) and a[key].isfinite().all() for key in a)
+    assert state_0["generator_scheduler_state_dict"]["last_epoch"] > 12
+    assert max(a + b for a, b in zip(waiting_0, waiting_1)) < 4
+
+
+def step_not_finite(ranks: Ranks, updates):
+    ranks.connect(CPU)
+    parameter = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = Optimizer(
+        [parameter], learning_rate=0.1, frames_per_update=1, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0, ranks=ranks
+    )
+    values = []
+    try:
+        for scale in updates[ranks.rank]:
+            optimizer.step((scale * parameter).sum())
+            values.append(parameter.item())
+    except Diverged:
+        values.append("diverged")
+    return values
+
+
+def test_all_ranks_leave_out_the_update_that_is_not_finite_on_one(store):
+    inf = math.inf
+    updates = [[1.0, inf, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, inf, inf, inf]]
+    first, second = in_ranks(2, step_not_finite, updates, store=store)
+    assert first == second and first[0] == first[1] != first[2] == first[3] and first[-1] == "diverged" and len(first) == 6
+
+
+def step_large(ranks: Ranks):
+    ranks.connect(CPU)
+    parameter = nn.Parameter(torch.tensor([0.0, 0.0]))
+    optimizer = Optimizer(
+        [parameter], learning_rate=0.1, frames_per_update=1, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0, ranks=ranks
+    )
+    scale = torch.tensor([(120.0, 0.0), (0.0, 160.0)][ranks.rank])
+    return optimizer.step((scale * parameter).sum()).item(), parameter.grad.tolist()
+
+
+def test_the_gradient_is_averaged_before_it_is_clipped(store):
+    """(120, 0) and (0, 160): the mean (60, 80) has norm 100, clipped to 40. Clipped first, the mean would be (20, 20)."""
+    for norm, gradient in in_ranks(2, step_large, store=store):
+        assert norm == pytest.approx(100) and gradient == pytest.approx([24, 32], rel=1e-4)
+
+
+# -- whole runs of two ranks -------------------------------------------------------------------------------------------------
+
+TWO = ("--num_actors", "3", "--batch_size", "2", "--total_frames", "480")  # an update of both is 2 x 2 rollouts of 6 steps
+
+
+def run_flags(folder: Path, *more: str) -> argparse.Namespace:
+    flags, _ = flags_module.parse(command(folder, *TWO, "--seed", "4", *more))
+    return flags
+
+
+def run_to_the_end(ranks: Ranks, flags: argparse.Namespace):
+    run = Run(flags, None, ranks)
+    code = run.execute()
+    return code, run.learner.state_dict()
+
+
+@pytest.mark.parametrize("model, processes", [("default", "2"), ("novelty_based", "0")])
+def test_after_200_updates_the_weights_are_equal(tmp_path, store, model, processes):
+    flags = run_flags(tmp_path, "--model", model, "--num_actor_processes", processes, "--total_frames", str(200 * 24))
+    (code_0, state_0), (code_1, state_1) = in_ranks(2, run_to_the_end, flags, store=store)
+    assert code_0 == code_1 == 0 and state_0["frames"] == state_1["frames"] == 200 * 24
+    for state in (state_0, state_1):
+        del state["recent_returns"]
+        state.pop("generator_batch", None)
+    a, b = flat_numbers(state_0), flat_numbers(state_1)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    table = rows(tmp_path / "run")
+    assert [row["frames"] for row in table] == list(range(24, 200 * 24 + 1, 24))
+    assert all(float(row["episodes"]).is_integer() for row in table) and sum(row["episodes"] for row in table) > 20
+    saved = checkpoint.load(tmp_path / "run" / "model.tar")
+    assert checkpoint.ranks(saved) == 2 and saved["frames"] == 4800
+
+
+def first_batch(ranks: Ranks, flags: argparse.Namespace):
+    run = Run(flags, None, ranks)
+    batch = run.source.get(flags.batch_size)
+    run.source.close()
+    run.writer.close(False)
+    return {name: value.numpy() for name, value in batch.items()}
+
+
+def test_ranks_play_levels_of_their_own_and_the_first_those_of_a_run_alone(tmp_path, store):
+    more = ("--env", "MiniGrid-Empty-Random-5x5-v0", "--num_actor_processes", "0")
+    first, second = in_ranks(2, first_batch, run_flags(tmp_path / "two", *more), store=store)
+    alone = first_batch(ALONE, run_flags(tmp_path / "one", *more))
+    assert all(np.array_equal(first[name], alone[name], equal_nan=first[name].dtype.kind == "f") for name in alone)
+    assert not np.array_equal(first["frame"], second["frame"]) and not np.array_equal(first["action"], second["action"])
+
+
+def test_ranks_on_one_machine_share_its_cores_and_memory(monkeypatch):
+    flags = make_flags(num_actors=40)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+    assert flags_module.processes(flags) == 15
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert flags_module.processes(flags) == 3
+    preflight.check(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "100000")
+    with pytest.raises(flags_module.UsageError, match="of memory"):
+        preflight.check(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+
+
+def drift(ranks: Ranks, flags: argparse.Namespace):
+    run = Run(flags, None, ranks)
+    learn = run.learner.learn
+
+    def learn_and_drift(batch):
+        stats = learn(batch)
+        if ranks.rank == 1 and run.learner.updates == 150:
+            with torch.no_grad():
+                run.learner.student.policy.weight[3, 5] += 1e-6
+        return stats
+
+    run.learner.learn = learn_and_drift
+    run.execute()
+
+
+def test_a_rank_whose_weights_drift_is_named(tmp_path, store):
+    flags = run_flags(tmp_path, "--total_frames", "48000", "--num_actor_processes", "1")
+    errors = in_ranks(2, drift, flags, store=store)
+    for error in errors:
+        assert (
+            isinstance(error, RanksFailed) and str(error).startswith("rank 1: what has been learned") and "4,800" in str(error)
+        )
+    assert checkpoint.load(tmp_path / "run" / "model.tar")["frames"] == 0, "weights that may be wrong were saved"
+
+
+def with_other_flags(ranks: Ranks, folder: Path):
+    Run(run_flags(folder, "--learning_rate", ("0.1", "0.2", "0.1")[ranks.rank]), None, ranks)
+
+
+def test_ranks_with_other_flags_are_refused_before_anything_is_written(tmp_path, store):
+    for error in in_ranks(3, with_other_flags, tmp_path, store=store):
+        assert isinstance(error, RanksFailed) and "rank 1: the command line differs" in str(error)
+    assert not (tmp_path / "run").exists()
+
+
+def signal_one(ranks: Ranks, flags: argparse.Namespace, number: int, victim: int):
+    run = Run(flags, None, ranks)
+    learn = run.learner.learn
+    if ranks.rank:
+        run.flags.num_threads = 1  # nobody here has a batch in hand when the last update is over; on the first rank some have
+
+    def learn_and_signal(batch):
+        time.sleep(0.02)
+        if ranks.rank == victim and run.learner.updates == 9:
+            os.kill(os.getpid(), number)
+        return learn(batch)
+
+    run.learner.learn = learn_and_signal
+    code = run.execute()
+    return code, run.learner.frames
+
+
+@pytest.mark.parametrize("number, victim, code, processes", [(signal.SIGTERM, 1, 143, "2"), (signal.SIGINT, 0, 130, "1"),
+                                                             (signal.SIGUSR1, 1, 75, "0")])  # fmt: skip
+def test_a_signal_to_one_rank_ends_all_after_the_same_update(tmp_path, store, number, victim, code, processes):
+    flags = run_flags(tmp_path, "--total_frames", "480000", "--num_actor_processes", processes)
+    results = in_ranks(2, signal_one, flags, number, victim, store=store)
+    assert results[0] == results[1] and results[0][0] == code
+    frames = results[0][1]
+    assert frames >= 240 and checkpoint.load(tmp_path / "run" / "model.tar")["frames"] == frames
+    assert rows(tmp_path / "run")[-1]["frames"] == frames
+
+
+def actors_fail_on_rank_1(ranks: Ranks, flags: argparse.Namespace):
+    run = Run(flags, None, ranks)
+    if ranks.rank == 1:
+
+        def supervise():
+            if run.learner.updates > 20:
+                raise ActorsFailed("all the actors have gone home")
+
+        run.source.supervise = supervise
+    try:
+        run.execute()
+    except BaseException as error:
+        ranks.fail(error)
+        raise
+
+
+def test_a_rank_that_cannot_go_on_ends_the_others_with_its_cause(tmp_path, store):
+    flags = run_flags(tmp_path, "--total_frames", "4800000", "--num_actor_processes", "1")
+    first, second = in_ranks(2, actors_fail_on_rank_1, flags, store=store)
+    assert "all the actors have gone home" in str(second)
+    assert isinstance(first, RanksFailed) and str(first).startswith("rank 1 failed: all the actors have gone home")
+
+
+def save_often(ranks: Ranks, flags: argparse.Namespace):
+    import main.train
+
+    main.train.SUPERVISE_SECONDS = 0.005
+    return run_to_the_end(ranks, flags)
+
+
+def test_checkpoints_come_by_the_clock_and_hold_what_waits_on_every_rank(tmp_path, store):
+    flags = run_flags(tmp_path, "--total_frames", "2400", "--num_actor_processes", "1", "--generator_batch_size", "50",
+                      "--checkpoint_minutes", "0.0001", "--keep_checkpoints", "1000")  # fmt: skip
+    (_, state_0), (_, state_1) = in_ranks(2, save_often, flags, store=store)
+    run = tmp_path / "run"
+    saved = checkpoint.load(run / "model.tar")
+    assert len(list(run.glob("model-*.tar"))) > 10
+    assert_equal_trees(saved["generator_batch"], state_0["generator_batch"])
+    assert_equal_trees(saved["other_ranks"][0]["generator_batch"], state_1["generator_batch"])
+    assert len(state_0["generator_batch"]["goal"]) and len(state_1["generator_batch"]["goal"])
+    log = rows(run)
+    for path in run.glob("model-*.tar"):
+        frames = checkpoint.load(path)["frames"]
+        assert frames == 0 or frames in [row["frames"] for row in log]
+
+
+def assert_equal_trees(a, b):
+    a, b = flat_numbers(a), flat_numbers(b)
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------------
+
+
+def dispatch(ranks: Ranks, arguments: list[str]) -> int:
+    return entry.run(arguments, ranks)
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch):
+    """What ranks wrote to stderr."""
+    path = tmp_path / "stderr"
+    monkeypatch.setenv("RANKS_STDERR", str(path))
+    return path.read_text
+
+
+def test_two_ranks_interrupted_and_resumed_go_on_to_the_last_bit(tmp_path, store):
+    """In turn in one process each: environments, counts and waiting goals of both ranks are in the checkpoint."""
+    flags = ["--num_actor_processes", "0", "--seed", "9", *TWO]
+    assert in_ranks(2, dispatch, command(tmp_path / "whole", *flags), store=store) == [0, 0]
+    cut = tmp_path / "cut"
+    # A run to 240 frames would have another schedule: so it is interrupted.
+    flags_cut, _ = flags_module.parse(command(cut, *flags))
+    assert {code for code, _ in in_ranks(2, signal_one, flags_cut, signal.SIGTERM, 1, store=store)} == {143}
+    assert rows(cut / "run")[-1]["frames"] < 480
+    assert in_ranks(2, dispatch, ["--resume", str(cut / "run")], store=store) == [0, 0]
+    assert rows(cut / "run") == rows(tmp_path / "whole" / "run")
+    a, b = (checkpoint.load(tmp_path / name / "run" / "model.tar") for name in ("whole", "cut"))
+    for name in ("model_state_dict", "generator_model_state_dict"):
+        assert_equal_trees(a[name], b[name])
+
+
+def test_the_command_that_began_a_run_goes_on_with_it(tmp_path, store, said):
+    """torchrun starts ranks again by it. Another command is refused, and so is one without a name."""
+    first = command(tmp_path, *TWO, "--total_frames", "240")
+    assert in_ranks(2, dispatch, first, store=store) == [0, 0]
+    assert in_ranks(2, dispatch, [*first, "--total_frames", "480"], store=store) == [0, 0]
+    assert [row["frames"] for row in rows(tmp_path / "run")] == list(range(24, 481, 24))
+    assert in_ranks(2, dispatch, [*first, "--batch_size", "3"], store=store) == [2, 2]
+    nameless = [argument for argument in first if argument not in ("--xpid", "run")]
+    assert in_ranks(2, dispatch, nameless, store=store) == [2, 2]
+    errors = said()
+    assert "--batch_size 3 (the run has 2)" in errors and "rank 1: error: under torchrun" in errors
+
+
+def test_resume_with_one_rank_what_two_began_and_back(tmp_path, store, capfd):
+    """Frames go on, the schedules follow the frames of all ranks, and the goals that waited on either rank still wait."""
+    base = command(tmp_path, "--num_actors", "3", "--batch_size", "2", "--generator_batch_size", "40", "--seed", "2")
+    assert in_ranks(2, dispatch, [*base, "--total_frames", "960"], store=store) == [0, 0]
+    path = tmp_path / "run" / "model.tar"
+    two = checkpoint.load(path)
+    waiting = [len(part["generator_batch"]["goal"]) for part in (two, *two["other_ranks"])]
+    assert len(waiting) == 2 and min(waiting) > 0 and two["scheduler_state_dict"]["last_epoch"] == 40
+    alone = checkpoint.for_rank(two, 0, 1, waiting_keys=("generator_batch",))
+    assert len(alone["generator_batch"]["goal"]) == sum(waiting) and alone["source"] == {}
+
+    assert entry.main(["--resume", str(tmp_path / "run"), "--total_frames", "972"]) == 0
+    one = checkpoint.load(path)
+    assert checkpoint.ranks(one) == 1 and one["frames"] == 972
+    assert one["scheduler_state_dict"]["last_epoch"] * 12 == 972
+    rate = one["optimizer_state_dict"]["param_groups"][0]["lr"]
+    assert rate == pytest.approx(0.001 * (1 - 972 / 972), abs=1e-9)
+
+    assert in_ranks(2, dispatch, ["--resume", str(tmp_path / "run"), "--total_frames", "1068"], store=store) == [0, 0]
+    again = checkpoint.load(path)
+    assert checkpoint.ranks(again) == 2 and again["frames"] == 1068
+    assert again["scheduler_state_dict"]["last_epoch"] * 24 == 1068
+    assert again["generator_scheduler_state_dict"]["last_epoch"] == again["generator_scheduler_state_dict"]["last_epoch"]
+    frames = [row["frames"] for row in rows(tmp_path / "run")]
+    assert frames == [*range(24, 961, 24), 972, *range(996, 1069, 24)]
+    assert "2 ranks and goes on with 1: each update now learns from 2 rollouts in place of 4" in capfd.readouterr().err
+
+
+def kill_an_actor(ranks: Ranks, arguments: list[str]) -> int:
+    if ranks.rank == 1:
+        start = ActorProcesses.start
+
+        def start_and_kill(source):
+            start(source)
+            os.kill(source.pids[0], signal.SIGKILL)
+
+        ActorProcesses.start = start_and_kill
+    return entry.run(arguments, ranks)
+
+
+def test_the_first_ranks_log_tells_of_the_others_faults(tmp_path, store):
+    arguments = command(tmp_path, *TWO, "--total_frames", "2400", "--num_actor_processes", "2")
+    assert in_ranks(2, kill_an_actor, arguments, store=store) == [0, 0]
+    log = (tmp_path / "run" / "out.log").read_text()
+    assert log.count("rank 1: actor 0 (process") == 1 and "was killed by signal 9; starting it again" in log
+    assert log.count("generator_threshold") == 1, "both ranks warn of the flags"
+
+
+def test_evaluation_is_refused(store, said):
+    assert in_ranks(2, dispatch, ["--mode", "test"], store=store) == [2, 2]
+    assert "leave torchrun out" in said()
+
+
+# -- torchrun itself ---------------------------------------------------------------------------------------------------------
+
+
+def torchrun(tmp_path: Path, *more: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Two ranks under torchrun on the loopback interface; what they say goes to files."""
+    arguments = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *options, "-m", "main.main"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with open(tmp_path / "stderr", "w") as errors:
+        return subprocess.Popen([*arguments, *command(tmp_path, *more)], cwd=ROOT, stderr=errors, env=env)
+
+
+def logged(tmp_path: Path, *, beyond: int, seconds: float = 90.0, name: str = "run") -> int:
+    """Waits for a row of more frames than that; returns them."""
+    log, deadline = tmp_path / name / "logs.csv", time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        lines = log.read_text().split("\n")[1:-1] if log.exists() else []
+        if lines and float(lines[-1].split(",")[2]) > beyond:
+            return int(float(lines[-1].split(",")[2]))
+        time.sleep(0.1)
+    raise TimeoutError(f"no row beyond {beyond} frames")
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends torchrun and its ranks."""
+    process.terminate()
+    try:
+        process.wait(40)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_other_and_torchrun_resumes_from_the_last_checkpoint(tmp_path):
+    often = ("--total_frames", "100000000", "--checkpoint_minutes", "0.02", "--num_actor_processes", "1")
+    process = torchrun(tmp_path, *often, options=("--max-restarts", "1"))
+    try:
+        logged(tmp_path, beyond=48 * 40)
+        ranks = children(process.pid)
+        family = [pid for rank in ranks for pid in (*children(rank), rank)]
+        saved = checkpoint.load(tmp_path / "run" / "model.tar")["frames"]
+        os.kill(ranks[1], signal.SIGKILL)
+        began = time.monotonic()
+        while any(alive(pid) for pid in family) and time.monotonic() - began < 30:
+            time.sleep(0.1)
+        assert not any(alive(pid) for pid in family), "a rank outlives the one that was killed"
+        at_death = logged(tmp_path, beyond=0)
+        logged(tmp_path, beyond=at_death + 48 * 10)
+        os.kill(children(process.pid)[0], signal.SIGKILL)  # no restart is left: torchrun ends with the cause
+        assert process.wait(60) == 1
+    finally:
+        end(process)
+    errors, log = (tmp_path / "stderr").read_text(), (tmp_path / "run" / "out.log").read_text()
+    assert "Signal 9 (SIGKILL)" in errors and "error: another rank is gone" in errors
+    resumed = int(log.split("resumed at ")[1].split(" ")[0].replace(",", ""))
+    assert 0 < saved <= resumed <= at_death and log.count("resumed at") == 1
+    frames = [row["frames"] for row in rows(tmp_path / "run")]
+    assert frames == list(range(48, int(frames[-1]) + 1, 48)), "a gap or a duplicate"
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_leaves_a_checkpoint_of_the_last_update(tmp_path):
+    """As scancel, a preemption or a terminal's Ctrl-C does it."""
+    process = torchrun(tmp_path, "--total_frames", "100000000")
+    try:
+        logged(tmp_path, beyond=48 * 4)
+        ranks = children(process.pid)
+        process.terminate()
+        assert process.wait(40) != 0
+    finally:
+        end(process)
+    assert not any(alive(pid) for pid in ranks)
+    assert checkpoint.load(tmp_path / "run" / "model.tar")["frames"] == rows(tmp_path / "run")[-1]["frames"]
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_a_small_task(tmp_path):
+    """With twice the batch of one rank, and as many frames in all."""
+    arguments = [*COMMON, "--savedir", str(tmp_path), "--num_actors", "8", "--batch_size", "8", "--num_actor_processes", "1"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "main.main"]
+    done = subprocess.run([*launch, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "result.json"
+    weights = ["--weight_path", str(tmp_path / "run" / "model.tar"), "--env", COMMON[1]]
+    assert entry.main(["--mode", "test", *weights, "--num_episodes", "200", "--seed", "1", "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["success_rate"] > 0.9 and result["mean_return"] > 0.75
+
+
+STAND_INS = {
+    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+    "scontrol": '[ "$1" = show ] && echo localhost || echo "$@" >> requeued',
+}
+
+
+@pytest.mark.slow
+def test_the_readmes_job_for_several_nodes_ends_before_its_time_limit_and_goes_on_when_requeued(tmp_path):
+    """With stand-ins for Slurm's commands, on one node."""
+    (script,) = [script for script in scripts() if "srun" in script]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "job").write_text(script.replace("29500", str(port)))
+    (tmp_path / "bin").mkdir()
+    for name, text in STAND_INS.items():
+        path = tmp_path / "bin" / name
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost", "GLOO_SOCKET_IFNAME": "lo"}
+    env = {**os.environ, **slurm, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    run, frames = tmp_path / "experiments" / "keycorridor", 0
+    for attempt in range(2):
+        with open(tmp_path / "stderr", "w") as errors:
+            process = subprocess.Popen(["bash", "job"], cwd=tmp_path, env=env, stderr=errors)
+        try:
+            frames = logged(run.parent, beyond=frames + 4000, name="keycorridor")
+            process.send_signal(signal.SIGUSR1)
+            process.wait(60)
+        finally:
+            end(process)
+        assert (tmp_path / "requeued").read_text() == "requeue 77\n" * (attempt + 1)
+        frames = rows(run)[-1]["frames"]
+        assert checkpoint.load(run / "model.tar")["frames"] == frames
+    assert [row["frames"] for row in rows(run)] == [1600 * (n + 1) for n in range(int(frames) // 1600)]
