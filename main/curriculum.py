@@ -79,18 +79,9 @@ def shares(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_distances(history: History) -> np.ndarray:
-    """Mean distance from the agent of goals proposed and reached, float64 [M, 2]; NaN where there were none."""
-    return (shares(history.distances[:, PROPOSED]) @ _range(history), shares(history.distances[:, REACHED]) @ _range(history))
-
-
-def _range(history: History) -> np.ndarray:
-    return np.arange(history.distances.shape[2])
-
-
-def reached_share(history: History) -> np.ndarray:
-    """Share of the proposed goals that were reached, float64 [M]."""
-    proposed, reached = history.cells.sum(axis=(2, 3)).T
-    return reached / np.where(proposed > 0, proposed, np.nan)
+    """Mean distance from the agent of goals proposed and reached, float64 [2, M]; NaN where there were none."""
+    steps = np.arange(history.distances.shape[2])
+    return np.array([shares(history.distances[:, which]) @ steps for which in (PROPOSED, REACHED)])
 
 
 def mean_steps(history: History) -> np.ndarray:
@@ -144,10 +135,9 @@ def _draw_maps(figure, history: History) -> None:
 
 
 def _heat(axis: Axes, share: np.ndarray) -> None:
-    image = axis.imshow(np.nan_to_num(share.T), cmap=HEAT, vmin=0)
-    largest = np.nanmax(share) if np.isfinite(share).any() else 0.0
-    axis.set_xlabel(f"largest {largest:.0%}", fontsize=8)
-    image.set_clim(0, largest or 1.0)
+    share = np.nan_to_num(share)
+    axis.imshow(share.T, cmap=HEAT, vmin=0, vmax=share.max() or 1.0)
+    axis.set_xlabel(f"largest {share.max():.0%}", fontsize=8)
 
 
 def _draw_curves(figure, history: History) -> None:
@@ -277,14 +267,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not folder.is_dir():
             raise UsageError(f"{folder}: no such folder; create it or choose another")
         history, title = read(options.run)
+        figure = picture(history, title)
+        files = {kind: plot.encoded(figure, kind, DPI) for kind in ("png", "svg")} | {"html": page(history, title).encode()}
+        plot.write({str(folder / f"curriculum.{kind}"): content for kind, content in files.items()})
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    figure = picture(history, title)
-    files = {kind: plot.encoded(figure, kind, DPI) for kind in ("png", "svg")} | {"html": page(history, title).encode()}
-    for kind, content in files.items():
-        (folder / f"curriculum.{kind}").write_bytes(content)
-        print(folder / f"curriculum.{kind}")
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from main import plot
+from main.learner import EPISODE_MEANS
 from utils_folder import checkpoint
 
 ROWS = 1000
@@ -55,7 +56,7 @@ def thinned(run: plot.Run, rows: int = ROWS) -> dict[str, np.ndarray]:
         if name in LAST:
             columns[name] = values[ends]
             continue
-        weights = np.isfinite(values) * (episodes if name in plot.PER_EPISODE else 1.0)
+        weights = np.isfinite(values) * (episodes if name in EPISODE_MEANS else 1.0)
         total, weight = (np.add.reduceat(x, starts) for x in (weights * np.nan_to_num(values), weights))
         mean = np.divide(total, weight, out=np.full(len(starts), np.nan), where=weight > 0)
         columns[name] = total if name in SUMMED else mean

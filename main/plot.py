@@ -30,6 +30,7 @@ from scipy import stats
 
 from main import flags as flags_module
 from main.flags import UsageError
+from main.learner import EPISODE_MEANS
 
 # What may differ between the seeds of one experiment. A flag that may be changed at --resume does not define an experiment.
 SEED_LIKE = {flag.name for flag in flags_module.BY_NAME.values() if flag.resumable} - {"total_frames"} | {
@@ -37,7 +38,6 @@ SEED_LIKE = {flag.name for flag in flags_module.BY_NAME.values() if flag.resumab
 }  # fmt: skip
 ABSENT = "not recorded"
 
-PER_EPISODE = {"mean_episode_return", "success_rate"}  # each row's value is a mean over `episodes` episodes
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 MOST_BINS = 20_000
@@ -51,6 +51,10 @@ STYLE = ["default", {
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.6, "axes.axisbelow": True,
     "svg.hashsalt": "curves", "legend.frameon": False, "text.parse_math": False,
 }]  # fmt: skip
+
+
+class NoRows(UsageError):
+    """A log in which nothing stands yet."""
 
 
 class Panel(NamedTuple):
@@ -135,7 +139,7 @@ def read_run(given: str | Path) -> Run:
         raise UsageError(f"{path} has no column frames (nor step): it is no log of a training run; give a run's logs.csv")
     rows, seams = _last_history(frames)
     if not len(rows):
-        raise UsageError(f"{path} has no rows yet: wait until the run has logged some, or leave it out")
+        raise NoRows(f"{path} has no rows yet: wait until the run has logged some, or leave it out")
     if left_out:
         print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
     columns = {name: values[rows] for name, values in columns.items()}
@@ -406,7 +410,7 @@ def make_curve(group: Group, column: str, *, x: str, width: float, stat: str) ->
     for run in group.runs:
         if run.has(column):
             weights = np.ones(len(run.frames))
-            if column in PER_EPISODE and run.has("episodes"):
+            if column in EPISODE_MEANS and run.has("episodes"):
                 weights = np.nan_to_num(run.columns["episodes"])
             rows.append(binned(getattr(run, x), run.columns[column], weights, width))
     if not rows:
@@ -681,7 +685,7 @@ def plot(options: argparse.Namespace) -> None:
     caption = _caption(groups, options.x, window, width, options.stat)
     figure = picture(panels, x=options.x, caption=caption, title=title, legend=", ".join(names), size=options.size)
     data = numbers(panels, groups, x=options.x, y=options.y, stat=options.stat, window_frames=window, by=list(names))
-    _write({options.out: encoded(figure, kind, options.dpi), options.json: (json.dumps(data) + "\n").encode()})
+    write({options.out: encoded(figure, kind, options.dpi), options.json: (json.dumps(data) + "\n").encode()})
 
 
 def _words(text: str | None) -> list[str] | None:
@@ -712,7 +716,8 @@ def _check_times(runs: Sequence[Run], x: str) -> None:
             raise UsageError(f"--x hours: {run.path} has no times in a column _time; use --x frames, or leave it out")
 
 
-def _write(files: dict[str | None, bytes]) -> None:
+def write(files: dict[str | None, bytes]) -> None:
+    """Writes each file whole or not at all, and says its name; nothing for None. Raises: UsageError."""
     for name, content in files.items():
         if name:
             path = Path(name)

@@ -18,6 +18,7 @@ import numpy as np
 from main import flags as flags_module
 from main import keep, plot
 from main.flags import UsageError
+from utils_folder.checkpoint import CheckpointError
 
 WINDOW_FRAMES = 1_000_000
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
@@ -101,10 +102,13 @@ def command(experiment: Experiment, seed: int, savedir: Path) -> list[str]:
 
 
 def outcome(folder: Path, reach: float) -> Outcome:
-    """What a run's log says. Rates are over the episodes that ended in a window of a million frames."""
+    """What a run's log says. Rates are over the episodes that ended in a window of a million frames.
+
+    Raises: UsageError for a log that cannot be read.
+    """
     try:
         run = plot.read_run(folder)
-    except UsageError:
+    except plot.NoRows:
         return Outcome(0)
     success, returns = (_recent(run, name) for name in ("success_rate", "mean_episode_return"))
     there = np.isfinite(success) & (run.frames >= WINDOW_FRAMES)
@@ -233,14 +237,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         unknown = [name for name in options.only or [] if name not in names]
         if unknown:
             raise UsageError(f"no row {', '.join(unknown)} in {options.table}: there are {', '.join(names)}")
-    except UsageError as error:
+        return _reproduce([e for e in experiments if options.only is None or e.name in options.only], options)
+    except (UsageError, CheckpointError) as error:
         for text in str(error).splitlines():
             print(f"error: {text}", file=sys.stderr)
         return 2
-    chosen = [experiment for experiment in experiments if options.only is None or experiment.name in options.only]
-    code = 0 if options.list else run_all(chosen, options.savedir, options.keep)
+
+
+def _reproduce(experiments: list[Experiment], options: argparse.Namespace) -> int:
+    code = 0 if options.list else run_all(experiments, options.savedir, options.keep)
     if code == 0:
-        for experiment in chosen:
+        for experiment in experiments:
             folders = [find(experiment, seed, options.savedir, options.keep) for seed in experiment.seeds]
             if options.list:
                 print("\n".join(line(experiment, folder) for folder in folders))

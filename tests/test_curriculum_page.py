@@ -45,7 +45,6 @@ def test_shares_means_and_distances_by_hand():
     whole = merged(history(seen(batches(12)).state_dict()), 1)
     proposed, reached = whole.cells[0, 0], whole.cells[0, 1]
     assert curriculum.shares(whole.cells[:, 0])[0] == pytest.approx(proposed / proposed.sum())
-    assert curriculum.reached_share(whole) == pytest.approx(reached.sum() / proposed.sum())
     assert curriculum.mean_steps(whole) == pytest.approx(whole.steps[0] / reached.sum())
     for which in (0, 1):
         counts = whole.distances[0, which].tolist()

@@ -97,6 +97,13 @@ def test_an_empty_log_has_no_outcome(tmp_path):
     assert reproduce.outcome(log(tmp_path / "run", []), 0.9) == Outcome(0)
 
 
+def test_a_log_that_cannot_be_read_is_named_and_not_taken_for_an_empty_one(table, tmp_path, capsys):
+    folder = log(tmp_path / "runs" / "novelty-3", [(1, 2, 0.5)])
+    (folder / "logs.csv").write_text("what,is,this\n1,2,3\n")
+    assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), "--list"]) == 2
+    assert "novelty-3/logs.csv" in capsys.readouterr().err
+
+
 def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     """A thinned log, metadata and weights; a kept run is not run again, wherever the first one lay."""
     path = tmp_path / "longer.ini"

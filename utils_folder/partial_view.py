@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from gym_minigrid.minigrid import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX, STATE_TO_IDX
 from numba import njit
+
+from utils_folder.minigrid_levels import AGENT, DOOR, EMPTY, GREY, OPEN, STEP_X, STEP_Y, WALL
 
 VIEW_SIZE = 7
 VIEW_SHAPE = (VIEW_SIZE, VIEW_SIZE, 3)
-AGENT, DOOR, EMPTY, WALL = (OBJECT_TO_IDX[name] for name in ("agent", "door", "empty", "wall"))
-OPEN = STATE_TO_IDX["open"]
-GREY = COLOR_TO_IDX["grey"]
-STEP_X = np.array([vector[0] for vector in DIR_TO_VEC])
-STEP_Y = np.array([vector[1] for vector in DIR_TO_VEC])
 
 
 @njit(cache=True)
@@ -23,7 +19,7 @@ def partial_view(frame: np.ndarray, carried_obj: np.ndarray, carried_col: np.nda
     hidden cells are 0, 0, 0. Cells outside the grid are walls. The agent's own cell shows what it carries.
 
     Args:
-        frame: uint8 [E, W, H, 3], full observations (SPEC of FullyObsWrapper: object, colour, state).
+        frame: uint8 [E, W, H, 3], full observations, as FullyObsWrapper gives them: object, colour, state.
         carried_obj, carried_col: uint8 [E], (1, 5) where nothing is carried.
     Returns: uint8 [E, 7, 7, 3], as MiniGridEnv.gen_obs()["image"].
     Source: gym-minigrid 1.2.2, MiniGridEnv.gen_obs_grid and Grid.process_vis.
