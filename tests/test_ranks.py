@@ -666,7 +666,10 @@ def test_a_killed_rank_ends_the_other_and_torchrun_resumes_from_the_last_checkpo
         logged(tmp_path, beyond=48 * 40)
         ranks = children(process.pid)
         family = [pid for rank in ranks for pid in (*children(rank), rank)]
-        saved = checkpoint.load(tmp_path / "run" / "model.tar")["frames"]
+        saved, deadline = 0, time.monotonic() + 30
+        while not saved and time.monotonic() < deadline:  # the first one is of frame 0
+            time.sleep(0.1)
+            saved = checkpoint.load(tmp_path / "run" / "model.tar")["frames"]
         os.kill(ranks[1], signal.SIGKILL)
         began = time.monotonic()
         while any(alive(pid) for pid in family) and time.monotonic() - began < 30:
