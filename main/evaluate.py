@@ -46,6 +46,7 @@ AGENT_FLAGS = (
     "novelty_coef",
     "novelty_scale",
     "novelty_view",
+    "novelty_output",
     "novelty_optimizer",
 )
 

@@ -141,6 +141,13 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
             str,
             ("full", "partial"),
         ),
+        Flag(
+            "novelty_output",
+            "relu",
+            "how target and predictor end: relu, as published, which keeps known states novel, or linear (so RND)",
+            str,
+            ("relu", "linear"),
+        ),
         Flag("novelty_optimizer", "rmsprop", "the predictor's: rmsprop or adam", str, METHODS),
         Flag("novelty_learning_rate", None, "the predictor's learning rate (default: learning_rate)", float),
     ),

@@ -18,14 +18,19 @@ class RandomNetwork(CellEmbedding):
         frame_shape: (W, H, 3k), sides up to 32 cells.
         goal_dim: width of embed_agent_loc, the embedding of the agent's cell.
         use_embedding: False feeds raw channel values instead of embeddings of cells and carried object.
+        output: "relu", as published, or "linear". ReLUs of the predictor that die while it learns leave it a distance to
+            the target that no learning takes away, however well a state is known; without them it falls towards zero.
     Raises: ValueError for a frame shape the convolutions cannot take.
     """
 
-    def __init__(self, frame_shape: tuple[int, int, int], *, goal_dim: int = 10, use_embedding: bool = True):
+    def __init__(
+        self, frame_shape: tuple[int, int, int], *, goal_dim: int = 10, use_embedding: bool = True, output: str = "relu"
+    ):
         super().__init__(frame_shape, use_embedding)
         self.embed_agent_loc = nn.Embedding(self.num_cells + 1, goal_dim)
         self.feat_extract = GridConvolutions(frame_shape, sum(self.cell_dims), (32,) * 5, 2)
-        self.fc = nn.Sequential(nn.Linear(32 + goal_dim + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
+        self.fc = nn.Sequential(nn.Linear(32 + goal_dim + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, 128))
+        self.activations = ("relu", None if output == "linear" else "relu")
         for layer in (*self.feat_extract.convolutions(), self.fc[0], self.fc[2]):
             initialise(layer, RELU_GAIN)
 
@@ -41,6 +46,6 @@ class RandomNetwork(CellEmbedding):
         agent = (frame[..., -CELL_CHANNELS] == OBJECT_TO_IDX["agent"]).flatten(1).byte().argmax(1)
         carried = inputs["carried_obj"].reshape(-1).int() * COLOURS + inputs["carried_col"].reshape(-1)
         hidden = torch.cat([features, self.embed_agent_loc(agent), F.embedding(carried, self.compose_carried())], dim=1)
-        for layer in (self.fc[0], self.fc[2]):
-            hidden = linear(hidden, layer.weight, layer.bias, "relu")
+        for layer, activation in zip((self.fc[0], self.fc[2]), self.activations):
+            hidden = linear(hidden, layer.weight, layer.bias, activation)
         return hidden.unflatten(0, leading)

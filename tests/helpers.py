@@ -149,8 +149,8 @@ def plain_teacher(teacher: nn.Module, task: Task, flags: argparse.Namespace) -> 
     return plain_twin(teacher, plain)
 
 
-def plain_random_network(network: nn.Module, task: Task) -> PlainRandomNetwork:
-    return plain_twin(network, PlainRandomNetwork(task.frame_shape))
+def plain_random_network(network: nn.Module, task: Task, output: str) -> PlainRandomNetwork:
+    return plain_twin(network, PlainRandomNetwork(task.frame_shape, output=output))
 
 
 class PlainRMSprop:

@@ -105,8 +105,8 @@ class PlainBeBold:
         self.flags = flags
         self.seen = "view" if flags.novelty_view == "partial" else "frame"
         task = TASK._replace(frame_shape=(7, 7, 3)) if self.seen == "view" else TASK
-        self.target = plain_random_network(motivation.target, task).requires_grad_(False)
-        self.predictor = plain_random_network(motivation.predictor, task)
+        self.target = plain_random_network(motivation.target, task, flags.novelty_output).requires_grad_(False)
+        self.predictor = plain_random_network(motivation.predictor, task, flags.novelty_output)
         rate = flags.learning_rate if flags.novelty_learning_rate is None else flags.novelty_learning_rate
         self.optimizer = PlainRMSprop(self.predictor, rate, flags)
 
@@ -137,6 +137,7 @@ NUMBERS = [
     {"learning_rate": 0.003, "momentum": 0.4},
     {"novelty_learning_rate": 0.002},
     {"novelty_view": "partial"},
+    {"novelty_output": "linear"},
 ]
 
 
@@ -158,6 +159,26 @@ def test_intrinsic_reward_and_predictor_are_the_twins(overrides):
     assert_same_change(motivation.predictor, twin.predictor, before, unused=())
     for name, value in motivation.target.named_parameters():
         assert torch.equal(value, target[name]), name
+
+
+def test_known_states_lose_their_novelty_with_linear_outputs_only():
+    """Outputs that died under ReLU cannot follow the target's any more: a part of the distance stays for good."""
+    left = {}
+    for output in ("relu", "linear"):
+        flags = novelty_flags(
+            novelty_output=output, novelty_optimizer="adam", novelty_learning_rate=0.001, total_frames=T * B * 10_000
+        )
+        motivation = make_motivation(flags, TASK)
+        batch = random_batch(TASK, flags)
+        for _ in range(300):
+            motivation.intrinsic_reward(batch)
+            motivation.learn(batch)
+        known = motivation.novelty(batch)[1:].mean().item()
+        dead = (motivation.predictor(batch) == 0).flatten(0, 1).all(0)
+        floor = motivation.target(batch)[..., dead].norm(dim=-1)[1:].mean().item()
+        left[output] = known, floor
+    assert left["relu"][0] > left["relu"][1] > 0.5
+    assert left["linear"][0] < 0.2 * left["relu"][0] and left["linear"][1] == 0
 
 
 def test_the_predictor_learns_by_adam_where_that_is_asked_for():

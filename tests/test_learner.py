@@ -52,7 +52,7 @@ def plain_intrinsic(learner, batch):
     """[T][B], t = 1..T."""
     flags, motivation = learner.flags, learner.motivation
     if flags.model == "novelty_based":
-        target, predictor = (plain_random_network(n, TASK) for n in (motivation.target, motivation.predictor))
+        target, predictor = (plain_random_network(n, TASK, "relu") for n in (motivation.target, motivation.predictor))
         with torch.no_grad():
             N = ((predictor(batch) - target(batch)) ** 2).sum(-1).sqrt()
         gain, first = flags.novelty_coef * (N[1:] - flags.novelty_scale * N[:-1]), batch["visits"][1:] == 1

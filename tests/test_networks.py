@@ -133,10 +133,11 @@ def test_teacher_is_its_plain_twin(width, height, k, inner, mirrored, use_embedd
 @pytest.mark.parametrize("use_embedding", [True, False])
 @pytest.mark.parametrize("width, height", GRIDS)
 @pytest.mark.parametrize("k", [1, 2])
-def test_random_network_is_its_plain_twin(width, height, k, use_embedding):
+@pytest.mark.parametrize("output", ["relu", "linear"])
+def test_random_network_is_its_plain_twin(width, height, k, use_embedding, output):
     shape = (width, height, 3 * k)
-    fast = RandomNetwork(shape, goal_dim=6, use_embedding=use_embedding)
-    plain = PlainRandomNetwork(shape, goal_dim=6, use_embedding=use_embedding)
+    options = dict(goal_dim=6, use_embedding=use_embedding, output=output)
+    fast, plain = RandomNetwork(shape, **options), PlainRandomNetwork(shape, **options)
     twins(fast, plain)
     inputs = random_inputs(3, 2, width, height, k)
     ours, theirs = fast(inputs), plain(inputs)

@@ -67,9 +67,13 @@ class BeBold(Motivation):
         if self._partial:
             self.rollout_fields["view"] = Field(VIEW_SHAPE, np.uint8)
         shape = VIEW_SHAPE if self._partial else task.frame_shape
-        embedding = {"goal_dim": flags.goal_dim, "use_embedding": not flags.disable_use_embedding}
-        self.target = RandomNetwork(shape, **embedding).requires_grad_(False)
-        self.predictor = RandomNetwork(shape, **embedding)
+        options = {
+            "goal_dim": flags.goal_dim,
+            "use_embedding": not flags.disable_use_embedding,
+            "output": flags.novelty_output,
+        }
+        self.target = RandomNetwork(shape, **options).requires_grad_(False)
+        self.predictor = RandomNetwork(shape, **options)
         self._networks_known = True
         self._optimizer = optimizer.from_flags(
             self.predictor.parameters(),
