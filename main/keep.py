@@ -21,19 +21,21 @@ TRAINING = ("optimizer_state_dict", "scheduler_state_dict", "source", "generator
 
 
 def keep(run_dir: Path, folder: Path) -> None:
-    """Writes logs.csv (about 1,000 rows), meta.json and model.tar of a run into `folder`, which is made.
+    """Writes logs.csv (about 1,000 rows), meta.json and model.tar of a run into `folder`, which is made and names it.
 
     Raises: UsageError or CheckpointError if the run has no readable log or checkpoint.
     """
     state = checkpoint.load(run_dir / "model.tar")
     run = plot.read_run(run_dir)
     meta = json.loads((run_dir / "meta.json").read_text())
+    place = {"savedir": folder.parent.name, "xpid": folder.name}  # where code and runs lay is nobody's business
+    meta["xpid"] = folder.name
     for start in (meta, *meta.get("resumed", [])):
-        start["command"][0] = Path(start["command"][0]).name  # where code and runs lay is nobody's business
-        start["args"]["savedir"] = folder.parent.name
+        start["command"][0] = Path(start["command"][0]).name
+        start["args"] |= place
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value for key, value in state.items() if not key.endswith(TRAINING)}
-    weights["flags"] = state["flags"] | {"savedir": folder.parent.name}
+    weights["flags"] = state["flags"] | place
     checkpoint.save(folder / "model.tar", weights)
     with open(folder / "logs.csv", "w", newline="") as file:
         names = list(run.columns)

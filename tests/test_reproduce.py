@@ -120,6 +120,9 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     assert (folder / "model.tar").stat().st_size < 0.8 * (runs / "teacher-1" / "model.tar").stat().st_size
     assert str(ROOT) not in (folder / "meta.json").read_text() and str(runs).encode() not in (folder / "model.tar").read_bytes()
     assert json.loads((folder / "meta.json").read_text())["args"]["savedir"] == "kept"
+    keep.keep(runs / "teacher-1", tmp_path / "tries" / "first-1")
+    renamed = json.loads((tmp_path / "tries" / "first-1" / "meta.json").read_text())
+    assert [renamed["xpid"], renamed["args"]["xpid"], renamed["args"]["savedir"]] == ["first-1", "first-1", "tries"]
     flags, given = flags_module.parse(["--mode", "test", "--weight_path", str(folder / "model.tar"), "--num_episodes", "3"])
     evaluate.evaluate(flags, given)
     shutil.rmtree(runs)
