@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from main import plot
+from main import logs
 from main.learner import EPISODE_MEANS
 from utils_folder import checkpoint
 
@@ -26,7 +26,7 @@ def keep(run_dir: Path, folder: Path) -> None:
     Raises: UsageError or CheckpointError if the run has no readable log or checkpoint.
     """
     state = checkpoint.load(run_dir / "model.tar")
-    run = plot.read_run(run_dir)
+    run = logs.read_run(run_dir)
     meta = json.loads((run_dir / "meta.json").read_text())
     place = {"savedir": folder.parent.name, "xpid": folder.name}  # where code and runs lay is nobody's business
     meta["xpid"] = folder.name
@@ -44,7 +44,7 @@ def keep(run_dir: Path, folder: Path) -> None:
     (folder / "meta.json").write_text(json.dumps(meta, indent=4) + "\n")
 
 
-def thinned(run: plot.Run, rows: int = ROWS) -> dict[str, np.ndarray]:
+def thinned(run: logs.Run, rows: int = ROWS) -> dict[str, np.ndarray]:
     """The run's columns with up to `rows` rows, each for an equal share of its updates, float64, NaN where nothing was.
 
     Episodes are added up; what is a mean over episodes stays one; of times, frames and t* the last value stays; all else

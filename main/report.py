@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from main import evaluate, plot, reproduce
+from main import curves, evaluate, reproduce
 from main import flags as flags_module
 from main.flags import UsageError
 from main.reproduce import Experiment, Outcome
@@ -42,7 +42,7 @@ def _cells(results: Sequence[Outcome]) -> list[str]:
 
 def _mean(values: Sequence[float], digits: int) -> str:
     """The mean over runs, with a bootstrap 95% interval where there are several."""
-    mean, low, high, _ = (float(x[0]) for x in plot.over_seeds(np.array(values)[:, None], "mean"))
+    mean, low, high, _ = (float(x[0]) for x in curves.over_seeds(np.array(values)[:, None], "mean"))
     interval = "" if np.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
     return f"{mean:.{digits}f}{interval}"
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from main import flags as flags_module
-from main import keep, plot
+from main import keep, logs
 from main.flags import UsageError
 from utils_folder.checkpoint import CheckpointError
 
@@ -107,8 +107,8 @@ def outcome(folder: Path, reach: float) -> Outcome:
     Raises: UsageError for a log that cannot be read.
     """
     try:
-        run = plot.read_run(folder)
-    except plot.NoRows:
+        run = logs.read_run(folder)
+    except logs.NoRows:
         return Outcome(0)
     success, returns = (_recent(run, name) for name in ("success_rate", "mean_episode_return"))
     there = np.isfinite(success) & (run.frames >= WINDOW_FRAMES)
@@ -126,7 +126,7 @@ def outcome(folder: Path, reach: float) -> Outcome:
     )
 
 
-def _recent(run: plot.Run, name: str) -> np.ndarray:
+def _recent(run: logs.Run, name: str) -> np.ndarray:
     """At each row, the mean of a column over the episodes of the window that ends there; NaN where none ended."""
     episodes = np.nan_to_num(run.columns["episodes"])
     total, ended = np.cumsum(episodes * np.nan_to_num(run.columns[name])), np.cumsum(episodes)

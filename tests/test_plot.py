@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
 
-from main import plot
+from main import curves, logs, plot
 from main.flags import UsageError
 from torchbeast.core.file_writer import FileWriter
 
@@ -62,7 +62,7 @@ def test_what_our_file_writer_writes(tmp_path):
     writer.log({"frames": 800, "mean_episode_return": None, "episodes": 0, "generator_current_target": 7})
     writer.log({"frames": 1600, "mean_episode_return": 0.25, "success_rate": 0.5, "episodes": 2})
     writer.close(True)
-    read = plot.read_run(tmp_path / "one")
+    read = logs.read_run(tmp_path / "one")
     assert read.name == "one" and read.arguments["seed"] == 3
     assert read.arguments["generator_batch_size"] == 32, "a flag that came later had its default"
     assert read.frames.tolist() == [800, 1600]
@@ -80,24 +80,24 @@ def test_torchbeasts_log_whose_fields_grow(tmp_path):
         "# _tick,_time,step,loss\n0,10.0,80,nan\r\n1,11.0,160,-1.5\r\n"
         '2,12.0,240,2.0,"(0.5, 1.0)",0.75\r\n3,13.0,320,inf,"tensor([0.,\n 1.])",0.5\r\n4,14.0,400,1.0,"()",0.2'
     )
-    columns, left_out = plot.read_log(tmp_path / "logs.csv")
+    columns, left_out = logs.read_log(tmp_path / "logs.csv")
     assert left_out == 1
     np.testing.assert_equal(columns["step"], [80, 160, 240, 320])
     np.testing.assert_equal(columns["loss"], [math.nan, -1.5, 2, math.nan])
     np.testing.assert_equal(columns["mean_episode_return"], [math.nan, math.nan, 0.75, 0.5])
-    assert plot.read_run(tmp_path).arguments is None
+    assert logs.read_run(tmp_path).arguments is None
 
 
 def test_header_lines_in_the_middle_and_none_at_all(tmp_path):
     log = tmp_path / "logs.csv"
     log.write_text("# _tick,_time,frames,a\n0,1,10,5\n# _tick,_time,frames,b,a\n# a remark\n1,2,20,6,7\n")
-    columns, left_out = plot.read_log(log)
+    columns, left_out = logs.read_log(log)
     np.testing.assert_equal(columns["a"], [5, 7])
     np.testing.assert_equal(columns["b"], [math.nan, 6])
     assert left_out == 1  # the remark
     log.write_text("0,1,10,5\n")
     (tmp_path / "fields.csv").write_text("_tick,_time,frames,a\n")
-    assert plot.read_log(log)[0]["a"].tolist() == [5]
+    assert logs.read_log(log)[0]["a"].tolist() == [5]
 
 
 def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
@@ -105,14 +105,14 @@ def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
     lines = log.read_text().splitlines()
     lines[2] = lines[2][:9] + lines[3]  # a crash inside row 1, and the resumed program appends
     log.write_text("\n".join([*lines, "\0\0\0", lines[3].replace(",30,", ",40,"), ""]))
-    assert plot.read_run(tmp_path).frames.tolist() == [10, 30, 40]
+    assert logs.read_run(tmp_path).frames.tolist() == [10, 30, 40]
     assert "unreadable: 1\n" in capsys.readouterr().err
 
 
 def test_rows_written_again_after_a_resume_count_once(tmp_path):
     frames = [10, 20, 30, 40, 30, 40, 50, 50]
     write_log(tmp_path, [[f, i, None, 1, 7] for i, f in enumerate(frames)])
-    read = plot.read_run(tmp_path / "logs.csv")
+    read = logs.read_run(tmp_path / "logs.csv")
     assert read.frames.tolist() == [10, 20, 30, 40, 50]
     assert read.columns["mean_episode_return"].tolist() == [0, 1, 4, 5, 7], "the later rows count"
 
@@ -126,14 +126,14 @@ def test_hours_leave_pauses_out(tmp_path, how):
     (tmp_path / "logs.csv").write_text("\n".join(lines) + "\n")
     if how == "recorded":
         write_meta(tmp_path, resumed=[30], model="default")
-    np.testing.assert_allclose(plot.read_run(tmp_path).hours * 3600, [2, 4, 6, 8, 10, 12])
+    np.testing.assert_allclose(logs.read_run(tmp_path).hours * 3600, [2, 4, 6, 8, 10, 12])
 
 
 # Grouping
 
 
 def groups(runs, by=()):
-    found, names = plot.group_runs([plot.read_run(path) for path in runs], by)
+    found, names = curves.group_runs([logs.read_run(path) for path in runs], by)
     return {group.label: [run.name for run in group.runs] for group in found}, names
 
 
@@ -162,10 +162,10 @@ def test_groups_that_only_two_arguments_tell_apart(tmp_path):
 def test_by_the_experiments_of_a_table(tmp_path):
     """Named EXPERIMENT-SEED; only where that is asked for."""
     folders = [write_run(tmp_path / name, seed=int(name[-1])) for name in ("row-1", "row-2", "row-2-2", "other-1")]
-    runs = [plot.read_run(folder) for folder in folders]
-    grouped, _ = plot.group_runs(runs, ("experiment",))
+    runs = [logs.read_run(folder) for folder in folders]
+    grouped, _ = curves.group_runs(runs, ("experiment",))
     assert [(group.label, len(group.runs)) for group in grouped] == [("row", 2), ("row-2", 1), ("other", 1)]
-    assert len(plot.group_runs(runs)[0]) == 1
+    assert len(curves.group_runs(runs)[0]) == 1
 
 
 def test_by_one_and_by_several(tmp_path):
@@ -191,7 +191,7 @@ def test_the_newest_arguments_of_a_resumed_run_count(tmp_path):
     folder = write_run(tmp_path / "a")
     old = {"args": {"model": "default", "total_frames": 10}, "versions": {}}
     (folder / "meta.json").write_text(json.dumps({**old, "resumed": [{"frames": 5, "args": {"total_frames": 20}}]}))
-    assert plot.read_run(folder).arguments["total_frames"] == 20
+    assert logs.read_run(folder).arguments["total_frames"] == 20
 
 
 # Statistics
@@ -222,27 +222,27 @@ def test_bins_against_a_slow_twin(seed):
     values = np.where(rng.random(57) < 0.6, math.nan, rng.normal(size=57))
     weights = rng.integers(0, 4, 57).astype(float)
     for width in (7.0, 50.0, 1000.0):
-        np.testing.assert_allclose(plot.binned(x, values, weights, width), slow_bins(x, values, weights, width), atol=1e-12)
+        np.testing.assert_allclose(curves.binned(x, values, weights, width), slow_bins(x, values, weights, width), atol=1e-12)
 
 
 def test_bins_by_hand():
     x = np.array([10.0, 20, 21, 60, 74])
     values = np.array([1.0, 0, 4, 6, 9])
-    got = plot.binned(x, values, np.array([3.0, 1, 2, 1, 1]), 20)
+    got = curves.binned(x, values, np.array([3.0, 1, 2, 1, 1]), 20)
     np.testing.assert_allclose(got, [0.75, 4, 6, 9])  # 20 and 60 belong to the bins that they end; 74 has passed 70
-    assert len(plot.binned(x[:4] + 0, values[:4], np.ones(4), 25)) == 2  # 60 has not reached 62.5
+    assert len(curves.binned(x[:4] + 0, values[:4], np.ones(4), 25)) == 2  # 60 has not reached 62.5
     sparse = np.array([math.nan, 2, math.nan, 5, math.nan])
-    np.testing.assert_allclose(plot.binned(x, sparse, np.ones(5), 10), [math.nan, 2, 2.75, 3.5, 4.25, 5, math.nan])
+    np.testing.assert_allclose(curves.binned(x, sparse, np.ones(5), 10), [math.nan, 2, 2.75, 3.5, 4.25, 5, math.nan])
 
 
 def test_rows_are_weighted_by_their_episodes_where_they_say_so(tmp_path):
     rows = [[10, 1.0, 1.0, 9, 7], [20, 0.0, 0.0, 1, 17], [30, None, None, 0, 27]]
-    weighted = plot.read_run(write_log(tmp_path / "a", rows))
+    weighted = logs.read_run(write_log(tmp_path / "a", rows))
     names = [name for name in NAMES if name != "episodes"]
-    plain = plot.read_run(write_log(tmp_path / "b", [[*row[:3], row[4]] for row in rows], names))
+    plain = logs.read_run(write_log(tmp_path / "b", [[*row[:3], row[4]] for row in rows], names))
 
     def value(run, column):
-        return plot.make_curve(plot.Group("g", [run]), column, x="frames", width=40, stat="mean").value.tolist()
+        return curves.make_curve(curves.Group("g", [run]), column, x="frames", width=40, stat="mean").value.tolist()
 
     assert value(weighted, "mean_episode_return") == [0.9] and value(weighted, "success_rate") == [0.9]
     assert value(plain, "mean_episode_return") == [0.5]
@@ -264,28 +264,28 @@ def slow_iqm(values):
 @pytest.mark.parametrize("stat, slow", [("mean", lambda v: sum(v) / len(v)), ("iqm", slow_iqm)])
 def test_statistics_against_slow_twins(stat, slow):
     values = np.random.default_rng(1).normal(size=(5, 3))
-    value, low, high, seeds = plot.over_seeds(values, stat)
+    value, low, high, seeds = curves.over_seeds(values, stat)
     for k in range(3):
         assert value[k] == pytest.approx(slow(values[:, k].tolist()))
         exact = slow_bootstrap(values[:, k].tolist(), slow)
         np.testing.assert_allclose([low[k], high[k]], exact, atol=0.12 * values[:, k].std())
     assert seeds.tolist() == [5, 5, 5]
-    again = plot.over_seeds(values, stat)
+    again = curves.over_seeds(values, stat)
     np.testing.assert_equal(again, (value, low, high, seeds))
 
 
 def test_the_iqm_leaves_outliers_out():
     values = np.array([[0.0], [1], [2], [100]])
-    assert plot.over_seeds(values, "iqm")[0] == [1.5] and plot.over_seeds(values, "mean")[0] == [25.75]
+    assert curves.over_seeds(values, "iqm")[0] == [1.5] and curves.over_seeds(values, "mean")[0] == [25.75]
 
 
 def test_runs_of_different_length(tmp_path):
     """Three seeds, then two, then one: each part is of those that are there, and one seed has no band."""
     runs = [
-        plot.read_run(write_run(tmp_path / f"r{i}", end=e, rate=r))
+        logs.read_run(write_run(tmp_path / f"r{i}", end=e, rate=r))
         for i, (e, r) in enumerate([(300, 0), (200, 0.6), (100, 0.9)])
     ]
-    curve = plot.make_curve(plot.Group("g", runs), "mean_episode_return", x="frames", width=100, stat="mean")
+    curve = curves.make_curve(curves.Group("g", runs), "mean_episode_return", x="frames", width=100, stat="mean")
     assert curve.seeds.tolist() == [3, 2, 1] and curve.x.tolist() == [50, 150, 250]
     np.testing.assert_allclose(curve.value, [0.5, 0.3, 0], atol=1e-12)
     np.testing.assert_allclose(curve.low, [0, 0, math.nan], atol=1e-12)
@@ -294,15 +294,15 @@ def test_runs_of_different_length(tmp_path):
 
 
 def test_one_seed_is_a_line_alone(tmp_path):
-    run = plot.read_run(write_run(tmp_path / "a"))
-    curve = plot.make_curve(plot.Group("g", [run]), "success_rate", x="hours", width=run.hours[-1] / 4, stat="mean")
+    run = logs.read_run(write_run(tmp_path / "a"))
+    curve = curves.make_curve(curves.Group("g", [run]), "success_rate", x="hours", width=run.hours[-1] / 4, stat="mean")
     assert curve.value.tolist() == [0.5] * 4 and np.isnan(curve.low).all() and plot._entry(curve, 1, " h") == "g (1 run)"
 
 
 @pytest.mark.parametrize("frames, window", [(30e6, 2e5), (1e8, 1e6), (800, 10), (40, 1)])
 def test_the_window_has_a_round_default(tmp_path, frames, window):
-    run = plot.read_run(write_log(tmp_path, [[frames, 0.5, 0.5, 1, 7]]))
-    assert plot.default_window([run]) == pytest.approx(window)
+    run = logs.read_run(write_log(tmp_path, [[frames, 0.5, 0.5, 1, 7]]))
+    assert curves.default_window([run]) == pytest.approx(window)
 
 
 # The program
@@ -352,8 +352,8 @@ def test_the_files_are_pictures_and_the_same_each_time(two_groups, tmp_path, kin
 
 def draw(labels, *, panels=3, **options):
     x = np.arange(40) * 1e5 + 5e4
-    curves = [plot.Curve(label, x, x / 4e6, x / 5e6, x / 3e6, np.repeat([3, 2], [30, 10])) for label in labels]
-    shown = [(panel, curves) for panel in list(plot.PANELS.values())[:panels]]
+    drawn = [curves.Curve(label, x, x / 4e6, x / 5e6, x / 3e6, np.repeat([3, 2], [30, 10])) for label in labels]
+    shown = [(panel, drawn) for panel in list(plot.PANELS.values())[:panels]]
     return plot.picture(shown, x="frames", caption="Mean over seeds; " * 9, **options)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from main import evaluate, keep, plot, reproduce
+from main import evaluate, keep, logs, reproduce
 from main import flags as flags_module
 from main.reproduce import Experiment, Outcome
 
@@ -113,9 +113,9 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     assert sorted(p.name for p in kept.iterdir()) == ["teacher-1"]
     folder = kept / "teacher-1"
     assert sorted(p.name for p in folder.iterdir()) == ["logs.csv", "meta.json", "model.tar"]
-    whole = plot.read_run(runs / "teacher-1")
-    assert plot.read_run(folder).columns.keys() == whole.columns.keys() and len(whole.frames) == 100
-    for name, values in plot.read_run(folder).columns.items():
+    whole = logs.read_run(runs / "teacher-1")
+    assert logs.read_run(folder).columns.keys() == whole.columns.keys() and len(whole.frames) == 100
+    for name, values in logs.read_run(folder).columns.items():
         np.testing.assert_allclose(values, whole.columns[name], rtol=1e-4, err_msg=name)
     assert (folder / "model.tar").stat().st_size < 0.8 * (runs / "teacher-1" / "model.tar").stat().st_size
     assert str(ROOT) not in (folder / "meta.json").read_text() and str(runs).encode() not in (folder / "model.tar").read_bytes()
@@ -159,7 +159,7 @@ def test_a_thinned_log_keeps_sums_means_and_last_values(tmp_path):
         "total_loss": [1.0, 3.0, 5.0, nan, 2.0, 4.0, 9.0],
     }
     columns = {name: np.array(values, float) for name, values in columns.items()}
-    run = plot.Run("run", tmp_path, None, columns["frames"], columns, None)
+    run = logs.Run("run", tmp_path, None, columns["frames"], columns, None)
     thin = {name: values.tolist() for name, values in keep.thinned(run, 3).items()}
     assert thin.pop("success_rate")[:2] == [0.5, 0.25] and np.isnan(keep.thinned(run, 3)["success_rate"][2])
     assert thin == {
@@ -176,9 +176,9 @@ def test_a_stopped_table_goes_on_where_it_was(tmp_path):
     runs = tmp_path / "runs"
     args = [sys.executable, "-m", "main.reproduce", str(path), "--only", "teacher", "--savedir", str(runs)]
     first = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    logs = runs / "teacher-1" / "logs.csv"
+    log = runs / "teacher-1" / "logs.csv"
     deadline = time.monotonic() + 60
-    while not (logs.exists() and logs.read_text().count("\n") > 20) and time.monotonic() < deadline:
+    while not (log.exists() and log.read_text().count("\n") > 20) and time.monotonic() < deadline:
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
     assert first.wait(20) == 130

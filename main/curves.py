@@ -1,0 +1,205 @@
+"""Learning curves in numbers: runs become groups, groups become curves over bins, with a bootstrap interval over seeds."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from main import flags as flags_module
+from main.flags import UsageError
+from main.learner import EPISODE_MEANS
+from main.logs import Run
+
+# What may differ between the seeds of one experiment. A flag that may be changed at --resume does not define an experiment.
+SEED_LIKE = {flag.name for flag in flags_module.BY_NAME.values() if flag.resumable} - {"total_frames"} | {
+    "seed", "xpid", "experiment", "initials", "save_env", "save_every",
+}  # fmt: skip
+ABSENT = "not recorded"
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+class Curve(NamedTuple):
+    """What is drawn of one group in one panel; all arrays [K].
+
+    Attributes:
+        label: the group's.
+        x: middle of each bin, frames or hours.
+        value: mean or IQM over the seeds that have a value there.
+        low, high: bootstrap 95% interval; NaN where there is a single seed.
+        seeds: int64, how many seeds those are.
+    """
+
+    label: str
+    x: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seeds: np.ndarray
+
+
+class Group(NamedTuple):
+    """Runs that differ only in their seed."""
+
+    label: str
+    runs: list[Run]
+
+
+def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Group], tuple[str, ...]]:
+    """Runs with the same values of the arguments `by`, in the order of their first run; and the arguments that name them.
+
+    Without `by`: all arguments count that differ between the runs, but for those in SEED_LIKE; the groups are named by as few
+    of them as tell the groups apart. A run without meta.json is a group of its own, under its own name.
+    Raises: UsageError for an argument that no run has.
+    """
+    known = [run.arguments for run in runs if run.arguments is not None]
+    every = list(dict.fromkeys(["model", "env", *(name for arguments in known for name in arguments)]))
+    _check_arguments(by, every if known else [], known)
+    differing = [n for n in every if n not in SEED_LIKE and len({_value(arguments, n) for arguments in known}) > 1]
+    groups: dict[tuple, list[Run]] = {}
+    for i, run in enumerate(runs):
+        known_key = (*(_value(run.arguments, n) for n in by or differing),) if run.arguments is not None else (None, i)
+        groups.setdefault(known_key, []).append(run)
+    firsts = [group[0].arguments for group in groups.values() if group[0].arguments is not None]
+    names = tuple(by) or _telling(firsts, differing)
+    labels = _labels([group[0] for group in groups.values()], names)
+    return [Group(label, group) for label, group in zip(labels, groups.values())], names
+
+
+def _check_arguments(by: Sequence[str], every: Sequence[str], known: Sequence[dict]) -> None:
+    for name in by:
+        if not known:
+            raise UsageError(f"--by {name}: no RUN has a meta.json to take it from; leave out --by")
+        if not any(name in arguments for arguments in known):
+            close = difflib.get_close_matches(name, every, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "see the args in meta.json"
+            raise UsageError(f"--by {name}: no RUN has such an argument; {hint}")
+
+
+def _value(arguments: dict[str, Any], name: str) -> str:
+    value = arguments.get(name, ABSENT)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _telling(firsts: Sequence[dict], names: Sequence[str]) -> tuple[str, ...]:
+    """Few arguments (greedily chosen) whose values are different in every group."""
+    chosen: list[str] = []
+
+    def told(more: str | None = None) -> int:
+        keep = chosen + ([more] if more else [])
+        return len({tuple(_value(arguments, name) for name in keep) for arguments in firsts})
+
+    while told() < len(firsts):
+        best = max(names, key=told)  # the first of equals
+        if told(best) == told():
+            # Only together do two more arguments tell more; any one of them brings that nearer.
+            best = next(name for name in names if name not in chosen)
+        chosen.append(best)
+    return tuple(chosen)
+
+
+def _labels(firsts: Sequence[Run], names: Sequence[str]) -> list[str]:
+    labels = []
+    for run in firsts:
+        if run.arguments is None:
+            labels.append(run.name)
+        elif names:
+            labels.append(", ".join(_value(run.arguments, name) for name in names))
+        else:
+            labels.append(str(run.arguments.get("model", run.name)))
+    twice = {label for label in labels if labels.count(label) > 1}
+    own = [str(run.path.parent if run.path.name == "logs.csv" else run.path) for run in firsts]
+    return [path if label in twice and run.arguments is None else label for run, label, path in zip(firsts, labels, own)]
+
+
+def binned(x: np.ndarray, values: np.ndarray, weights: np.ndarray, width: float) -> np.ndarray:
+    """Weighted means of `values` in the bins (k * width, (k + 1) * width], as far as x reaches the middle of a bin.
+
+    A row at x tells of what happened before x, hence the closed right end. Bins without a value between bins with one (no
+    episode ended) are interpolated, so that a group's curve does not jump as its seeds come and go.
+
+    Args:
+        x: float64 [N], increasing.
+        values: float64 [N], NaN where there is none.
+        weights: float64 [N], not negative.
+        width: of a bin, in units of x.
+    Returns: float64 [K], NaN before the first value and after the last one; K is at least 1.
+    """
+    size = max(1, int(x[-1] / width + 0.5))
+    index = np.maximum(np.ceil(x / width).astype(int) - 1, 0)
+    used = np.isfinite(values) & (weights > 0) & (index < size)
+    total = np.bincount(index[used], weights[used] * values[used], size)
+    weight = np.bincount(index[used], weights[used], size)
+    means = np.divide(total, weight, out=np.full(size, math.nan), where=weight > 0)
+    there = np.flatnonzero(weight > 0)
+    return np.interp(np.arange(size), there, means[there], math.nan, math.nan) if len(there) else means
+
+
+def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Interquartile mean: the mean without the lowest and the highest quarter (rounded down: of three values, none).
+
+    Source: Agarwal et al., arXiv 2108.13264.
+    """
+    return stats.trim_mean(values, 0.25, axis=axis)
+
+
+STATISTICS = {"mean": np.mean, "iqm": iqm}
+
+
+def over_seeds(values: np.ndarray, stat: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The statistic over the seeds that have a value, with its percentile bootstrap 95% interval.
+
+    Args:
+        values: float64 [S, K], a seed in each row, NaN where it has no value.
+        stat: "mean" or "iqm".
+    Returns: value, low, high: float64 [K], the last two NaN where there are fewer than two seeds; seeds: int64 [K].
+    """
+    present = np.isfinite(values)
+    value, low, high = np.full((3, values.shape[1]), math.nan)
+    patterns, which = np.unique(present, axis=1, return_inverse=True)
+    for p, pattern in enumerate(patterns.T):
+        bins = np.flatnonzero(which.ravel() == p)
+        sample = values[np.ix_(pattern, bins)]
+        if len(sample):
+            value[bins] = STATISTICS[stat](sample, axis=0)
+        if len(sample) > 1:
+            interval = stats.bootstrap(
+                (sample,), STATISTICS[stat], axis=0, n_resamples=RESAMPLES, batch=200, confidence_level=CONFIDENCE,
+                method="percentile", rng=np.random.default_rng(0),
+            ).confidence_interval  # fmt: skip
+            low[bins], high[bins] = interval
+    return value, low, high, present.sum(axis=0)
+
+
+def make_curve(group: Group, column: str, *, x: str, width: float, stat: str) -> Curve:
+    """The group's curve of one column; runs without it are left out. x: "frames" or "hours"; width: of a bin, in its unit."""
+    rows = []
+    for run in group.runs:
+        if run.has(column):
+            weights = np.ones(len(run.frames))
+            if column in EPISODE_MEANS and run.has("episodes"):
+                weights = np.nan_to_num(run.columns["episodes"])
+            rows.append(binned(getattr(run, x), run.columns[column], weights, width))
+    if not rows:
+        return Curve(group.label, *np.empty((4, 0)), np.empty(0, int))
+    values = np.full((len(rows), max(map(len, rows))), math.nan)
+    for row, means in zip(values, rows):
+        row[: len(means)] = means
+    middles = (np.arange(values.shape[1]) + 0.5) * width
+    return Curve(group.label, middles, *over_seeds(values, stat))
+
+
+def default_window(runs: Iterable[Run]) -> float:
+    """About a hundred points for the longest run: its frames / 100, rounded to 1, 2 or 5 times a power of ten."""
+    wanted = max(run.frames[-1] for run in runs) / 100
+    power = 10.0 ** math.floor(math.log10(max(wanted, 1.0)))
+    return min((factor * power for factor in (1, 2, 5, 10)), key=lambda window: abs(math.log(window / max(wanted, 1.0))))

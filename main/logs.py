@@ -1,0 +1,188 @@
+"""Logs of runs: ours, TorchBeast's and the published re-implementation's `logs.csv`, read into one form."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from main import flags as flags_module
+from main.flags import UsageError
+
+
+class NoRows(UsageError):
+    """A log in which nothing stands yet."""
+
+
+class Run(NamedTuple):
+    """One log.
+
+    Attributes:
+        name: the folder's, or the file's if it is not called logs.csv.
+        path: the log.
+        arguments: what the run was called with, by name; None where no meta.json says it.
+        frames: float64 [N], strictly increasing.
+        columns: float64 [N] by name; NaN where a value does not exist.
+        hours: float64 [N], hours of training without pauses; None where the log has no times.
+    """
+
+    name: str
+    path: Path
+    arguments: dict[str, Any] | None
+    frames: np.ndarray
+    columns: dict[str, np.ndarray]
+    hours: np.ndarray | None
+
+    def has(self, column: str) -> bool:
+        return column in self.columns and bool(np.isfinite(self.columns[column]).any())
+
+
+def read_run(given: str | Path) -> Run:
+    """The run in a folder, or of one log file: ours, TorchBeast's or the published re-implementation's.
+
+    Where the frames go back (a resumed run that wrote rows again) the later rows count. Torn rows are left out.
+    Raises: UsageError if there is no log, or nothing in it.
+    """
+    path = _log_path(Path(given))
+    columns, left_out = read_log(path)
+    frames = columns.get("frames", columns.get("step"))
+    if frames is None:
+        raise UsageError(f"{path} has no column frames (nor step): it is no log of a training run; give a run's logs.csv")
+    rows, seams = _last_history(frames)
+    if not len(rows):
+        raise NoRows(f"{path} has no rows yet: wait until the run has logged some, or leave it out")
+    if left_out:
+        print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
+    columns = {name: values[rows] for name, values in columns.items()}
+    arguments, resumed_at = _read_meta(path.with_name("meta.json"))
+    frames = frames[rows]
+    seams[np.searchsorted(frames, [f for f in resumed_at if f < frames[-1]], side="right")] = True
+    hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
+    name = path.resolve().parent.name if path.name == "logs.csv" else path.stem
+    return Run(name, path, arguments, frames, columns, hours)
+
+
+def _log_path(given: Path) -> Path:
+    if given.is_file():
+        return given
+    if not given.exists():
+        raise UsageError(f"{given} does not exist: give the folder of a run, or its logs.csv")
+    if (given / "logs.csv").is_file():
+        return given / "logs.csv"
+    inside = any(given.glob("*/logs.csv"))
+    remedy = f"but folders in it have one: give {given}/*" if inside else "give the folder of a run (SAVEDIR/XPID)"
+    raise UsageError(f"{given} has no logs.csv; {remedy}")
+
+
+def read_log(path: Path) -> tuple[dict[str, np.ndarray], int]:
+    """Columns of a log by name, float64 [N], NaN where a cell is empty or no number; and how many rows were left out.
+
+    A line that names frames, step or _tick is a header (a comment sign before it is not part of the name) and holds for the
+    rows after it. TorchBeast adds columns without a new header: rows longer than it are named by the line of fields.csv,
+    beside the log, that has their length. Other rows are torn. So is the last one if no newline ends it.
+    """
+    text = _text(path)
+    complete = text[: text.rfind("\n") + 1]
+    longer = {len(names): names for names in _table(path.with_name("fields.csv"))}
+    header: list[str] = max(longer.values(), key=len, default=[])
+    blocks: list[tuple[list[str], list[list[str]]]] = []
+    left_out = int(complete != text)
+    for row in _parse(path, complete):
+        row[0] = row[0].lstrip("# ")
+        if {"frames", "step", "_tick"} & set(row):
+            header = row
+            continue
+        names = header if len(row) == len(header) else longer.get(len(row), []) if len(row) > len(header) else []
+        if not names:
+            left_out += 1
+            continue
+        if not blocks or blocks[-1][0] is not names:
+            blocks.append((names, []))
+        blocks[-1][1].append(row)
+    return _columns(blocks) or dict.fromkeys(header, np.empty(0)), left_out
+
+
+def _columns(blocks: Sequence[tuple[list[str], list[list[str]]]]) -> dict[str, np.ndarray]:
+    every = dict.fromkeys(name for names, _ in blocks for name in names)
+    parts: dict[str, list] = {name: [] for name in every}
+    for names, rows in blocks:
+        here = dict(zip(names, zip(*rows)))
+        for name, values in parts.items():
+            values.extend(map(_number, here[name]) if name in here else [math.nan] * len(rows))
+    return {name: np.array(values) for name, values in parts.items()}
+
+
+def _number(cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _text(path: Path) -> str:
+    try:
+        # A machine that crashed may leave zero bytes, which older csv modules refuse.
+        return path.read_bytes().decode("utf-8", errors="replace").replace("\0", "")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+
+
+def _parse(path: Path, text: str) -> list[list[str]]:
+    try:
+        return [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    except csv.Error as error:
+        raise UsageError(f"{path} is no log ({error}): give a run's logs.csv") from None
+
+
+def _table(path: Path) -> list[list[str]]:
+    return _parse(path, _text(path)) if path.is_file() else []
+
+
+def _last_history(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows count, int64 [N], so that frames increase; and where one follows rows that were written again, bool [N]."""
+    rows: list[int] = []
+    seams: list[bool] = []
+    for i, frame in enumerate(frames.tolist()):
+        if math.isnan(frame):
+            continue
+        back = False
+        while rows and frames[rows[-1]] >= frame:
+            rows.pop()
+            seams.pop()
+            back = True
+        rows.append(i)
+        seams.append(back)
+    return np.array(rows, int), np.array(seams, bool)
+
+
+def _hours(time: np.ndarray, frames: np.ndarray, seams: np.ndarray) -> np.ndarray:
+    """Hours of training at each row: times between rows, but the run's typical pace across a resume or a clock that moved."""
+    passed, played = np.diff(time, prepend=math.nan), np.diff(frames, prepend=0)
+    sound = ~seams & (passed >= 0)  # NaN is not
+    pace = np.median(passed[sound] / played[sound]) if sound.any() else 0.0
+    return np.cumsum(np.where(sound, passed, pace * played)) / 3600
+
+
+def _read_meta(path: Path) -> tuple[dict[str, Any] | None, list[float]]:
+    """A run's arguments (None without meta.json) and the frames at which it was resumed."""
+    if not path.is_file():
+        return None, []
+    try:
+        meta = json.loads(_text(path))
+        resumed = meta.get("resumed", [])
+        arguments = resumed[-1]["args"] if resumed else meta["args"]
+        # Flags that came after the run had their defaults then. Other programs' runs lack ours for another reason.
+        before = flags_module.defaults() if "versions" in meta else {}
+        # main.reproduce names its runs EXPERIMENT-SEED.
+        experiment = str(arguments.get("xpid")).removesuffix(f"-{arguments.get('seed')}")
+        return {**before, **arguments, "experiment": experiment}, [float(entry["frames"]) for entry in resumed]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path} is damaged: repair it, or move it away to plot the run under its own name") from None
