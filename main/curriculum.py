@@ -154,13 +154,12 @@ def _draw_curves(figure, history: History) -> None:
     for which, line in ((PROPOSED, "-"), (REACHED, "--")):
         axes[1, 0].plot(frames, distances[which], line, color=plot.COLOURS[which], label=TITLES[which])
     axes[1, 0].set(ylabel="mean distance from the\nagent (steps along axes)", ylim=(0, None))
-    axes[1, 0].legend(loc="best")
     axes[1, 1].plot(frames, history.target, color=plot.COLOURS[0], label="t*")
     axes[1, 1].plot(frames, mean_steps(history), "--", color=plot.COLOURS[1], label="mean steps to a reached goal")
     axes[1, 1].set(ylabel="steps", ylim=(0, None))
-    axes[1, 1].legend(loc="best")
     for axis in axes[1]:
         axis.set_xlabel("million frames")
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above: the lines may run anywhere
 
 
 # The page
