@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from main import flags as flags_module
+from main import plot
 from main.learner import LOG_COLUMNS
 from utils_folder.amigo import Amigo
 from utils_folder.bebold import BeBold
@@ -32,11 +33,11 @@ def flag_tables() -> str:
     return "\n\n".join(parts)
 
 
-def commands() -> list[str]:
-    """The arguments of every `python -m main.main`, with or without torchrun, in a code block."""
+def commands(program: str = "main.main") -> list[str]:
+    """The arguments of every `python -m PROGRAM`, with or without torchrun, in a code block."""
     blocks = re.findall(r"```bash\n(.*?)```", README.read_text(), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.split(" -m main.main", 1)[1].split("#")[0] for line in lines if " -m main.main" in line]
+    return [line.split(f" -m {program} ", 1)[1].split("#")[0] for line in lines if f" -m {program} " in line]
 
 
 def test_there_are_the_documents_commands_and_more():
@@ -48,6 +49,19 @@ def test_commands_parse_and_pass(command):
     flags, _ = flags_module.parse(shlex.split(command))
     if flags.resume is None:
         flags_module.check(flags)
+
+
+def test_the_figures_commands_name_runs_and_figures_that_are_there():
+    root = README.parent
+    figures = [options for options in map(_plot_options, commands("main.plot")) if options.out.startswith("results/")]
+    assert len(figures) >= 3
+    for options in figures:
+        assert all(any(root.glob(run)) for run in options.runs), options.runs
+        assert (root / options.out).is_file(), options.out
+
+
+def _plot_options(command: str):
+    return plot.make_parser().parse_args(shlex.split(command))
 
 
 def scripts() -> list[str]:
