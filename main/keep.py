@@ -30,9 +30,13 @@ def keep(run_dir: Path, folder: Path) -> None:
     meta = json.loads((run_dir / "meta.json").read_text())
     place = {"savedir": folder.parent.name, "xpid": folder.name}  # where code and runs lay is nobody's business
     meta["xpid"] = folder.name
+    where = {"--savedir": folder.parent.name, "--resume": f"{folder.parent.name}/{folder.name}"}
     for start in (meta, *meta.get("resumed", [])):
-        start["command"][0] = Path(start["command"][0]).name
+        program, *words = start["command"]
+        start["command"] = [Path(program).name, *(where.get(before, word) for before, word in zip((None, *words), words))]
         start["args"] |= place
+        if start["args"].get("resume") is not None:
+            start["args"]["resume"] = where["--resume"]
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value for key, value in state.items() if not key.endswith(TRAINING)}
     weights["flags"] = state["flags"] | place

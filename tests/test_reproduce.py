@@ -118,10 +118,16 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     for name, values in logs.read_run(folder).columns.items():
         np.testing.assert_allclose(values, whole.columns[name], rtol=1e-4, err_msg=name)
     assert (folder / "model.tar").stat().st_size < 0.8 * (runs / "teacher-1" / "model.tar").stat().st_size
-    assert str(ROOT) not in (folder / "meta.json").read_text() and str(runs).encode() not in (folder / "model.tar").read_bytes()
-    assert json.loads((folder / "meta.json").read_text())["args"]["savedir"] == "kept"
+    meta = (folder / "meta.json").read_text()
+    assert str(ROOT) not in meta and str(tmp_path) not in meta and str(runs).encode() not in (folder / "model.tar").read_bytes()
+    assert json.loads(meta)["args"]["savedir"] == "kept"
+    start, lay = json.loads(meta), str(runs / "teacher-1")
+    again = {"frames": 80, "args": start["args"] | {"resume": lay}, "command": ["/usr/bin/main.py", "--resume", lay]}
+    (runs / "teacher-1" / "meta.json").write_text(json.dumps(start | {"resumed": [again]}))
     keep.keep(runs / "teacher-1", tmp_path / "tries" / "first-1")
     renamed = json.loads((tmp_path / "tries" / "first-1" / "meta.json").read_text())
+    assert renamed["resumed"][0]["command"] == ["main.py", "--resume", "tries/first-1"]
+    assert renamed["resumed"][0]["args"]["resume"] == "tries/first-1"
     assert [renamed["xpid"], renamed["args"]["xpid"], renamed["args"]["savedir"]] == ["first-1", "first-1", "tries"]
     flags, given = flags_module.parse(["--mode", "test", "--weight_path", str(folder / "model.tar"), "--num_episodes", "3"])
     evaluate.evaluate(flags, given)
