@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,24 +29,27 @@ def keep(run_dir: Path, folder: Path) -> None:
     state = checkpoint.load(run_dir / "model.tar")
     run = logs.read_run(run_dir)
     meta = json.loads((run_dir / "meta.json").read_text())
-    place = {"savedir": folder.parent.name, "xpid": folder.name}  # where code and runs lay is nobody's business
     meta["xpid"] = folder.name
     where = {"--savedir": folder.parent.name, "--resume": f"{folder.parent.name}/{folder.name}"}
     for start in (meta, *meta.get("resumed", [])):
         program, *words = start["command"]
         start["command"] = [Path(program).name, *(where.get(before, word) for before, word in zip((None, *words), words))]
-        start["args"] |= place
-        if start["args"].get("resume") is not None:
-            start["args"]["resume"] = where["--resume"]
+        start["args"] = _placed(start["args"], folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value for key, value in state.items() if not key.endswith(TRAINING)}
-    weights["flags"] = state["flags"] | place
+    weights["flags"] = _placed(state["flags"], folder)
     checkpoint.save(folder / "model.tar", weights)
     with open(folder / "logs.csv", "w", newline="") as file:
         names = list(run.columns)
         file.write("# " + ",".join(names) + "\n")
         csv.writer(file, lineterminator="\n").writerows(zip(*(map(_cell, column) for column in thinned(run).values())))
     (folder / "meta.json").write_text(json.dumps(meta, indent=4) + "\n")
+
+
+def _placed(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A run's arguments as if it had been made in `folder`: where code and runs lay is nobody's business."""
+    place = {"savedir": folder.parent.name, "xpid": folder.name, "resume": f"{folder.parent.name}/{folder.name}"}
+    return arguments | {name: value for name, value in place.items() if arguments.get(name) is not None}
 
 
 def thinned(run: logs.Run, rows: int = ROWS) -> dict[str, np.ndarray]:
