@@ -30,14 +30,16 @@ def keep(run_dir: Path, folder: Path) -> None:
     run = logs.read_run(run_dir)
     meta = json.loads((run_dir / "meta.json").read_text())
     meta["xpid"] = folder.name
-    where = {"--savedir": folder.parent.name, "--resume": f"{folder.parent.name}/{folder.name}"}
+    # As if it had been made in `folder`: where code and runs lay is nobody's business.
+    place = {"savedir": folder.parent.name, "xpid": folder.name, "resume": f"{folder.parent.name}/{folder.name}"}
+    after = {f"--{name}": value for name, value in place.items()}
     for start in (meta, *meta.get("resumed", [])):
         program, *words = start["command"]
-        start["command"] = [Path(program).name, *(where.get(before, word) for before, word in zip((None, *words), words))]
-        start["args"] = _placed(start["args"], folder)
+        start["command"] = [Path(program).name, *(after.get(before, word) for before, word in zip((None, *words), words))]
+        start["args"] = _placed(start["args"], place)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value for key, value in state.items() if not key.endswith(TRAINING)}
-    weights["flags"] = _placed(state["flags"], folder)
+    weights["flags"] = _placed(state["flags"], place)
     checkpoint.save(folder / "model.tar", weights)
     with open(folder / "logs.csv", "w", newline="") as file:
         names = list(run.columns)
@@ -46,9 +48,8 @@ def keep(run_dir: Path, folder: Path) -> None:
     (folder / "meta.json").write_text(json.dumps(meta, indent=4) + "\n")
 
 
-def _placed(arguments: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A run's arguments as if it had been made in `folder`: where code and runs lay is nobody's business."""
-    place = {"savedir": folder.parent.name, "xpid": folder.name, "resume": f"{folder.parent.name}/{folder.name}"}
+def _placed(arguments: dict[str, Any], place: dict[str, str]) -> dict[str, Any]:
+    """The arguments, with those of `place` in place of their own where they have one."""
     return arguments | {name: value for name, value in place.items() if arguments.get(name) is not None}
 
 
