@@ -212,7 +212,8 @@ class Run:
         except BaseException:
             self.source.close()
             raise
-        self._next_save = self.learner.frames
+        every, done = flags.save_every, self.learner.frames
+        self._next_save = (done // every + 1) * every if done else 0
 
     def _load(self, state: dict, source: Source | None = None) -> None:
         try:

@@ -10,26 +10,25 @@ from torch import Tensor, nn
 from models.grid import CELL_CHANNELS, COLOURS, RELU_GAIN, CellEmbedding, GridConvolutions, initialise
 from models.linear import linear
 
+AGENT_DIM = 10  # of the embedding of the agent's cell
+
 
 class RandomNetwork(CellEmbedding):
     """A state's representation, [128]; the distance between predictor's and target's is its novelty.
 
     Args:
         frame_shape: (W, H, 3k), sides up to 32 cells.
-        goal_dim: width of embed_agent_loc, the embedding of the agent's cell.
         use_embedding: False feeds raw channel values instead of embeddings of cells and carried object.
         output: "relu", as published, or "linear". ReLUs of the predictor that die while it learns leave it a distance to
             the target that no learning takes away, however well a state is known; without them it falls towards zero.
     Raises: ValueError for a frame shape the convolutions cannot take.
     """
 
-    def __init__(
-        self, frame_shape: tuple[int, int, int], *, goal_dim: int = 10, use_embedding: bool = True, output: str = "relu"
-    ):
+    def __init__(self, frame_shape: tuple[int, int, int], *, use_embedding: bool = True, output: str = "relu"):
         super().__init__(frame_shape, use_embedding)
-        self.embed_agent_loc = nn.Embedding(self.num_cells + 1, goal_dim)
+        self.embed_agent_loc = nn.Embedding(self.num_cells + 1, AGENT_DIM)
         self.feat_extract = GridConvolutions(frame_shape, sum(self.cell_dims), (32,) * 5, 2)
-        self.fc = nn.Sequential(nn.Linear(32 + goal_dim + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, 128))
+        self.fc = nn.Sequential(nn.Linear(32 + AGENT_DIM + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, 128))
         self.activations = ("relu", None if output == "linear" else "relu")
         for layer in (*self.feat_extract.convolutions(), self.fc[0], self.fc[2]):
             initialise(layer, RELU_GAIN)

@@ -162,7 +162,7 @@ class PlainRMSprop:
         self.buffers = [torch.zeros_like(p) for p in self.parameters]
         self.rate, self.flags, self.updates, self.norms = rate, flags, 0, []
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor, *, counts: bool = True) -> None:
         flags = self.flags
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         norm = math.sqrt(sum(float((g**2).sum()) for g in gradients if g is not None))
@@ -175,7 +175,7 @@ class PlainRMSprop:
             square.copy_(flags.alpha * square + (1 - flags.alpha) * g**2)
             buffer.copy_(flags.momentum * buffer + g / (square.sqrt() + flags.epsilon))
             p.data.sub_(rate * buffer)
-        self.updates += 1
+        self.updates += counts
         self.norms.append(norm)
 
 

@@ -130,13 +130,13 @@ class PlainTeacher(PlainCells):
 
 
 class PlainRandomNetwork(PlainCells):
-    def __init__(self, frame_shape, *, goal_dim=10, use_embedding=True, output="relu"):
+    def __init__(self, frame_shape, *, use_embedding=True, output="relu"):
         super().__init__(use_embedding)
         width, height, channels = frame_shape
-        self.embed_agent_loc = nn.Embedding(width * height + 1, goal_dim)
+        self.embed_agent_loc = nn.Embedding(width * height + 1, 10)
         self.feat_extract = strided_convolutions((10 if use_embedding else 3) * channels // 3)
         carried_dim = 8 if use_embedding else 2
-        self.fc = nn.Sequential(nn.Linear(32 + goal_dim + carried_dim, 128), nn.ReLU(), nn.Linear(128, 128))
+        self.fc = nn.Sequential(nn.Linear(32 + 10 + carried_dim, 128), nn.ReLU(), nn.Linear(128, 128))
         if output == "relu":
             self.fc.append(nn.ReLU())
 

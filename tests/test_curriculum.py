@@ -81,6 +81,14 @@ def test_a_moment_has_its_own_frames_and_goals_and_the_target_at_its_end():
         assert as_counter(one) == plain_counts(rollouts[2 * moment : 2 * moment + 2])[0]
 
 
+def test_a_batch_larger_than_a_moment_steps_over_none():
+    rollouts = batches(5)
+    history = curriculum.history(seen(rollouts, width=T * B // 3).state_dict())
+    assert history.frames.tolist() == [8, 16, 24, 30] and history.target.tolist() == [8, 9, 10, 11]
+    assert (history.cells.sum(axis=(1, 2, 3)) > 0).all()
+    assert as_counter(history) == plain_counts(rollouts)[0]
+
+
 def test_a_long_run_takes_no_more_memory_and_loses_no_count():
     rollouts = batches(7)
     counts = Curriculum(TASK.frame_shape)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from utils_folder import difficulty
+from utils_folder import difficulty, rewards
 from utils_folder.difficulty import Threshold, TrackingWindow, Window
 
 GOOD, BAD, EDGE = 0.5, -0.4, 0.1  # mean rewards; the threshold is 0.1, and a mean at the threshold is good
@@ -129,6 +129,17 @@ def test_window_schedule(start, means, expected):
 )
 def test_tracking_schedule(start, target, means, expected):
     assert targets(tracking(start=start, target=target), means) == expected
+
+
+@pytest.mark.parametrize("make", [threshold, window, tracking])
+def test_a_mean_that_equals_the_threshold_but_for_rounding_is_good(make):
+    mean = rewards.teacher_reward(14 / 20, negative=-0.3, coef=1.0)
+    assert mean < 0.4, "no rounding to be tested"
+    moved = make(threshold=0.4, counts=1, target=60)
+    moved.update(mean, 0.0)
+    assert moved.target == (59 if make is window else 61)
+    moved.update(0.4 - 1e-6, 0.0)
+    assert moved.target != (58 if make is window else 62)
 
 
 # -- warnings ---------------------------------------------------------------------------------------------------------

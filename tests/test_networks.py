@@ -136,7 +136,7 @@ def test_teacher_is_its_plain_twin(width, height, k, inner, mirrored, use_embedd
 @pytest.mark.parametrize("output", ["relu", "linear"])
 def test_random_network_is_its_plain_twin(width, height, k, use_embedding, output):
     shape = (width, height, 3 * k)
-    options = dict(goal_dim=6, use_embedding=use_embedding, output=output)
+    options = dict(use_embedding=use_embedding, output=output)
     fast, plain = RandomNetwork(shape, **options), PlainRandomNetwork(shape, **options)
     twins(fast, plain)
     inputs = random_inputs(3, 2, width, height, k)

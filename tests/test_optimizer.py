@@ -38,6 +38,12 @@ def test_the_rate_falls_linearly_to_zero_and_stays_there():
         assert (p.item() == before) == (u >= 4)  # frames are used up: nothing moves
 
 
+def test_an_update_that_does_not_count_moves_the_parameters_and_not_the_rate():
+    optimizer = Optimizer([p := parameter(1.0)], **SETTINGS)
+    optimizer.step(p.sum(), counts=False)
+    assert p.item() < 1.0 and rate(optimizer) == 0.5 and optimizer.updates == 0
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 def test_rmsprop_by_hand(momentum):
     """v = alpha v + (1 - alpha) g^2; buf = momentum buf + g / (sqrt(v) + eps), eps outside the root; p -= rate buf."""

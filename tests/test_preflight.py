@@ -20,7 +20,7 @@ from main.learner import Learner
 from torchbeast.core.file_writer import FileWriter
 from torchbeast.core.optimizer import Diverged, Optimizer
 from utils_folder.amigo import Amigo, Watch
-from utils_folder.difficulty import Threshold
+from utils_folder.difficulty import Threshold, Window
 
 from .test_train import ROOT, command, rows
 
@@ -171,11 +171,12 @@ def test_t_star_that_does_not_move():
         assert list(watch.warnings(of)) == []
         watch.see(reached, of)
     assert "t* has not moved" in only(watch, of)
-    at_limit = difficulty(target=101)
-    watch = Watch(101)
-    for _ in range(10):
-        watch.see(reached, at_limit)
-    assert list(watch.warnings(at_limit)) == []
+    lowest = Window(threshold=-0.1, counts=10, window=5, negative=-0.3, target=20)  # the rule never goes below
+    for at_limit in (difficulty(target=101), lowest):
+        watch = Watch(at_limit.target)
+        for _ in range(10):
+            watch.see(reached, at_limit)
+        assert list(watch.warnings(at_limit)) == []
     of.target = 8
     watch.see(reached, of)
     assert list(watch.warnings(of)) == []

@@ -303,6 +303,14 @@ def test_save_env_stores_frames_and_goals(tmp_path):
         assert (arrays["frame"][..., 0] == 10).sum() == 4  # one agent in each
 
 
+def test_save_env_goes_on_at_the_same_frames_after_an_interruption(tmp_path):
+    args = ("--save_env", "--save_every", "100", "--total_frames", "240")
+    assert entry.main(command(tmp_path, *args)) == 0
+    assert entry.main(["--resume", str(tmp_path / "run"), "--total_frames", "480"]) == 0
+    stored = sorted((tmp_path / "run" / "environments").iterdir())
+    assert [int(path.stem) for path in stored] == [24, 120, 216, 312, 408]
+
+
 def test_disable_checkpoint_writes_none(tmp_path):
     assert entry.main(command(tmp_path, "--disable_checkpoint")) == 0
     assert not (tmp_path / "run" / "model.tar").exists()

@@ -255,7 +255,7 @@ class Amigo(Motivation):
         updates = []
         while taken := shares(waiting, self._flags.generator_batch_size * len(waiting)):
             size = taken[self._ranks.rank]
-            updates.append(self._update({k: v[:size] for k, v in self._waiting.items()}))
+            updates.append(self._update({k: v[:size] for k, v in self._waiting.items()}, counts=not updates))
             self._waiting = {k: v[size:] for k, v in self._waiting.items()}
             waiting = [count - share for count, share in zip(waiting, taken)]
         if updates:
@@ -265,12 +265,16 @@ class Amigo(Motivation):
         self._curriculum.see(batch, self.difficulty.target, ranks=self._ranks.size)
         return stats | {"generator_current_target": self.difficulty.target}
 
-    def _update(self, entries: Batch) -> dict[str, float]:
-        """One update, to which this rank gives `entries` ([N, ...] each, N may be 0). Returns the log values of all ranks."""
+    def _update(self, entries: Batch, *, counts: bool) -> dict[str, float]:
+        """One update, to which this rank gives `entries` ([N, ...] each, N may be 0). Returns the log values of all ranks.
+
+        Only the first one after a batch `counts` for the learning rate: where goals end fast there are several, and the
+        teacher's rate would be zero long before the student's.
+        """
         flags = self._flags
         weight = len(entries["goal"]) / flags.generator_batch_size  # of this rank's mean loss in that of all
         loss, successes, stats = self._loss(entries)
-        self._optimizer.step(loss, weight)
+        self._optimizer.step(loss, weight, counts=counts)
         stats = self._ranks.mean(stats, dict.fromkeys(stats, weight))
         # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
         counts = [count for (count,) in self._ranks.gather([successes])]

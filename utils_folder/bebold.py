@@ -67,11 +67,7 @@ class BeBold(Motivation):
         if self._partial:
             self.rollout_fields["view"] = Field(VIEW_SHAPE, np.uint8)
         shape = VIEW_SHAPE if self._partial else task.frame_shape
-        options = {
-            "goal_dim": flags.goal_dim,
-            "use_embedding": not flags.disable_use_embedding,
-            "output": flags.novelty_output,
-        }
+        options = {"use_embedding": not flags.disable_use_embedding, "output": flags.novelty_output}
         self.target = RandomNetwork(shape, **options).requires_grad_(False)
         self.predictor = RandomNetwork(shape, **options)
         self._networks_known = True

@@ -66,10 +66,11 @@ class Curriculum:
         """Counts the goals that ended in rollouts [T+1, B, ...]; `target` is t*. So many ranks have such rollouts."""
         reached = batch["reached"][1:]
         ended = batch["done"][1:] | reached
-        where = self._moment()
-        self._frames += ended.numel() * ranks
+        frames = ended.numel() * ranks
+        where = self._moment(frames)
+        self._frames += frames
         self._table["target"][where] = target
-        frames, cells, reached, steps = (
+        goal_frames, cells, reached, steps = (
             values.cpu().numpy()
             for values in (
                 batch["goal_frame"][:-1][ended][..., -3:],
@@ -79,12 +80,12 @@ class Curriculum:
             )
         )
         self._table["steps"][where] += steps[reached].sum()
-        self._count(where, frames, cells, reached)
-        self._keep_examples(where, frames, np.stack([cells, reached, steps], axis=1))
+        self._count(where, goal_frames, cells, reached)
+        self._keep_examples(where, goal_frames, np.stack([cells, reached, steps], axis=1))
 
-    def _moment(self) -> int:
-        """The present moment's row."""
-        if self._frames >= MOMENTS * self._width:
+    def _moment(self, frames: int) -> int:
+        """The row of the present moment, which is at least as long as these frames: none is stepped over."""
+        while self._frames >= MOMENTS * self._width or frames > self._width:
             self._width *= 2
             for name, values in self._table.items():
                 merged = values[::2] + values[1::2] if name in SUMMED else values[1::2].copy()

@@ -8,6 +8,8 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+ROUNDING = 1e-9
+
 
 class Difficulty(Protocol):
     """Decides which reached goals earn the teacher its reward, and moves t*."""
@@ -55,7 +57,7 @@ class Threshold:
         return reached & (goal_step >= self.target)
 
     def update(self, mean_reward: float, mean_ex_reward: float) -> None:
-        self.count = self.count + 1 if mean_reward >= self.threshold else 0
+        self.count = self.count + 1 if _is_good(mean_reward, self.threshold) else 0
         if self.count >= self.counts and self.target <= self.maximum:
             self.target += 1
             self.count = 0
@@ -93,7 +95,7 @@ class Window:
         return reached & ((goal_step - self.target).abs() <= self.window)
 
     def update(self, mean_reward: float, mean_ex_reward: float) -> None:
-        if mean_reward >= self.threshold:
+        if _is_good(mean_reward, self.threshold):
             self.down += 1
         else:
             self.up += 1
@@ -108,7 +110,7 @@ class Window:
 
     @property
     def at_limit(self) -> bool:
-        return self.target >= self.HIGHEST
+        return not self.LOWEST < self.target < self.HIGHEST
 
     def warnings(self) -> Iterator[str]:
         if self.threshold <= self.negative and self.target <= self.LOWEST:
@@ -144,7 +146,7 @@ class TrackingWindow:
     _move = Window._move
 
     def update(self, mean_reward: float, mean_ex_reward: float) -> None:
-        good = mean_reward >= self.threshold
+        good = _is_good(mean_reward, self.threshold)
         self.up, self.down = (self.up + 1, 0) if good else (0, self.down + 1)
         if self.up >= self.counts and self.target < self.maximum:
             self._move(1)
@@ -174,6 +176,11 @@ def load_state_dict(difficulty: Difficulty, state: dict[str, int]) -> None:
     """Puts a difficulty back to where `state_dict` saw it."""
     for name in difficulty.STATE:
         setattr(difficulty, name, int(state[name]))
+
+
+def _is_good(mean_reward: float, threshold: float) -> bool:
+    """Whether an update is good; a mean that equals the threshold but for rounding is (-.3 + 14 / 20 and .4)."""
+    return mean_reward >= threshold - ROUNDING
 
 
 def _clock_warning(threshold: float, negative: float) -> Iterator[str]:

@@ -23,8 +23,8 @@ class Optimizer:
     Args:
         parameters: what is learned; those that get no gradient are left alone.
         learning_rate: at the start.
-        frames_per_update, total_frames: after u updates the rate is learning_rate * (1 - min(u * frames_per_update,
-            total_frames) / total_frames).
+        frames_per_update, total_frames: after u updates (that count) the rate is
+            learning_rate * (1 - min(u * frames_per_update, total_frames) / total_frames).
         alpha, epsilon, momentum: RMSprop's (Adam keeps to PyTorch's defaults).
         method: "rmsprop" or "adam".
         max_norm: the gradient's norm is clipped at this.
@@ -63,10 +63,11 @@ class Optimizer:
         self.skipped = 0  # updates not applied
         self._bad_in_a_row = 0
 
-    def step(self, loss: Tensor | None, weight: float = 1.0) -> Tensor:
+    def step(self, loss: Tensor | None, weight: float = 1.0, *, counts: bool = True) -> Tensor:
         """Minimises the mean of `loss` over ranks. Returns the gradient's norm before clipping (float32 scalar).
 
         `weight`: of this rank's loss; their mean over ranks must be 1. A rank that has nothing to learn from gives None, 0.
+        `counts`: whether the learning rate falls with this update.
         An update whose gradient is not finite is not applied. Raises: Diverged at the third of them in a row.
         """
         self.rule.zero_grad()
@@ -86,11 +87,13 @@ class Optimizer:
                     f"{BAD_UPDATES} updates in a row had a loss or gradient that is not finite (loss {last}): try a "
                     "lower learning rate, or look for infinite rewards"
                 )
-        self.schedule.step()
+        if counts:
+            self.schedule.step()
         return norm
 
     @property
     def updates(self) -> int:
+        """Those that count."""
         return self.schedule.last_epoch
 
     def state_dict(self) -> tuple[dict, dict]:
