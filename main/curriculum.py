@@ -13,16 +13,15 @@ import imageio.v2 as imageio
 import matplotlib.style
 import numpy as np
 import plotly.graph_objects as go
-from gym_minigrid.minigrid import OBJECT_TO_IDX
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from main import plot
+from main import outputs, plot
 from main.flags import UsageError
 from utils_folder import checkpoint, curriculum, video
-from utils_folder.curriculum import PROPOSED, REACHED, History
+from utils_folder.curriculum import OBJECT_TO_IDX, PROPOSED, REACHED, History
 
 PICTURE_MOMENTS = 6
 CURVE_MOMENTS = 100
@@ -44,6 +43,8 @@ TITLES = {PROPOSED: "proposed", REACHED: "reached"}
 
 def read(run_dir: Path) -> tuple[History, str]:
     """A run's history and its title. Raises: UsageError if there is none."""
+    if not any(run_dir.glob("model*.tar")):
+        raise UsageError(f"{run_dir} holds no model.tar: give the folder of a run of this program (SAVEDIR/XPID)")
     try:
         state, _ = checkpoint.load_newest(run_dir / "model.tar")
     except checkpoint.CheckpointError as error:
@@ -263,12 +264,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     folder = options.out or options.run
     try:
-        if not folder.is_dir():
-            raise UsageError(f"{folder}: no such folder; create it or choose another")
         history, title = read(options.run)
+        if not folder.is_dir():
+            raise UsageError(f"--out {folder}: no such folder; make it first")
         figure = picture(history, title)
         files = {kind: plot.encoded(figure, kind, DPI) for kind in ("png", "svg")} | {"html": page(history, title).encode()}
-        plot.write({str(folder / f"curriculum.{kind}"): content for kind, content in files.items()})
+        outputs.write({str(folder / f"curriculum.{kind}"): content for kind, content in files.items()})
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

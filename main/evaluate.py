@@ -16,6 +16,7 @@ import torch
 from scipy import stats
 
 from main import flags as flags_module
+from main import outputs
 from main.actor import Actor
 from main.flags import UsageError
 from main.learner import make_student
@@ -70,9 +71,14 @@ def evaluate(flags: argparse.Namespace, given: dict[str, Any]) -> None:
     if flags.json is not None:
         weights = str(Path(flags.weight_path))
         about = {"env": flags.env, "weights": weights, "model": flags.model, "greedy": flags.greedy, "seed": flags.seed}
-        Path(flags.json).write_text(json.dumps({**about, **summary}, indent=2) + "\n")
+        outputs.write({flags.json: (json.dumps({**about, **summary}, indent=2) + "\n").encode()})
     if flags.record_video:
-        steps = record(agent, flags.video_episodes, flags.video_path)
+        try:
+            steps = record(agent, flags.video_episodes, flags.video_path)
+        except OSError as error:
+            raise UsageError(
+                f"--video_path {flags.video_path} cannot be written: {error.strerror}; give another file"
+            ) from error
         print(f"recorded in {flags.video_path}: {len(steps)} episode(s), steps: {', '.join(map(str, steps))}")
 
 
@@ -107,16 +113,18 @@ def _with_agent_flags(flags: argparse.Namespace, given: dict[str, Any], state: d
 
 def _check_outputs(flags: argparse.Namespace) -> None:
     """Refuses outputs that could not be written, before minutes are spent on them."""
-    targets = [flags.json] if flags.json is not None else []
+    if flags.mode == "test_render" and (flags.json is not None or flags.record_video):
+        raise UsageError(
+            "--mode test_render shows episodes and writes nothing: leave out --json and --record_video, or use test"
+        )
+    if flags.json is not None:
+        outputs.check("--json", flags.json)
     if flags.record_video:
-        targets.append(flags.video_path)
-        if Path(flags.video_path).suffix not in video.VIDEO_SUFFIXES:
+        outputs.check("--video_path", flags.video_path)
+        if Path(flags.video_path).suffix.lower() not in video.VIDEO_SUFFIXES:
             raise UsageError(
                 f"--video_path {flags.video_path}: choose a name that ends with {' or '.join(video.VIDEO_SUFFIXES)}"
             )
-    for target in targets:
-        if not Path(target).resolve().parent.is_dir():
-            raise UsageError(f"{target}: its folder does not exist; create it or choose another")
 
 
 class Agent:
@@ -187,7 +195,7 @@ def play(actors: Iterator[Actor], num_episodes: int) -> Episodes:
 
 
 def summarise(episodes: Episodes) -> dict[str, Any]:
-    """Means with 95% intervals: Wilson's for the success rate, Student's t for return and steps."""
+    """Means with 95% intervals: Wilson's for the success rate, Student's t for return and steps (None for one episode)."""
     solved = int((episodes.returns > 0).sum())
     rate = stats.binomtest(solved, len(episodes.returns)).proportion_ci(CONFIDENCE, method="wilson")
     return {
@@ -201,7 +209,9 @@ def summarise(episodes: Episodes) -> dict[str, Any]:
 
 def _mean(name: str, values: np.ndarray) -> dict[str, Any]:
     mean = float(values.mean())
-    spread = stats.sem(values) if len(values) > 1 else 0.0
+    if len(values) < 2:
+        return {f"mean_{name}": mean, f"mean_{name}_interval": None}
+    spread = stats.sem(values)
     # With no spread at all t's interval is undefined; it is then the mean itself.
     low, high = stats.t.interval(CONFIDENCE, len(values) - 1, mean, spread) if spread > 0 else (mean, mean)
     return {f"mean_{name}": mean, f"mean_{name}_interval": [float(low), float(high)]}
@@ -211,8 +221,9 @@ def report(flags: argparse.Namespace, summary: dict[str, Any]) -> str:
     """The summary for a person."""
 
     def line(title: str, key: str) -> str:
-        low, high = summary[f"{key}_interval"]
-        return f"  {title:<14}{summary[key]:9.3f}   95% interval {low:.3f} to {high:.3f}"
+        interval = summary[f"{key}_interval"]
+        text = "no interval from one episode" if interval is None else "95% interval {:.3f} to {:.3f}".format(*interval)
+        return f"  {title:<14}{summary[key]:9.3f}   {text}"
 
     actions = "greedy" if flags.greedy else "sampled"
     return "\n".join(

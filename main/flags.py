@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from torchbeast.core import ranks
 from torchbeast.core.optimizer import METHODS
@@ -165,9 +166,16 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
 BY_NAME = {flag.name: flag for group in GROUPS.values() for flag in group}
 
 
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError, one line, for what is no command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line. Flags that are not given are absent from the namespace: `parse` puts in the defaults."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m main.main",
         description="AMIGo: adversarially motivated intrinsic goals, on MiniGrid.",
         argument_default=argparse.SUPPRESS,
@@ -186,11 +194,19 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Returns all flags, defaults put in, and those that were given."""
-    given = vars(make_parser().parse_args(argv))
+    """Returns all flags, defaults put in, and those that were given. Raises: UsageError."""
+    known, others = make_parser().parse_known_args(argv)
+    if others:
+        raise UsageError(f"no such flag: {others[0]}; {_close_flags(others[0])}")
+    given = vars(known)
     if "model" in given:
         given["model"] = _model(given["model"])
     return argparse.Namespace(**{**defaults(), **given}), given
+
+
+def _close_flags(word: str) -> str:
+    close = difflib.get_close_matches(word.partition("=")[0].lstrip("-"), BY_NAME, n=3)
+    return f"did you mean {' or '.join(f'--{name}' for name in close)}?" if close else "--help lists them"
 
 
 def stored(values: dict[str, Any]) -> dict[str, Any]:

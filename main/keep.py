@@ -35,7 +35,7 @@ def keep(run_dir: Path, folder: Path) -> None:
     after = {f"--{name}": value for name, value in place.items()}
     for start in (meta, *meta.get("resumed", [])):
         program, *words = start["command"]
-        start["command"] = [Path(program).name, *(after.get(before, word) for before, word in zip((None, *words), words))]
+        start["command"] = [Path(program).name, *(_word(*pair, after) for pair in zip(("", *words), words))]
         start["args"] = _placed(start["args"], place)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value for key, value in state.items() if not key.endswith(TRAINING)}
@@ -46,6 +46,12 @@ def keep(run_dir: Path, folder: Path) -> None:
         file.write("# " + ",".join(names) + "\n")
         csv.writer(file, lineterminator="\n").writerows(zip(*(map(_cell, column) for column in thinned(run).values())))
     (folder / "meta.json").write_text(json.dumps(meta, indent=4) + "\n")
+
+
+def _word(before: str, word: str, after: dict[str, str]) -> str:
+    """A word of a command line, with the value that comes after a flag or `FLAG=` in place of its own."""
+    flag, equals, _ = word.partition("=")
+    return f"{flag}={after[flag]}" if equals and flag in after else after.get(before, word)
 
 
 def _placed(arguments: dict[str, Any], place: dict[str, str]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def read_run(given: str | Path) -> Run:
     if left_out:
         print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
     columns = {name: values[rows] for name, values in columns.items()}
-    arguments, resumed_at = _read_meta(path.with_name("meta.json"))
+    arguments, resumed_at = read_meta(path.with_name("meta.json"))
     frames = frames[rows]
     seams[np.searchsorted(frames, [f for f in resumed_at if f < frames[-1]], side="right")] = True
     hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
@@ -171,8 +171,8 @@ def _hours(time: np.ndarray, frames: np.ndarray, seams: np.ndarray) -> np.ndarra
     return np.cumsum(np.where(sound, passed, pace * played)) / 3600
 
 
-def _read_meta(path: Path) -> tuple[dict[str, Any] | None, list[float]]:
-    """A run's arguments (None without meta.json) and the frames at which it was resumed."""
+def read_meta(path: Path) -> tuple[dict[str, Any] | None, list[float]]:
+    """A run's newest arguments (None without meta.json) and the frames at which it was resumed. Raises: UsageError."""
     if not path.is_file():
         return None, []
     try:

@@ -11,7 +11,6 @@ import difflib
 import io
 import json
 import math
-import os
 import sys
 import textwrap
 import warnings
@@ -26,6 +25,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from main import outputs
 from main.curves import CONFIDENCE, STATISTICS, Curve, Group, default_window, group_runs, make_curve
 from main.flags import UsageError
 from main.logs import Run, read_run
@@ -283,16 +283,18 @@ def _title(runs: Sequence[Run]) -> str:
     return environments.pop() if len(environments) == 1 else ""
 
 
-def _caption(groups: Sequence[Group], x: str, window: float, width: float, stat: str) -> str:
+def _caption(groups: Sequence[Group], x: str, window: float, width: float, stat: str, *, ends: bool) -> str:
+    """`ends`: whether a run ends before others of its group."""
     time = f"{3600 * width:.3g} seconds" if width < 1 / 60 else f"{60 * width:.3g} minutes"
     bins = "averaged over " + (f"{window:,.0f} frames" if x == "frames" else time)
     if all(len(group.runs) == 1 for group in groups):
         return bins[0].upper() + bins[1:]
     name = {"mean": "Mean", "iqm": "Interquartile mean"}[stat]
-    few = " (of fewer than 4 seeds, the mean)" if stat == "iqm" and min(len(g.runs) for g in groups) < 4 else ""
-    apart = len({run.frames[-1] for group in groups for run in group.runs}) > 1
-    dots = "; dot: a run ends" if apart else ""
-    return f"{name} over seeds{few}; shaded: bootstrap {CONFIDENCE:.0%} interval{dots}; {bins}"
+    sizes = [len(group.runs) for group in groups]
+    few = " (of fewer than 4 seeds, the mean)" if stat == "iqm" and min(sizes) < 4 else ""
+    ranges = " (of 2 or 3 seeds, their range)" if {2, 3} & set(sizes) else ""
+    dots = "; dot: a run ends" if ends else ""
+    return f"{name} over seeds{few}; shaded: bootstrap {CONFIDENCE:.0%} interval{ranges}{dots}; {bins}"
 
 
 def plot(options: argparse.Namespace) -> None:
@@ -313,10 +315,11 @@ def plot(options: argparse.Namespace) -> None:
         for panel in choose_panels(runs, options.y, _words(options.panels))
     ]
     title = _title(runs) if options.title is None else options.title
-    caption = _caption(groups, options.x, window, width, options.stat)
+    ends = any(_ends(curve) for _, curves in panels for curve in curves)
+    caption = _caption(groups, options.x, window, width, options.stat, ends=ends)
     figure = picture(panels, x=options.x, caption=caption, title=title, legend=", ".join(names), size=options.size)
     data = numbers(panels, groups, x=options.x, y=options.y, stat=options.stat, window_frames=window, by=list(names))
-    write({options.out: encoded(figure, kind, options.dpi), options.json: (json.dumps(data) + "\n").encode()})
+    outputs.write({options.out: encoded(figure, kind, options.dpi), options.json: (json.dumps(data) + "\n").encode()})
 
 
 def _words(text: str | None) -> list[str] | None:
@@ -328,12 +331,9 @@ def _check_output(options: argparse.Namespace) -> str:
     kind = Path(options.out).suffix[1:].lower()
     if kind not in FORMATS:
         raise UsageError(f"--out {options.out}: give a name that ends in .png, .svg or .pdf")
-    for flag in ("out", "json"):
-        path = getattr(options, flag)
-        if path and not Path(path).resolve().parent.is_dir():
-            raise UsageError(f"--{flag} {path}: its folder does not exist; make it first")
-        if path and Path(path).is_dir():
-            raise UsageError(f"--{flag} {path} is a folder; give a file")
+    outputs.check("--out", options.out)
+    if options.json:
+        outputs.check("--json", options.json)
     if options.json and Path(options.json).resolve() == Path(options.out).resolve():
         raise UsageError("--out and --json name the same file; give two")
     return kind
@@ -344,22 +344,7 @@ def _check_times(runs: Sequence[Run], x: str) -> None:
         if run.frames[-1] <= 0:
             raise UsageError(f"{run.path} has no frames above 0 yet: wait until the run has logged some, or leave it out")
         if x == "hours" and not (run.hours is not None and run.hours[-1] > 0):
-            raise UsageError(f"--x hours: {run.path} has no times in a column _time; use --x frames, or leave it out")
-
-
-def write(files: dict[str | None, bytes]) -> None:
-    """Writes each file whole or not at all, and says its name; nothing for None. Raises: UsageError."""
-    for name, content in files.items():
-        if name:
-            path = Path(name)
-            temporary = path.with_name(f".{path.name}.tmp")
-            try:
-                temporary.write_bytes(content)
-                os.replace(temporary, path)
-            except OSError as error:
-                temporary.unlink(missing_ok=True)
-                raise UsageError(f"{path} cannot be written: {error.strerror}; give another file") from None
-            print(path)
+            raise UsageError(f"--x hours: {run.path} has no two rows with times (_time); use --x frames, or leave it out")
 
 
 def _size(text: str) -> tuple[float, float]:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from main import curves, evaluate, reproduce
+from main import curves, evaluate, outputs, reproduce
 from main import flags as flags_module
 from main.flags import UsageError
 from main.reproduce import Experiment, Outcome
 
 NONE = "–"
-LOG_HEAD = ("experiment", "runs", "success", "return", "0.9 first reached", "lost again", "hours")
+LOG_HEAD = ("experiment", "runs", "success", "return", "first reached", "lost again", "hours")
 AGENT_HEAD = ("agent", "success", "return", "steps")
 EVALUATION = ("--mode", "test", "--num_episodes", "100", "--seed", "1")
 
@@ -41,7 +41,7 @@ def _cells(results: Sequence[Outcome]) -> list[str]:
 
 
 def _mean(values: Sequence[float], digits: int) -> str:
-    """The mean over runs, with a bootstrap 95% interval where there are several."""
+    """The mean over runs, with a bootstrap 95% interval where there are several (of two or three, that is their range)."""
     mean, low, high, _ = (float(x[0]) for x in curves.over_seeds(np.array(values)[:, None], "mean"))
     interval = "" if np.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
     return f"{mean:.{digits}f}{interval}"
@@ -78,10 +78,10 @@ TABLES: dict[str, tuple[Sequence[str], Callable]] = {"log": (LOG_HEAD, log_rows)
 def put_in(text: str, tables: dict[str, str]) -> str:
     """`text` with each table between its marks, `<!-- NAME table -->` and `<!-- end -->`. Raises: UsageError without them."""
     for name, content in tables.items():
-        parts = re.split(rf"(?<=<!-- {name} table -->\n).*?(?=\n<!-- end -->)", text, flags=re.DOTALL)
+        parts = re.split(rf"(?<=<!-- {name} table -->\n)(?:(?!<!--).)*(?=<!-- end -->)", text, flags=re.DOTALL)
         if len(parts) != 2:
             raise UsageError(f"--into: the file needs one <!-- {name} table --> and an <!-- end --> after it; put them in")
-        text = content.join(parts)
+        text = f"{content}\n".join(parts)
     return text
 
 
@@ -93,15 +93,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         experiments = reproduce.read_table(options.table)
+        if not any(_finished(experiment, options.runs) for experiment in experiments):
+            raise UsageError(f"{options.runs}: no finished run of {options.table} is in it; give their folder with --runs")
+        if options.into is not None:
+            put_in(_text(options.into), dict.fromkeys(TABLES, ""))  # before minutes are spent
         tables = {name: table(head, rows(experiments, options.runs)) for name, (head, rows) in TABLES.items()}
         if options.into is None:
             print("\n\n".join(tables.values()))
         else:
-            options.into.write_text(put_in(options.into.read_text(), tables))
-    except (UsageError, OSError) as error:
+            outputs.write({str(options.into): put_in(_text(options.into), tables).encode()})
+    except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--into {path} cannot be read ({error}): give a Markdown file") from None
 
 
 if __name__ == "__main__":

@@ -9,18 +9,21 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from main import flags as flags_module
 from main import keep, logs
 from main.flags import UsageError
+from main.train import SIGNALS
 from utils_folder.checkpoint import CheckpointError
 
 WINDOW_FRAMES = 1_000_000
+STOPPED = tuple(SIGNALS.values())  # exit codes of a run that a signal has ended
+COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
 
 
@@ -62,23 +65,41 @@ def read_table(path: Path) -> list[Experiment]:
     try:
         if not parser.read(path):
             raise UsageError(f"{path}: no such table; results/experiments.ini is one")
-        return [_experiment(name, parser[name]) for name in parser.sections()]
-    except configparser.Error as error:
+    except (configparser.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
+    if not parser.sections():
+        raise UsageError(f"{path} has no row, as [NAME] begins one; results/experiments.ini shows how")
+    return [_experiment(name, parser[name]) for name in parser.sections()]
 
 
 def _experiment(name: str, row: configparser.SectionProxy) -> Experiment:
     missing = [key for key in REQUIRED if key not in row]
     if missing:
         raise UsageError(f"[{name}] lacks {', '.join(missing)}")
-    arguments = ["--env", row["env"], *shlex.split(row["flags"]), "--total_frames", row["frames"]]
-    flags, _ = flags_module.parse(arguments)
+    seeds, reach = _value(row, "seeds", _seeds, "1 2 3"), _value(row, "reach", float, "0.9")
+    words = _value(row, "flags", shlex.split, "--model default --modify")
+    arguments = ["--env", row["env"], *words, "--total_frames", row["frames"]]
+    try:
+        flags, _ = flags_module.parse(arguments)
+    except UsageError as error:
+        raise UsageError(f"[{name}] {error}") from None
     found = flags_module.problems(flags)
     if found:
         raise UsageError("\n".join(f"[{name}] {problem}" for problem in found))
-    return Experiment(
-        name, arguments, flags.total_frames, [int(s) for s in row["seeds"].split()], float(row["reach"]), row["published"]
-    )
+    return Experiment(name, arguments, flags.total_frames, seeds, reach, row["published"])
+
+
+def _value(row: configparser.SectionProxy, key: str, read: Callable[[str], Any], example: str) -> Any:
+    try:
+        return read(row[key])
+    except ValueError:
+        raise UsageError(f"[{row.name}] {key} = {row[key]}: write it as {example}") from None
+
+
+def _seeds(text: str) -> list[int]:
+    if not text.strip():
+        raise ValueError("no seed")
+    return [int(seed) for seed in text.split()]
 
 
 def run_dir(experiment: Experiment, seed: int, savedir: Path) -> Path:
@@ -87,9 +108,24 @@ def run_dir(experiment: Experiment, seed: int, savedir: Path) -> Path:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has come to its end."""
-    meta = folder / "meta.json"
-    return meta.is_file() and json.loads(meta.read_text()).get("successful") is True
+    """Whether a run has come to its end. Raises: UsageError for a damaged meta.json."""
+    path = folder / "meta.json"
+    logs.read_meta(path)
+    return path.is_file() and json.loads(path.read_text()).get("successful") is True
+
+
+def check_same(experiment: Experiment, folder: Path) -> None:
+    """Raises: UsageError if the run there was not made with the row's flags, as when the row has changed since."""
+    made_with, _ = logs.read_meta(folder / "meta.json")
+    if made_with is None:
+        return
+    wanted, given = flags_module.parse(experiment.arguments)
+    for flag in given:
+        if made_with.get(flag) != getattr(wanted, flag):
+            raise UsageError(
+                f"{folder} was made with {flag} {made_with.get(flag)}, and [{experiment.name}] has {getattr(wanted, flag)}: "
+                "give the row another name, or move the folder away"
+            )
 
 
 def command(experiment: Experiment, seed: int, savedir: Path) -> list[str]:
@@ -104,12 +140,15 @@ def command(experiment: Experiment, seed: int, savedir: Path) -> list[str]:
 def outcome(folder: Path, reach: float) -> Outcome:
     """What a run's log says. Rates are over the episodes that ended in a window of a million frames.
 
-    Raises: UsageError for a log that cannot be read.
+    A run of fewer frames than that reaches nothing. Raises: UsageError for a log that cannot be read.
     """
     try:
         run = logs.read_run(folder)
     except logs.NoRows:
         return Outcome(0)
+    missing = [name for name in COLUMNS if name not in run.columns]
+    if missing:
+        raise UsageError(f"{run.path} has no column {missing[0]}: it is no log of this program; move its folder away")
     success, returns = (_recent(run, name) for name in ("success_rate", "mean_episode_return"))
     there = np.isfinite(success) & (run.frames >= WINDOW_FRAMES)
     frames, rates = run.frames[there], success[there]
@@ -200,7 +239,8 @@ def run_all(experiments: list[Experiment], savedir: Path, kept: Path | None = No
                 print(shlex.join(arguments), flush=True)
                 code = _run(arguments)
                 if code:
-                    print(f"error: the run ended with exit code {code}; the same command goes on from here", file=sys.stderr)
+                    remedy = "the same command goes on from here" if code in STOPPED else "its cause stands above"
+                    print(f"error: the run ended with exit code {code}; {remedy}", file=sys.stderr)
                     return code
             folder = find(experiment, seed, savedir, kept)
             if kept is not None and folder != run_dir(experiment, seed, kept):
@@ -212,9 +252,11 @@ def run_all(experiments: list[Experiment], savedir: Path, kept: Path | None = No
 def _run(arguments: list[str]) -> int:
     """Runs one program and hands signals on to it: it knows how to end well."""
     process = subprocess.Popen(arguments, start_new_session=True)
+    handed_on = {number: number for number in SIGNALS} | {signal.SIGHUP: signal.SIGTERM}  # the terminal was closed
     previous = {
-        number: signal.signal(number, lambda number, _: process.send_signal(number))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        number: signal.signal(number, lambda number, _: process.send_signal(handed_on[number]))
+        for number in handed_on
+        if signal.getsignal(number) != signal.SIG_IGN  # nohup
     }
     try:
         return process.wait()
@@ -245,6 +287,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(experiments: list[Experiment], options: argparse.Namespace) -> int:
+    for experiment in experiments:
+        for seed in experiment.seeds:
+            check_same(experiment, find(experiment, seed, options.savedir, options.keep))
+    for flag in ("savedir", "keep"):
+        folder = getattr(options, flag)
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise UsageError(f"--{flag} {folder} is no folder: give one")
     code = 0 if options.list else run_all(experiments, options.savedir, options.keep)
     if code == 0:
         for experiment in experiments:

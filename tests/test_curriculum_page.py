@@ -60,10 +60,31 @@ def test_the_program_writes_a_picture_and_a_page(run_dir, tmp_path, capsys):
     assert "http" not in re.sub(r"<script.*?</script>", "", (run_dir / "curriculum.html").read_text(), flags=re.DOTALL)
 
 
+def test_maps_and_shares_are_drawn_where_they_belong(run_dir):
+    """Column x and row y of the grid, [x, y] of the counts, are column and row of the maps; proposed first, then reached."""
+    whole, _ = curriculum.read(run_dir)
+    few = merged(whole, curriculum.PICTURE_MOMENTS)
+    figure = curriculum.picture(whole, "")
+    maps, curves = figure.subfigs
+    images = [[axes.images[0].get_array() for axes in row] for row in np.reshape(maps.axes, (3, -1))[1:]]
+    page_few = merged(whole, curriculum.PAGE_MOMENTS)
+    for which in (0, 1):
+        expected = [counts.T / max(counts.sum(), 1) for counts in few.cells[:, which]]
+        assert any((map_ != map_[::-1]).any() for map_ in expected), "too symmetric to tell anything"
+        np.testing.assert_allclose(images[which], expected)
+        for moment in range(len(page_few.frames)):
+            counts = page_few.cells[moment, which]
+            np.testing.assert_allclose(curriculum._maps(page_few, moment)[which].z, counts.T / max(counts.sum(), 1))
+        stacks = [area.get_paths()[0].vertices[:, 1].max() for area in curves.axes[which].collections]
+        present = [curriculum.OBJECT_TO_IDX[kind] for kind in curriculum.kinds_present(whole)]
+        heights = np.cumsum((whole.kinds[:, which] / whole.kinds[:, which].sum(axis=1, keepdims=True))[:, present], axis=1)
+        assert stacks == pytest.approx(heights.max(axis=0))
+
+
 @pytest.mark.parametrize(
     "content, word",
     [
-        (None, "no such file"),
+        (None, "give the folder of a run of this program (SAVEDIR/XPID)"),
         ({}, "has a teacher"),
         ({"curriculum": seen([]).state_dict()}, "no goal has ended yet"),
     ],
@@ -72,7 +93,8 @@ def test_runs_without_goals_are_refused(tmp_path, content, word, capsys):
     if content is not None:
         checkpoint.save(tmp_path / "model.tar", {"model_state_dict": {}, "flags": FLAGS, **content})
     assert curriculum.main([str(tmp_path)]) == 2
-    assert word in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1
     assert not (tmp_path / "curriculum.png").exists()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +18,7 @@ import torch
 from main import evaluate
 from main import flags as flags_module
 from main import main as entry
-from main.evaluate import Agent, Episodes, play, summarise
+from main.evaluate import Agent, Episodes, play, report, summarise
 from tests.helpers import make_flags
 from utils_folder import checkpoint, video
 from utils_folder.goals import cell_to_inner
@@ -126,6 +128,10 @@ def test_intervals_against_their_formulas():
     assert summary["mean_steps"] == 4.5
     constant = summarise(Episodes(np.ones(3, np.float32), np.ones(3, np.int32)))
     assert constant["mean_return_interval"] == [1, 1] and constant["success_rate_interval"][0] < 0.5
+    one = summarise(Episodes(np.ones(1, np.float32), np.ones(1, np.int32)))
+    assert one["mean_return_interval"] is one["mean_steps_interval"] is None, "one episode says nothing of its spread"
+    flags = Namespace(weight_path="w", env="e", greedy=False, seed=1)
+    assert report(flags, one).count("no interval from one episode") == 2
 
 
 def test_the_agent_needs_no_flag_repeated_and_a_contradiction_is_named(trained, capfd):
@@ -364,7 +370,25 @@ def test_outputs_that_cannot_be_written_are_refused_first(trained, tmp_path, cap
     assert test(trained / "model.tar", "--record_video", "--video_path", str(tmp_path / "a.avi")) == 2
     assert test(trained / "model.tar", "--record_video", "--video_path", str(tmp_path / "no" / "a.mp4")) == 2
     assert test(trained / "model.tar", "--json", str(tmp_path / "no" / "a.json")) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 3
+    assert test(trained / "model.tar", "--json", str(tmp_path)) == 2
+    assert test(trained / "model.tar", "--json", str(tmp_path / ("long" * 100))) == 2
+    for more in (["--record_video"], ["--json", str(tmp_path / "a.json")]):
+        assert entry.main(["--mode", "test_render", "--weight_path", str(trained / "model.tar"), *more]) == 2
+    said = capsys.readouterr()
+    assert len(said.err.splitlines()) == 7 and "episodes" not in said.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_fail_in_the_end_are_named(trained, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(video.VideoWriter, "__enter__", full)
+    for more in (["--json", str(tmp_path / "a.json")], ["--record_video", "--video_path", str(tmp_path / "a.GIF")]):
+        assert test(trained / "model.tar", "--num_episodes", "2", *more) == 2
+        error = capsys.readouterr().err
+        assert "cannot be written: No space left on device" in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -123,7 +123,14 @@ def test_environments_are_spread_over_processes_and_buffers_suffice(actors, proc
     assert flags_module.num_buffers(flags) >= max(2 * actors, 8, max(hosted) + 7)
 
 
-def test_arguments_that_are_no_flags_end_with_code_two():
-    with pytest.raises(SystemExit) as exit_info:
-        flags_module.parse(["--no_such_flag"])
-    assert exit_info.value.code == 2
+def test_arguments_that_are_no_flags_end_with_code_two(capsys):
+    for words, told in (
+        (["--no_such_flag"], "no such flag: --no_such_flag; --help lists them"),
+        (["--modle=default"], "no such flag: --modle=default; did you mean --mode or --model?"),
+        (["--total_frames", "1e6"], "--total_frames: invalid int value: '1e6'; see python -m main.main --help"),
+        (["--mode", "play"], "--mode: invalid choice: 'play'"),
+        (["--env"], "--env: expected one argument"),
+    ):
+        assert entry.main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {told}") and error.count("\n") == 1

@@ -408,11 +408,26 @@ def test_curves_can_be_told_apart_without_colour():
     assert all(a[1] != b[1] for a, b in zip(styles, styles[1:]))
 
 
-def test_a_line_is_broken_where_a_run_ends():
-    """The rest's mean is another one: no slope may join them."""
-    figure = draw(["default"], panels=1)
-    line = figure.axes[0].lines[0].get_ydata()
-    assert len(line) == 41 and np.flatnonzero(np.isnan(line)).tolist() == [30]
+def test_lines_bands_and_dots_lie_where_the_numbers_are():
+    """In millions of frames; the line is broken where a run ends: the rest's mean is another one, no slope may join them."""
+    axes = draw(["default"], panels=1).axes[0]
+    line, dots = axes.lines
+    x = np.arange(40) / 10 + 0.05
+    np.testing.assert_allclose(line.get_xydata(), np.insert(np.stack([x, x / 4], 1), 30, np.nan, axis=0))
+    (path,) = axes.collections[0].get_paths()
+    band = {(round(a, 6), round(b, 6)) for a, b in path.vertices}
+    assert band == {(round(a, 6), round(a / share, 6)) for a in x for share in (5, 3)}
+    np.testing.assert_allclose(dots.get_xydata(), [[x[29], x[29] / 4]])
+
+
+@pytest.mark.parametrize("ends, said", [([1000, 1000], False), ([1000, 700], True)])
+def test_the_caption_tells_of_ranges_and_of_dots_where_there_are_some(tmp_path, monkeypatch, ends, said):
+    captions, caption = [], plot._caption
+    monkeypatch.setattr(plot, "_caption", lambda *a, **k: captions.append(caption(*a, **k)) or captions[-1])
+    folders = [write_run(tmp_path / f"a{seed}", end=end, seed=seed) for seed, end in enumerate(ends)]
+    for x in ("frames", "hours"):
+        assert run(*folders, "--out", tmp_path / "a.png", "--x", x) == 0
+        assert ("dot: a run ends" in captions[-1]) == said and "(of 2 or 3 seeds, their range)" in captions[-1]
 
 
 def empty(folder: Path) -> Path:
@@ -438,6 +453,8 @@ def empty(folder: Path) -> Path:
     (lambda p: p / "good", ["--json", "none/a.json"], "make it first"),
     (lambda p: p / "good", ["--json", "picture.png"], "the same file"),
     (lambda p: p / "good", ["--size", "1x1"], "too small"),
+    (lambda p: p / "good", ["--json", "a" * 300], "File name too long"),
+    (lambda p: p / "good", ["--json", "b" * 253], "cannot be written"),
 ])  # fmt: skip
 def test_wrong_inputs(tmp_path, monkeypatch, capsys, make, options, words):
     (tmp_path / "in").mkdir()

@@ -122,11 +122,12 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     assert str(ROOT) not in meta and str(tmp_path) not in meta and str(runs).encode() not in (folder / "model.tar").read_bytes()
     assert json.loads(meta)["args"]["savedir"] == "kept"
     start, lay = json.loads(meta), str(runs / "teacher-1")
-    again = {"frames": 80, "args": start["args"] | {"resume": lay}, "command": ["/usr/bin/main.py", "--resume", lay]}
+    words = ["/usr/bin/main.py", "--resume", lay, f"--savedir={runs}"]
+    again = {"frames": 80, "args": start["args"] | {"resume": lay}, "command": words}
     (runs / "teacher-1" / "meta.json").write_text(json.dumps(start | {"resumed": [again]}))
     keep.keep(runs / "teacher-1", tmp_path / "tries" / "first-1")
     renamed = json.loads((tmp_path / "tries" / "first-1" / "meta.json").read_text())
-    assert renamed["resumed"][0]["command"] == ["main.py", "--resume", "tries/first-1"]
+    assert renamed["resumed"][0]["command"] == ["main.py", "--resume", "tries/first-1", "--savedir=tries"]
     assert renamed["resumed"][0]["args"]["resume"] == "tries/first-1"
     assert [renamed["xpid"], renamed["args"]["xpid"], renamed["args"]["savedir"]] == ["first-1", "first-1", "tries"]
     flags, given = flags_module.parse(["--mode", "test", "--weight_path", str(folder / "model.tar"), "--num_episodes", "3"])
@@ -176,7 +177,8 @@ def test_a_thinned_log_keeps_sums_means_and_last_values(tmp_path):
     }
 
 
-def test_a_stopped_table_goes_on_where_it_was(tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
+def test_a_stopped_table_goes_on_where_it_was(tmp_path, number, code):
     path = tmp_path / "table.ini"
     path.write_text(TABLE.replace("frames = 480", "frames = 48000"))
     runs = tmp_path / "runs"
@@ -186,9 +188,9 @@ def test_a_stopped_table_goes_on_where_it_was(tmp_path):
     deadline = time.monotonic() + 60
     while not (log.exists() and log.read_text().count("\n") > 20) and time.monotonic() < deadline:
         time.sleep(0.05)
-    first.send_signal(signal.SIGINT)
-    assert first.wait(20) == 130
-    assert "goes on from here" in first.stderr.read()
+    first.send_signal(number)
+    assert first.wait(20) == code
+    assert "the same command goes on from here" in first.stderr.read()
     done = reproduce.outcome(runs / "teacher-1", 0.9).frames
     assert 0 < done < 48_000 and not (runs / "teacher-2").exists()
     (experiment,) = [e for e in reproduce.read_table(path) if e.name == "teacher"]
@@ -200,7 +202,8 @@ def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "_run", lambda arguments: 1)
     experiment = Experiment("row", ["--env", "x"], 10, [1, 2], 0.9, "nowhere")
     assert reproduce.run_all([experiment], tmp_path) == 1
-    assert capsys.readouterr().out.count("-m main.main") == 1
+    said = capsys.readouterr()
+    assert said.out.count("-m main.main") == 1 and "exit code 1; its cause stands above" in said.err
 
 
 @pytest.mark.parametrize(
@@ -211,14 +214,62 @@ def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
         (TABLE.replace("Empty-5x5", "Emty-5x5"), "did you mean"),
         (TABLE.replace("--batch_size 4", "--batch_size 0"), "[teacher] --batch_size"),
         (TABLE.replace("novelty_based", "novelty"), "did you mean novelty_based"),
+        (
+            TABLE.replace("--model novelty", "--modle novelty"),
+            "[novelty] no such flag: --modle; did you mean --mode or --model?",
+        ),
+        (TABLE.replace("frames = 480", "frames = 1e6"), "[teacher] --total_frames: invalid int value"),
+        (TABLE.replace("seeds = 1 2", "seeds = 1,2"), "[teacher] seeds = 1,2: write it as 1 2 3"),
+        (TABLE.replace("seeds = 3", "seeds ="), "[novelty] seeds ="),
+        (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),
+        (TABLE.replace("--modify", "--modify '"), "[teacher] flags ="),
+        ("[DEFAULT]\nframes = 480\n", "has no row"),
     ],
 )
 def test_a_wrong_table_is_refused_before_anything_runs(tmp_path, text, word, capsys):
     path = tmp_path / "table.ini"
     path.write_text(text)
     assert reproduce.main([str(path), "--savedir", str(tmp_path / "runs")]) == 2
-    assert word in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path, capsys):
+    (tmp_path / "table.ini").write_bytes(b"\xff\xfe[a]")
+    assert reproduce.main([str(tmp_path / "table.ini")]) == 2
+    assert "table.ini" in capsys.readouterr().err
+
+
+def test_a_run_made_with_other_flags_than_its_rows_is_not_taken_for_it(table, tmp_path, capsys):
+    """Neither as a finished one nor to be gone on with."""
+    arguments = [str(table), "--savedir", str(tmp_path / "runs"), "--only", "novelty"]
+    assert reproduce.main(arguments) == 0
+    for old, new, named in (
+        ("frames = 480", "frames = 960", "total_frames 480"),
+        ("--modify", "--modify --inner", "inner False"),
+    ):
+        table.write_text(TABLE.replace(old, new))
+        for more in ([], ["--list"]):
+            assert reproduce.main([*arguments, *more]) == 2
+            assert f"novelty-3 was made with {named}, and [novelty] has" in capsys.readouterr().err
+    table.write_text(TABLE)
+    assert reproduce.main(arguments) == 0
+
+
+def test_folders_that_are_files_and_damaged_runs_are_named_before_anything_runs(table, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for flag in ("--savedir", "--keep"):
+        assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), flag, str(tmp_path / "file")]) == 2
+        assert f"{flag} {tmp_path / 'file'} is no folder" in capsys.readouterr().err
+    folder = log(tmp_path / "runs" / "novelty-3", [(1, 2, 0.5)])
+    (folder / "meta.json").write_text("{")
+    assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), "--list"]) == 2
+    assert "meta.json is damaged" in capsys.readouterr().err
+    (folder / "meta.json").unlink()
+    (folder / "logs.csv").write_text("# _tick,_time,frames\n1,2,3\n")
+    assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), "--list"]) == 2
+    assert "no column episodes" in capsys.readouterr().err
 
 
 def test_a_missing_table_and_an_unknown_row_are_named(table, tmp_path, capsys):
