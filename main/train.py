@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from main import checkpoints, preflight
 from main import flags as flags_module
-from main import preflight
 from main.actor import Actor
 from main.flags import UsageError
 from main.learner import CHECK_UPDATES, LOG_COLUMNS, Learner, rollout_fields
@@ -42,14 +42,11 @@ logger = logging.getLogger("amigo")
 SUPERVISE_SECONDS = 0.25
 SCALARS_SECONDS = 10.0
 DRY_RUN_SECONDS = 10.0
-RETRY_SECONDS = 60.0  # after a checkpoint that could not be written
 LOW_DISK_BYTES = 200 << 20
 CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
-RESUMABLE_KEYS = ("frames", "incarnation", "source", "optimizer_state_dict", "scheduler_state_dict", "weights_version")
 PREEMPTED = 75  # EX_TEMPFAIL: what a job script requeues on
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: PREEMPTED}  # exit codes after a checkpoint
 SAVED_ENVS = 4
-CHECKPOINT = "model.tar"
 
 
 class RunFailed(Exception):
@@ -72,24 +69,16 @@ def train(flags: argparse.Namespace, given: dict[str, Any], ranks: Alone = ALONE
 
 def _train(flags: argparse.Namespace, given: dict[str, Any], ranks: Alone) -> int:
     if not ranks.alone and flags.resume is None and not flags.dry_run:
-        flags.resume = _begun(flags, ranks)
+        flags.resume = checkpoints.begun(flags, ranks)
     state = None
     if flags.resume is not None:
-        flags, state = _resumed(flags, given, ranks)
+        flags, state = checkpoints.resumed(flags, given, ranks)
     flags_module.check(flags)
     if flags.seed is None:
         flags.seed = ranks.share(int.from_bytes(os.urandom(4), "little") >> 1)
     if flags.dry_run:
         return dry_run(flags, state, ranks)
     return Run(flags, state, ranks).execute()
-
-
-def _begun(flags: argparse.Namespace, ranks: Alone) -> str | None:
-    """The run's folder if it has a checkpoint: torchrun starts ranks again by the command that started them first."""
-    if flags.xpid is None:
-        raise UsageError("under torchrun the run needs a name, by which ranks that are started again find it: give --xpid")
-    run_dir = Path(flags.savedir) / flags.xpid
-    return str(run_dir) if ranks.share((run_dir / CHECKPOINT).exists()) else None
 
 
 def dry_run(flags: argparse.Namespace, state: dict | None, ranks: Alone = ALONE) -> int:
@@ -113,44 +102,6 @@ def dry_run(flags: argparse.Namespace, state: dict | None, ranks: Alone = ALONE)
     hours = left / rate / 3600 if rate else float("inf")
     logger.info(f"dry run: {rate:,.0f} frames/s; {left:,} frames would take {hours:.1f} hours; nothing was written")
     return 0
-
-
-def _resumed(flags: argparse.Namespace, given: dict[str, Any], ranks: Alone) -> tuple[argparse.Namespace, dict]:
-    """The interrupted run's flags, with the resumable ones that were given, and its checkpoint."""
-    run_dir = Path(flags.resume)
-    try:
-        state, path = checkpoint.load_newest(run_dir / CHECKPOINT) if ranks.first else (None, None)
-        path = Path(ranks.share(str(path)))  # all go on from the same one
-        state = checkpoint.load(path) if state is None else state
-        ranks_then = checkpoint.ranks(state)
-    except checkpoint.CheckpointError as error:
-        raise UsageError(f"--resume: {error}") from None
-    if checkpoint.is_published(state):
-        raise UsageError(f"--resume: {path} was written by the published code, which saved too little to go on")
-    missing = [key for key in RESUMABLE_KEYS if key not in state]
-    if missing:
-        raise UsageError(f"--resume: {path} cannot be gone on from: it lacks {', '.join(missing)}")
-    stored = {**flags_module.defaults(), **flags_module.stored(state["flags"])}
-    fixed = [k for k, v in given.items() if not flags_module.BY_NAME[k].resumable and v != stored[k]]
-    if fixed:
-        raise UsageError(
-            "--resume goes on with the run's own flags; not with "
-            + ", ".join(f"--{name} {given[name]} (the run has {stored[name]})" for name in fixed)
-            + ": leave them out, or start a new run"
-        )
-    resumed = argparse.Namespace(**{**stored, **given})
-    if ranks_then != ranks.size and ranks.first:
-        logger.warning(
-            f"the run had {ranks_then} ranks and goes on with {ranks.size}: each update now learns from "
-            f"{ranks.size * resumed.batch_size} rollouts in place of {ranks_then * resumed.batch_size}"
-        )
-    if resumed.total_frames != stored["total_frames"] and ranks.first:
-        logger.warning(
-            f"--total_frames {resumed.total_frames:,} in place of {stored['total_frames']:,}: the learning rate falls to 0 "
-            "over the new number, so it jumps here; this is not the run that would have had that number from its start"
-        )
-    resumed.savedir, resumed.xpid = str(run_dir.resolve().parent), run_dir.resolve().name
-    return resumed, state
 
 
 class Run:
@@ -212,6 +163,7 @@ class Run:
         except BaseException:
             self.source.close()
             raise
+        self._checkpoints = checkpoints.Checkpoints(flags, self.writer.run_dir, self.learner.frames)
         every, done = flags.save_every, self.learner.frames
         self._next_save = (done // every + 1) * every if done else 0
 
@@ -413,9 +365,6 @@ class Run:
 
     # -- beside the learning ------------------------------------------------------------------------------------------
 
-    _next_checkpoint: float | None = None
-    _next_milestone: int | None = None
-    _saved = True
     _next_scalars = 0.0
     _latest: dict[str, float] | None = None
 
@@ -433,7 +382,7 @@ class Run:
             with self._disk_errors("logging"):
                 self._check_disk()
                 self.writer.scalars(self.learner.frames, {**self._latest, "frames_per_second": self.progress.rate()})
-        if now >= self._next_checkpoint or (self._milestone_due() and not self._failed_lately(now)):
+        if self._checkpoints.due(self.learner.frames):
             if self.ranks.alone:
                 self._save_checkpoint()
             else:
@@ -465,13 +414,6 @@ class Run:
         with self._disk_errors("closing the log"):
             self.writer.close(successful)
 
-    def _failed_lately(self, now: float) -> bool:
-        """Whether a checkpoint could not be written and the time to try again has not come."""
-        return not self._saved and now < self._next_checkpoint
-
-    def _milestone_due(self) -> bool:
-        return self._next_milestone is not None and self.learner.frames >= self._next_milestone
-
     def _save_checkpoint(self) -> bool:
         """Writes a checkpoint, and keeps it for good if a milestone has been passed. False if it could not be written."""
         with self._learning:
@@ -479,7 +421,6 @@ class Run:
 
     def _save(self) -> bool:
         """While nothing is learned: a checkpoint must not be ahead of the log. Of several ranks all are in here."""
-        self._next_checkpoint = time.monotonic() + 60 * self.flags.checkpoint_minutes
         self._save_due = False
         if self.flags.disable_checkpoint:
             return True
@@ -489,16 +430,8 @@ class Run:
         with self._disk_errors("writing the log"):
             self.writer.flush()
         with self._disk_errors("writing a checkpoint"):
-            path = self.writer.run_dir / CHECKPOINT
-            checkpoint.save(path, state, keep=self.flags.keep_checkpoints)
-            if self._milestone_due():
-                checkpoint.link(path, path.with_name(f"milestone-{self.learner.frames:012d}.tar"))
+            self._checkpoints.write(state)
             saved = True
-        self._saved = saved
-        if not saved:
-            self._next_checkpoint = time.monotonic() + RETRY_SECONDS
-        if self.flags.milestone_frames and (saved or self._next_milestone is None):
-            self._next_milestone = (self.learner.frames // self.flags.milestone_frames + 1) * self.flags.milestone_frames
         return saved
 
     def _state(self) -> dict:

@@ -263,7 +263,7 @@ def test_a_full_disk_that_has_room_again_gets_checkpoints_again(folder):
     """Filled by another file, which is removed: the next checkpoint is written, and so are TensorBoard's events."""
     arguments = command(folder, "--num_actor_processes", "1", "--total_frames", "100000000", "--checkpoint_minutes", "0.01")
     code = ALLOW_SMALL_DISKS + (
-        "import main.train as t; t.SCALARS_SECONDS = t.RETRY_SECONDS = 0.5; "
+        "import main.train as t, main.checkpoints as c; t.SCALARS_SECONDS = c.RETRY_SECONDS = 0.5; "
         "import sys; from main.main import main; sys.exit(main())"
     )
     run = folder / "run"
