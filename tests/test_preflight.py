@@ -21,7 +21,9 @@ from torchbeast.core.file_writer import FileWriter
 from torchbeast.core.optimizer import Diverged, Optimizer
 from utils_folder.amigo import Amigo, Watch
 from utils_folder.difficulty import Threshold, Window
+from utils_folder.motivation import Task, make_motivation
 
+from .helpers import random_batch
 from .test_train import ROOT, command, rows
 
 
@@ -185,20 +187,34 @@ def test_t_star_that_does_not_move():
 def test_a_teacher_with_one_goal_only():
     watch, of = Watch(7), difficulty()
     for _ in range(99):
-        watch.see_entropy(0.001)
+        watch.see_proposals(0.001, 2.0)
     assert list(watch.warnings(of)) == []
-    watch.see_entropy(0.001)
+    watch.see_proposals(0.001, 2.0)
     assert "one goal only" in only(watch, of)
-    watch.see_entropy(0.5)
+    watch.see_proposals(0.5, 2.0)
     assert list(watch.warnings(of)) == []
 
 
-def test_the_entropy_watched_is_the_teachers(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(Watch, "see_entropy", lambda self, entropy: seen.append(entropy))
+def test_a_teacher_whose_logits_are_all_at_the_floor():
+    """As a run with the document's window_adaptive flags ended: goals at random for good, after one goal only."""
+    flags, _ = flags_module.parse(["--generator_batch_size", "2"])
+    motivation = make_motivation(flags, Task((5, 4, 3), 7, 100))
+    batch = random_batch(Task((5, 4, 3), 7, 100), flags, p_done=0.5)
+    motivation.learn(batch)
+    assert not any("floor" in warning for warning in motivation.warnings()), "a new teacher's logits are near 0"
+    with torch.no_grad():
+        motivation.teacher.get_parameter("extract_representation.6.bias").fill_(-9.0)
+    motivation.learn(batch)
+    assert any("floor of its last ELU for 100 updates" in warning for warning in motivation.warnings())
+
+
+def test_what_is_watched_is_the_teachers(tmp_path, monkeypatch):
+    seen, highest = [], []
+    monkeypatch.setattr(Watch, "see_proposals", lambda self, *about: [x.append(y) for x, y in zip((seen, highest), about)])
     assert entry.main(command(tmp_path, "--num_actor_processes", "0", "--seed", "1", "--total_frames", "960")) == 0
     logged = [row["generator_entropy_loss"] for row in rows(tmp_path / "run") if row["generator_entropy_loss"] is not None]
     assert logged and -0.05 * seen[-1] == pytest.approx(logged[-1]) and 0 < seen[0] < 3.3  # log 25 = 3.2
+    assert len(highest) == len(seen) and min(highest) > -1
 
 
 def test_old_rollouts_raise_an_alarm(tmp_path, monkeypatch, capfd):
@@ -253,8 +269,6 @@ def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeyp
 
 def test_the_teachers_own_divergence_is_named():
     flags, _ = flags_module.parse(["--num_actors", "2"])
-    from utils_folder.motivation import Task
-
     motivation = Amigo(flags, Task((5, 5, 3), 7, 100), difficulty())
     motivation._optimizer.skipped = 1
     assert any("teacher update" in warning for warning in motivation.warnings())

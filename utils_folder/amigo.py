@@ -70,12 +70,14 @@ class Watch:
     FROZEN_FRAMES = 10_000_000
     COLLAPSED_NATS = 0.01
     COLLAPSED_UPDATES = 100
+    DEAD_LOGIT = -0.99  # the map's ELU ends at -1, and has hardly a gradient there
 
     def __init__(self, target: int):
         self._target = target
         self._frames_since_reached = 0
         self._frames_since_moved = 0
         self._collapsed_updates = 0
+        self._dead_updates = 0
 
     def see(self, reached: Tensor, difficulty: Difficulty) -> None:
         """reached: bool [T, B]."""
@@ -83,9 +85,10 @@ class Watch:
         self._frames_since_moved = 0 if difficulty.target != self._target else self._frames_since_moved + reached.numel()
         self._target = difficulty.target
 
-    def see_entropy(self, entropy: float) -> None:
-        """Of the goals of one teacher update, in nats."""
+    def see_proposals(self, entropy: float, highest_logit: float) -> None:
+        """Of one teacher update: the goals' mean entropy, in nats, and the highest of all logits."""
         self._collapsed_updates = self._collapsed_updates + 1 if entropy < self.COLLAPSED_NATS else 0
+        self._dead_updates = self._dead_updates + 1 if highest_logit < self.DEAD_LOGIT else 0
 
     def warnings(self, difficulty: Difficulty) -> Iterator[str]:
         if self._frames_since_reached >= self.UNREACHED_FRAMES:
@@ -102,6 +105,12 @@ class Watch:
             yield (
                 f"the teacher has proposed one goal only for {self.COLLAPSED_UPDATES} updates (entropy below "
                 f"{self.COLLAPSED_NATS} nats): raise --generator_entropy_cost"
+            )
+        if self._dead_updates >= self.COLLAPSED_UPDATES:
+            yield (
+                f"all of the teacher's logits have stood at the floor of its last ELU for {self.COLLAPSED_UPDATES} updates: it "
+                "proposes goals at random and hardly learns; start again with a lower --generator_learning_rate or a higher "
+                "--generator_entropy_cost"
             )
 
 
@@ -309,7 +318,7 @@ class Amigo(Motivation):
         pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
         baseline_loss = flags.baseline_cost * losses.baseline_loss(returns.vs, values)
         negative_entropy = losses.entropy_loss(logits)
-        self._watch.see_entropy(-negative_entropy.item())
+        self._watch.see_proposals(-negative_entropy.item(), logits.max().item())
         entropy_loss = flags.generator_entropy_cost * negative_entropy
         stats = (
             learned.mean(),
