@@ -65,11 +65,11 @@ def read_table(path: Path) -> list[Experiment]:
     try:
         if not parser.read(path):
             raise UsageError(f"{path}: no such table; results/experiments.ini is one")
+        if not parser.sections():
+            raise UsageError(f"{path} has no row, as [NAME] begins one; results/experiments.ini shows how")
+        return [_experiment(name, parser[name]) for name in parser.sections()]
     except (configparser.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
-    if not parser.sections():
-        raise UsageError(f"{path} has no row, as [NAME] begins one; results/experiments.ini shows how")
-    return [_experiment(name, parser[name]) for name in parser.sections()]
 
 
 def _experiment(name: str, row: configparser.SectionProxy) -> Experiment:

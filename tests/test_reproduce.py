@@ -224,6 +224,7 @@ def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
         (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),
         (TABLE.replace("--modify", "--modify '"), "[teacher] flags ="),
         ("[DEFAULT]\nframes = 480\n", "has no row"),
+        (TABLE.replace("--modify", "%(recipe)s"), "table.ini: Bad value substitution: option 'flags'"),
     ],
 )
 def test_a_wrong_table_is_refused_before_anything_runs(tmp_path, text, word, capsys):
