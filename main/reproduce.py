@@ -252,12 +252,10 @@ def run_all(experiments: list[Experiment], savedir: Path, kept: Path | None = No
 def _run(arguments: list[str]) -> int:
     """Runs one program and hands signals on to it: it knows how to end well."""
     process = subprocess.Popen(arguments, start_new_session=True)
-    handed_on = {number: number for number in SIGNALS} | {signal.SIGHUP: signal.SIGTERM}  # the terminal was closed
-    previous = {
-        number: signal.signal(number, lambda number, _: process.send_signal(handed_on[number]))
-        for number in handed_on
-        if signal.getsignal(number) != signal.SIG_IGN  # nohup
-    }
+    handed_on = {number: number for number in SIGNALS}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        handed_on[signal.SIGHUP] = signal.SIGTERM  # the terminal was closed
+    previous = {number: signal.signal(number, lambda number, _: process.send_signal(handed_on[number])) for number in handed_on}
     try:
         return process.wait()
     finally:

@@ -183,7 +183,10 @@ def test_a_stopped_table_goes_on_where_it_was(tmp_path, number, code):
     path.write_text(TABLE.replace("frames = 480", "frames = 48000"))
     runs = tmp_path / "runs"
     args = [sys.executable, "-m", "main.reproduce", str(path), "--only", "teacher", "--savedir", str(runs)]
-    first = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
+    )  # fmt: skip
     log = runs / "teacher-1" / "logs.csv"
     deadline = time.monotonic() + 60
     while not (log.exists() and log.read_text().count("\n") > 20) and time.monotonic() < deadline:
