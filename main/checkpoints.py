@@ -29,7 +29,7 @@ class Checkpoints:
     """
 
     def __init__(self, flags: argparse.Namespace, run_dir: Path, frames: int):
-        self._disabled = flags.disable_checkpoint
+        self.enabled = not flags.disable_checkpoint
         self._path = run_dir / NAME
         self._seconds = 60 * flags.checkpoint_minutes
         self._keep = flags.keep_checkpoints
@@ -40,7 +40,7 @@ class Checkpoints:
 
     def due(self, frames: int) -> bool:
         """Whether one is to be written now; after one that could not be, not before RETRY_SECONDS are over."""
-        if self._disabled:
+        if not self.enabled:
             return False
         return time.monotonic() >= self._next or (self._milestone_due(frames) and not self._failed)
 

@@ -43,8 +43,6 @@ TITLES = {PROPOSED: "proposed", REACHED: "reached"}
 
 def read(run_dir: Path) -> tuple[History, str]:
     """A run's history and its title. Raises: UsageError if there is none."""
-    if not any(run_dir.glob("model*.tar")):
-        raise UsageError(f"{run_dir} holds no model.tar: give the folder of a run of this program (SAVEDIR/XPID)")
     try:
         state, _ = checkpoint.load_newest(run_dir / "model.tar")
     except checkpoint.CheckpointError as error:

@@ -44,6 +44,14 @@ class Run(NamedTuple):
         return column in self.columns and bool(np.isfinite(self.columns[column]).any())
 
 
+class Meta(NamedTuple):
+    """What a run's meta.json says: its newest arguments, the frames at which it was resumed, whether it came to its end."""
+
+    arguments: dict[str, Any] | None
+    resumed_at: list[float]
+    finished: bool
+
+
 def read_run(given: str | Path) -> Run:
     """The run in a folder, or of one log file: ours, TorchBeast's or the published re-implementation's.
 
@@ -61,12 +69,12 @@ def read_run(given: str | Path) -> Run:
     if left_out:
         print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
     columns = {name: values[rows] for name, values in columns.items()}
-    arguments, resumed_at = read_meta(path.with_name("meta.json"))
+    meta = read_meta(path.with_name("meta.json"))
     frames = frames[rows]
-    seams[np.searchsorted(frames, [f for f in resumed_at if f < frames[-1]], side="right")] = True
+    seams[np.searchsorted(frames, [f for f in meta.resumed_at if f < frames[-1]], side="right")] = True
     hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
     name = path.resolve().parent.name if path.name == "logs.csv" else path.stem
-    return Run(name, path, arguments, frames, columns, hours)
+    return Run(name, path, meta.arguments, frames, columns, hours)
 
 
 def _log_path(given: Path) -> Path:
@@ -171,10 +179,10 @@ def _hours(time: np.ndarray, frames: np.ndarray, seams: np.ndarray) -> np.ndarra
     return np.cumsum(np.where(sound, passed, pace * played)) / 3600
 
 
-def read_meta(path: Path) -> tuple[dict[str, Any] | None, list[float]]:
-    """A run's newest arguments (None without meta.json) and the frames at which it was resumed. Raises: UsageError."""
+def read_meta(path: Path) -> Meta:
+    """Of a run without meta.json: no arguments, not finished. Raises: UsageError for a damaged one."""
     if not path.is_file():
-        return None, []
+        return Meta(None, [], False)
     try:
         meta = json.loads(_text(path))
         resumed = meta.get("resumed", [])
@@ -183,6 +191,7 @@ def read_meta(path: Path) -> tuple[dict[str, Any] | None, list[float]]:
         before = flags_module.defaults() if "versions" in meta else {}
         # main.reproduce names its runs EXPERIMENT-SEED.
         experiment = str(arguments.get("xpid")).removesuffix(f"-{arguments.get('seed')}")
-        return {**before, **arguments, "experiment": experiment}, [float(entry["frames"]) for entry in resumed]
+        resumed_at = [float(entry["frames"]) for entry in resumed]
+        return Meta({**before, **arguments, "experiment": experiment}, resumed_at, meta.get("successful") is True)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path} is damaged: repair it, or move it away to plot the run under its own name") from None

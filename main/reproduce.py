@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import configparser
-import json
 import shlex
 import signal
 import subprocess
@@ -109,14 +108,12 @@ def run_dir(experiment: Experiment, seed: int, savedir: Path) -> Path:
 
 def is_finished(folder: Path) -> bool:
     """Whether a run has come to its end. Raises: UsageError for a damaged meta.json."""
-    path = folder / "meta.json"
-    logs.read_meta(path)
-    return path.is_file() and json.loads(path.read_text()).get("successful") is True
+    return logs.read_meta(folder / "meta.json").finished
 
 
 def check_same(experiment: Experiment, folder: Path) -> None:
     """Raises: UsageError if the run there was not made with the row's flags, as when the row has changed since."""
-    made_with, _ = logs.read_meta(folder / "meta.json")
+    made_with = logs.read_meta(folder / "meta.json").arguments
     if made_with is None:
         return
     wanted, given = flags_module.parse(experiment.arguments)

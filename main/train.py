@@ -422,7 +422,7 @@ class Run:
     def _save(self) -> bool:
         """While nothing is learned: a checkpoint must not be ahead of the log. Of several ranks all are in here."""
         self._save_due = False
-        if self.flags.disable_checkpoint:
+        if not self._checkpoints.enabled:
             return True
         state, saved = self._state(), False
         if not self.ranks.first:

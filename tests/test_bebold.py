@@ -95,6 +95,13 @@ def test_each_row_is_counted_once_though_rollouts_overlap():
         assert visits[:, e].tolist() == plain_visits(frames[:, e], done[:, e])
 
 
+def test_the_agents_cell_is_embedded_in_ten_numbers_whatever_goal_dim_says():
+    """--goal_dim sizes what no forward pass of the student's uses, not the novelty networks."""
+    motivation = make_motivation(make_flags(model="novelty_based", goal_dim=3), TASK)
+    for network in (motivation.target, motivation.predictor):
+        assert network.embed_agent_loc.weight.shape == (25, 10)
+
+
 # -- intrinsic reward and the predictor ------------------------------------------------------------------------------------
 
 

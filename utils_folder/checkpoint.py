@@ -83,6 +83,8 @@ def load_newest(path: Path) -> tuple[dict, Path]:
     Damaged ones are named in a warning. Raises: CheckpointError if there is none.
     """
     candidates = [path, *(p for n in range(1, MAX_KEPT) if (p := earlier(path, n)).exists())]
+    if not any(candidate.exists() for candidate in candidates):
+        raise CheckpointError(f"{path}: no such file; give the folder of a run of this program (SAVEDIR/XPID)")
     first_error = None
     for candidate in candidates:
         try:
