@@ -26,12 +26,9 @@ from main import preflight
 from main.learner import Learner
 from main.sources import ActorProcesses, ActorsFailed
 from main.train import Run
-from tests.helpers import make_flags, random_batch
-from tests.ranks_helpers import CPU, in_ranks
-from tests.test_learning import COMMON
-from tests.test_readme import scripts
-from tests.test_supervision import alive
-from tests.test_train import ROOT, children, command, rows
+from tests.helpers.agents import make_flags, random_batch
+from tests.helpers.program import COMMON, ROOT, alive, children, command, rows, scripts
+from tests.helpers.ranks import CPU, in_ranks
 from torchbeast.core.optimizer import Diverged, Optimizer
 from torchbeast.core.ranks import ALONE, Ranks, RanksFailed, from_environment
 from utils_folder import checkpoint

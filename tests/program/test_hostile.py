@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from main import main as entry
+from tests.helpers.program import command, rows
 from utils_folder import checkpoint
-
-from .test_train import command, rows
 
 
 class Command:

@@ -15,10 +15,11 @@ import pytest
 from main import flags as flags_module
 from main import plot
 from main.learner import LOG_COLUMNS
+from tests.helpers.program import scripts
 from utils_folder.amigo import Amigo
 from utils_folder.bebold import BeBold
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def flag_tables() -> str:
@@ -62,10 +63,6 @@ def test_the_figures_commands_name_runs_and_figures_that_are_there():
 
 def _plot_options(command: str):
     return plot.make_parser().parse_args(shlex.split(command))
-
-
-def scripts() -> list[str]:
-    return re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize("script", scripts(), ids=range(len(scripts())))

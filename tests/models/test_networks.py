@@ -13,11 +13,11 @@ from models.linear import ONEDNN_FROM, linear
 from models.novelty import RandomNetwork
 from models.student import Student
 from models.teacher import Teacher
-from tests.plain_networks import PlainRandomNetwork, PlainStudent, PlainTeacher
+from tests.helpers.plain_networks import PlainRandomNetwork, PlainStudent, PlainTeacher
 
 GRIDS = [(7, 7), (11, 6), (3, 5), (16, 16), (9, 20)]
 A, WALL, BALL = 7, 2, 6
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "shared" / "reference"
+CHECKPOINTS = Path(__file__).resolve().parents[3] / "shared" / "reference"
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from main import flags as flags_module
 from main.actor import Actor
 from main.learner import Learner, rollout_fields
 from main.sources import InlineActor
-from tests.plain_networks import PlainRandomNetwork, PlainStudent, PlainTeacher
+from tests.helpers.plain_networks import PlainRandomNetwork, PlainStudent, PlainTeacher
 from torchbeast.core.environment import Environment
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.weights import Reader

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .test_supervision import actor_pids, children
-from .test_train import ROOT
+from tests.helpers.program import ROOT, actor_pids, children
 
 MINUTES = 30
 WARM_UP_MINUTES = 5

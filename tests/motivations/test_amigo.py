@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import (
+from tests.helpers.agents import (
     AGENT,
     PlainRMSprop,
     ScriptedEnvironment,
@@ -18,7 +18,7 @@ from tests.helpers import (
     random_frames,
     snapshot,
 )
-from tests.plain_networks import PlainTeacher
+from tests.helpers.plain_networks import PlainTeacher
 from utils_folder import difficulty, goals, rewards
 from utils_folder.amigo import AmigoActor, ended_goals
 from utils_folder.env_utils import make_environments

@@ -19,10 +19,9 @@ from main import sources
 from main.actor import Actor
 from main.learner import Learner
 from main.train import Run
+from tests.helpers.program import actor_pids, alive, children, command, rows, start
 from torchbeast.core.rollouts import shared_array
 from utils_folder import checkpoint
-
-from .test_train import actor_pids, children, command, rows, start
 
 NOTICED_SECONDS = 5.0
 
@@ -169,13 +168,6 @@ def rows_with_time_of_whole_rows(run_dir: Path) -> np.ndarray:
     return np.array([[float(x) for x in line.split(",")[1:3]] for line in lines])
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.3, 4.7])
 def test_a_killed_main_process_leaves_a_run_that_resumes(tmp_path, seconds):
@@ -214,7 +206,7 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
     process = start(tmp_path, "--num_actor_processes", "1")
     try:
         args = [*process.args[:3], "--resume", str(tmp_path / "run")]
-        second = subprocess.run(args, capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parents[1])
+        second = subprocess.run(args, capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parents[2])
         assert second.returncode == 2 and "another process is writing" in second.stderr
         assert process.poll() is None
     finally:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import (
+from tests.helpers.agents import (
     PlainRMSprop,
     ScriptedEnvironment,
     assert_same_change,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from main import benchmark, scaling
-from tests.plain_networks import PlainStudent
+from tests.helpers.plain_networks import PlainStudent
 from torchbeast.core.ranks import ALONE
 
 

@@ -20,7 +20,7 @@ from main import curves, logs, plot
 from main.flags import UsageError
 from torchbeast.core.file_writer import FileWriter
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["frames", "mean_episode_return", "success_rate", "episodes", "generator_current_target"]
 
 

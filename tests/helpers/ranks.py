@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torchbeast.core.ranks import Ranks
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.ranks_preload"])
+CONTEXT.set_forkserver_preload(["tests.helpers.ranks_preload"])
 
 
 def _work(

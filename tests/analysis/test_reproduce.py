@@ -17,8 +17,7 @@ import pytest
 from main import evaluate, keep, logs, reproduce
 from main import flags as flags_module
 from main.reproduce import Experiment, Outcome
-
-from .test_train import ROOT
+from tests.helpers.program import ROOT
 
 SMALL = "--num_actors 5 --batch_size 4 --unroll_length 6 --modify --generator_batch_size 3 --num_actor_processes 1"
 TABLE = f"""

@@ -5,7 +5,7 @@ import torch._dynamo
 import torch.utils.tensorboard  # noqa: F401
 
 import main.main  # noqa: F401
-import tests.helpers  # noqa: F401
+import tests.helpers.agents  # noqa: F401
 from utils_folder import env_utils
 
 _environment = env_utils.make_environments("MiniGrid-Empty-5x5-v0", [0])

@@ -10,9 +10,8 @@ import pytest
 from main import flags as flags_module
 from main import report, reproduce
 from main.flags import UsageError
+from tests.helpers.program import ROOT
 from utils_folder import checkpoint
-
-from .test_train import ROOT
 
 RESULTS = ROOT / "results"
 TABLE = RESULTS / "experiments.ini"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from main.learner import Learner, make_student
-from tests.helpers import (
+from tests.helpers.agents import (
     PlainRMSprop,
     assert_same_change,
     assert_same_tree,

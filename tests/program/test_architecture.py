@@ -9,7 +9,7 @@ import pytest
 
 from utils_folder.motivation import ALIASES, registry
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("torchbeast", "models", "utils_folder", "main")  # a room may import itself and those before it
 SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

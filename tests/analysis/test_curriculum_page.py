@@ -12,7 +12,7 @@ import pytest
 
 from main import curriculum
 from main.curriculum import merged
-from tests.test_curriculum import batches, seen
+from tests.helpers.curriculum import batches, seen
 from utils_folder import checkpoint
 from utils_folder.curriculum import history
 

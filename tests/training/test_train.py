@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,73 +17,14 @@ from main import main as entry
 from main import sources
 from main.actor import Actor
 from main.learner import Learner
+from tests.helpers.program import actor_pids, command, rows, start
 from utils_folder import checkpoint
 from utils_folder.motivation import registry
-
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = [
-    "--env",
-    "MiniGrid-Empty-5x5-v0",
-    "--num_actors",
-    "5",
-    "--batch_size",
-    "4",
-    "--unroll_length",
-    "6",
-    "--modify",
-    "--generator_batch_size",
-    "3",
-    "--state_embedding_dim",
-    "32",
-    "--total_frames",
-    "480",
-    "--xpid",
-    "run",
-]
-
-
-def command(tmp_path: Path, *more: str) -> list[str]:
-    return [*SMALL, "--savedir", str(tmp_path), *more]
-
-
-def rows(run_dir: Path) -> list[dict[str, float | None]]:
-    """logs.csv, an empty value as None, without the time."""
-    with open(run_dir / "logs.csv") as file:
-        names = file.readline().removeprefix("# ").strip().split(",")
-        table = [dict(zip(names, line, strict=True)) for line in csv.reader(file)]
-    return [{k: float(v) if v else None for k, v in row.items() if k != "_time"} for row in table]
-
-
-def children(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def actor_pids(run: subprocess.Popen) -> list[int]:
-    """The actor processes are children of the process that forks them."""
-    (spawner,) = children(run.pid)
-    return children(spawner)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _threads():
     torch.set_num_threads(1)
-
-
-def start(tmp_path: Path, *more: str, own_group: bool = False) -> subprocess.Popen:
-    """A long run in a process of its own; returns when it has written its first rows."""
-    args = [sys.executable, "-m", "main.main", *command(tmp_path, "--total_frames", "100000000", *more)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env, start_new_session=own_group)
-    log = tmp_path / "run" / "logs.csv"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if log.exists() and len(log.read_text().splitlines()) > 3:
-            return process
-        if process.poll() is not None:
-            pytest.fail(f"the run ended at once: {process.stderr.read()}")
-        time.sleep(0.05)
-    process.kill()
-    pytest.fail("the run wrote no rows within a minute")
 
 
 @pytest.mark.parametrize("processes", ["0", "2"])

@@ -7,28 +7,8 @@ import json
 import pytest
 
 from main import main as entry
+from tests.helpers.program import COMMON
 
-COMMON = [
-    "--env",
-    "MiniGrid-Empty-Random-5x5-v0",
-    "--num_actors",
-    "16",
-    "--modify",
-    "--total_frames",
-    "120000",
-    "--unroll_length",
-    "20",
-    "--batch_size",
-    "16",
-    "--generator_threshold",
-    "-.1",
-    "--generator_reward_negative",
-    "-.3",
-    "--seed",
-    "3",
-    "--xpid",
-    "run",
-]
 VARIANTS = {
     "default": [],
     "window_adaptive": ["--generator_start", "7", "--window", "5", "--window_rule", "tracking"],

@@ -17,14 +17,13 @@ from main import main as entry
 from main import preflight
 from main.flags import UsageError
 from main.learner import Learner
+from tests.helpers.agents import random_batch
+from tests.helpers.program import ROOT, command, rows
 from torchbeast.core.file_writer import FileWriter
 from torchbeast.core.optimizer import Diverged, Optimizer
 from utils_folder.amigo import Amigo, Watch
 from utils_folder.difficulty import Threshold, Window
 from utils_folder.motivation import Task, make_motivation
-
-from .helpers import random_batch
-from .test_train import ROOT, command, rows
 
 
 def parsed(*more: str) -> argparse.Namespace:

@@ -19,12 +19,12 @@ from main import evaluate
 from main import flags as flags_module
 from main import main as entry
 from main.evaluate import Agent, Episodes, play, report, summarise
-from tests.helpers import make_flags
+from tests.helpers.agents import make_flags
 from utils_folder import checkpoint, video
 from utils_folder.goals import cell_to_inner
 from utils_folder.motivation import Task, make_motivation
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT.parent / "shared" / "reference"
 TRAIN = [
     "--env",
