@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from main import outputs, plot
-from main.flags import UsageError
-from utils_folder import checkpoint, curriculum, video
-from utils_folder.curriculum import OBJECT_TO_IDX, PROPOSED, REACHED, History
+from torchbeast.core.settings import UsageError
+from utils_folder import checkpoint, video
+from utils_folder.motivations import curriculum
+from utils_folder.motivations.curriculum import OBJECT_TO_IDX, PROPOSED, REACHED, History
 
 PICTURE_MOMENTS = 6
 CURVE_MOMENTS = 100

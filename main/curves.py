@@ -12,9 +12,9 @@ import numpy as np
 from scipy import stats
 
 from main import flags as flags_module
-from main.flags import UsageError
 from main.learner import EPISODE_MEANS
 from main.logs import Run
+from torchbeast.core.settings import UsageError
 
 # What may differ between the seeds of one experiment. A flag that may be changed at --resume does not define an experiment.
 SEED_LIKE = {flag.name for flag in flags_module.BY_NAME.values() if flag.resumable} - {"total_frames"} | {

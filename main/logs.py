@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from main import flags as flags_module
-from main.flags import UsageError
+from torchbeast.core.settings import UsageError
 
 
 class NoRows(UsageError):

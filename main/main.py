@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
-from main import flags as flags_module
-from main.evaluate import evaluate
-from main.progress import ConsoleHandler, RankHandler
-from main.train import RunFailed, train
+from main import command
+from main import settings as settings_module
+from main.playing.evaluate import evaluate
+from main.settings import RunSettings
+from main.training.run import RunFailed, train
 from torchbeast.core import ranks as ranks_module
 from torchbeast.core.ranks import Alone, RanksFailed
+from torchbeast.core.settings import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,39 +24,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ranks = ranks_module.from_environment()
     except RanksFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        command.say(error)
         return 1
     return run(argv, ranks)
 
 
 def run(argv: Sequence[str], ranks: Alone) -> int:
     """Runs the command line as one of `ranks`. Returns the exit code."""
-    logger = logging.getLogger("amigo")
-    logger.setLevel(logging.INFO)
-    console = ConsoleHandler() if ranks.first else RankHandler(ranks)
-    logger.addHandler(console)
-    try:
-        return _dispatch(argv, ranks)
-    finally:
-        logger.removeHandler(console)
+    return command.run(lambda: _dispatch(argv, ranks), ranks)
 
 
 def _dispatch(argv: Sequence[str], ranks: Alone) -> int:
-    name = "" if ranks.first else f"rank {ranks.rank}: "
+    settings, given = settings_module.parse(argv)
+    mode = settings[RunSettings].mode
     try:
-        flags, given = flags_module.parse(argv)
-        if flags.mode == "train":
-            return train(flags, given, ranks)
-        elif not ranks.alone:
-            raise flags_module.UsageError(f"--mode {flags.mode} is for one process: leave torchrun out")
-        else:
-            evaluate(flags, given)
-    except flags_module.UsageError as error:
-        for line in str(error).splitlines():
-            print(f"{name}error: {line}", file=sys.stderr)
-        return 2
+        if mode == "train":
+            return train(settings, given, ranks)
+        if not ranks.alone:
+            raise UsageError(f"--mode {mode} is for one process: leave torchrun out")
+        evaluate(settings, given)
     except RunFailed as error:
-        print(f"{name}error: {error}", file=sys.stderr)
+        command.say(error, ranks)
         return 1
     return 0
 

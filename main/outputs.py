@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from main.flags import UsageError
+from torchbeast.core.settings import UsageError
 
 
 def check(flag: str, path: str | Path) -> None:

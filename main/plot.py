@@ -27,8 +27,8 @@ from matplotlib.lines import Line2D
 
 from main import outputs
 from main.curves import CONFIDENCE, STATISTICS, Curve, Group, default_window, group_runs, make_curve
-from main.flags import UsageError
 from main.logs import Run, read_run
+from torchbeast.core.settings import UsageError
 
 MOST_BINS = 20_000
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from main import curves, evaluate, outputs, reproduce
 from main import flags as flags_module
-from main.flags import UsageError
 from main.reproduce import Experiment, Outcome
+from torchbeast.core.settings import UsageError
 
 NONE = "–"
 LOG_HEAD = ("experiment", "runs", "success", "return", "first reached", "lost again", "hours")

@@ -16,8 +16,8 @@ import numpy as np
 
 from main import flags as flags_module
 from main import keep, logs
-from main.flags import UsageError
 from main.train import SIGNALS
+from torchbeast.core.settings import UsageError
 from utils_folder.checkpoint import CheckpointError
 
 WINDOW_FRAMES = 1_000_000

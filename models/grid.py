@@ -14,6 +14,7 @@ gathered from there. Nothing is approximated: outputs and gradients are those of
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.linear import linear
+from torchbeast.core.settings import flag
 
 MAX_SIDE = 32  # five convolutions of stride 2 bring 32 cells down to 1
 OBJECTS, COLOURS, STATES = len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(DIR_TO_VEC)
@@ -65,6 +67,14 @@ def tap_cells(width: int, height: int, stride: int) -> Tensor:
     y = (torch.arange(0, height, stride)[:, None] + offset)[None, :, :, None]
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     return torch.where(inside, x * height + y, -1).reshape(-1, TAPS)
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """How every network reads cells."""
+
+    title = "Student"
+    disable_use_embedding: bool = flag(False, "feed raw channel values to the networks, not embeddings", agent=True)
 
 
 class CellEmbedding(nn.Module):

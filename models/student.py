@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.grid import COLOURS, RELU_GAIN, CellEmbedding, ConvWeights, GridConvolutions, initialise
+from models.grid import COLOURS, RELU_GAIN, CellEmbedding, CellSettings, ConvWeights, GridConvolutions, initialise
 from models.linear import linear, packed
+from torchbeast.core.settings import Settings, flag
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """The student's network."""
+
+    title = "Student"
+    state_embedding_dim: int = flag(256, "width of the student's hidden layers", at_least=1, agent=True)
+    use_lstm: bool = flag(False, "put an LSTM before the student's heads", agent=True)
+    num_lstm_layers: int = flag(1, "its layers", at_least=1, agent=True)
+    goal_dim: int = flag(10, "width of the unused goal embedding of published checkpoints", at_least=1, agent=True)
 
 
 class StudentWeights(NamedTuple):
@@ -61,6 +74,25 @@ class Student(CellEmbedding):
         self.baseline = initialise(nn.Linear(hidden_dim, 1), 1.0)
         for layer in (*self.feat_extract.convolutions(), self.fc[0], self.fc[2]):
             initialise(layer, RELU_GAIN)
+
+    groups = (StudentSettings, CellSettings)
+
+    @classmethod
+    def make(
+        cls, settings: Settings, frame_shape: tuple[int, int, int], num_actions: int, *, goal_conditioned: bool
+    ) -> Student:
+        """The student that a run's settings describe."""
+        own = settings[StudentSettings]
+        return cls(
+            frame_shape,
+            num_actions,
+            goal_conditioned=goal_conditioned,
+            goal_dim=own.goal_dim,
+            hidden_dim=own.state_embedding_dim,
+            use_lstm=own.use_lstm,
+            num_lstm_layers=own.num_lstm_layers,
+            use_embedding=not settings[CellSettings].disable_use_embedding,
+        )
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """Zeros (h, c), each [layers, B, hidden]; () without LSTM."""

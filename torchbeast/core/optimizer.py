@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from torchbeast.core.ranks import ALONE, Alone
+from torchbeast.core.settings import flag
 
 BAD_UPDATES = 3
 METHODS = ("rmsprop", "adam")
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """How the student learns; others that learn beside it share batches and schedule."""
+
+    title = "Student"
+    batch_size: int = flag(8, "rollouts in a student update (of each rank)", at_least=1)
+    unroll_length: int = flag(100, "steps in a rollout", at_least=1)
+    learning_rate: float = flag(0.001, "student's learning rate; it falls linearly to 0 over total_frames", at_least=0)
+    discounting: float = flag(0.99, "discount factor gamma", at_least=0, at_most=1)
+    entropy_cost: float = flag(0.0005, "weight of the entropy loss", at_least=0)
+    baseline_cost: float = flag(0.5, "weight of the baseline loss (student and teacher)", at_least=0)
+    alpha: float = flag(0.99, "RMSprop's smoothing constant", above=0, at_most=1)
+    momentum: float = flag(0.0, "RMSprop's momentum", at_least=0)
+    epsilon: float = flag(0.01, "RMSprop's epsilon", above=0)
 
 
 class Diverged(Exception):
@@ -107,18 +126,17 @@ class Optimizer:
             group["lr"] = group["initial_lr"] * self._remaining(self.schedule.last_epoch)
 
 
-def from_flags(
-    parameters: Iterable[nn.Parameter], flags, *, learning_rate: float, method: str = "rmsprop", ranks: Alone = ALONE
-) -> Optimizer:
-    """An Optimizer with a run's hyperparameters (SPEC: alpha, epsilon, momentum, total_frames, T * B a step and rank)."""
-    return Optimizer(
-        parameters,
-        learning_rate=learning_rate,
-        frames_per_update=flags.unroll_length * flags.batch_size * ranks.size,
-        total_frames=flags.total_frames,
-        alpha=flags.alpha,
-        epsilon=flags.epsilon,
-        momentum=flags.momentum,
-        method=method,
+OptimizerMaker = Callable[..., Optimizer]  # (parameters, *, learning_rate, method="rmsprop")
+
+
+def optimizer_maker(learning: LearningSettings, *, total_frames: int, ranks: Alone = ALONE) -> OptimizerMaker:
+    """Makes the optimisers of one run, which all follow one schedule: T * B frames an update and rank."""
+    return functools.partial(
+        Optimizer,
+        frames_per_update=learning.unroll_length * learning.batch_size * ranks.size,
+        total_frames=total_frames,
+        alpha=learning.alpha,
+        epsilon=learning.epsilon,
+        momentum=learning.momentum,
         ranks=ranks,
     )

@@ -2,66 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 from collections import deque
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from main import flags as flags_module
-from models.student import Student
-from torchbeast.core import losses, optimizer, vtrace
+from torchbeast.core import losses, vtrace
+from torchbeast.core.columns import Column
+from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
-from torchbeast.core.rollouts import Field, agent_fields
 from torchbeast.core.weights import SharedWeights
-from utils_folder import env_utils, rewards
-from utils_folder.motivation import Motivation, Task
+from utils_folder.motivations import rewards
+from utils_folder.motivations.base import Motivation
+from utils_folder.motivations.rewards import RewardSettings
 
-LOG_COLUMNS = (
-    "frames",
-    "total_loss",
-    "mean_episode_return",
-    "pg_loss",
-    "baseline_loss",
-    "entropy_loss",
-    "mean_intrinsic_rewards",
-    "success_rate",
-    "episodes",
-    "grad_norm",
-    "policy_lag",
-)
-EPISODE_MEANS = ("mean_episode_return", "success_rate")  # columns that are means over a row's episodes
+COLUMNS = (
+    Column("frames", "environment frames learned from, on all ranks", "last"),
+    Column("total_loss", "pg_loss + baseline_loss + entropy_loss, each summed over the T steps of a rollout and averaged over "
+           "the batch"),
+    Column("mean_episode_return", "mean return of the episodes that ended in this batch (the environment's reward only)",
+           "episodes", panel="return", label="mean episode return\n(environment's reward)"),
+    Column("pg_loss", "the student's policy gradient loss"),
+    Column("baseline_loss", "the student's value loss, times baseline_cost"),
+    Column("entropy_loss", "the student's negative entropy, times entropy_cost"),
+    Column("mean_intrinsic_rewards", "mean intrinsic reward of a step", panel="intrinsic",
+           label="intrinsic reward\n(per step)"),
+    Column("success_rate", "the share of those episodes with a return above 0", "episodes", panel="success",
+           label="success rate\n(share of episodes)"),
+    Column("episodes", "episodes that ended in this batch", "sum"),
+    Column("grad_norm", "norm of the student's gradient before it is clipped at 40"),
+    Column("policy_lag", "how many updates old the weights were that this batch's rollouts began with (mean)"),
+)  # fmt: skip
 RECENT_EPISODES = 100
-CHECK_UPDATES = 100  # how often ranks compare what must be equal on all of them
 LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is judged
 LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
-
-
-def make_student(flags: argparse.Namespace, task: Task, motivation: Motivation) -> Student:
-    """The student that a run's flags describe."""
-    return Student(
-        task.frame_shape,
-        task.num_actions,
-        goal_conditioned=motivation.goal_conditioned,
-        goal_dim=flags.goal_dim,
-        hidden_dim=flags.state_embedding_dim,
-        use_lstm=flags.use_lstm,
-        num_lstm_layers=flags.num_lstm_layers,
-        use_embedding=not flags.disable_use_embedding,
-    )
-
-
-def rollout_fields(task: Task, learner: Learner) -> dict[str, Field]:
-    """All that a rollout holds: the agent's, MiniGrid's and the motivation's fields, and the LSTM's state at state 0."""
-    core_state = {
-        f"core_state_{i}": Field((state.shape[0], state.shape[2]), "float32", per_row=False)
-        for i, state in enumerate(learner.student.initial_state(1))
-    }
-    fields = agent_fields(task.frame_shape, task.num_actions)
-    return fields | env_utils.CARRIED_FIELDS | core_state | learner.motivation.rollout_fields
 
 
 class Learner:
@@ -74,18 +51,40 @@ class Learner:
         recent_returns: of the last episodes that ended here.
     """
 
-    def __init__(self, flags: argparse.Namespace, task: Task, motivation: Motivation, ranks: Alone = ALONE):
-        self.flags = flags
+    def __init__(
+        self,
+        settings: LearningSettings,
+        reward_settings: RewardSettings,
+        motivation: Motivation,
+        student: nn.Module,
+        shared: SharedWeights,
+        make_optimizer: OptimizerMaker,
+        *,
+        num_buffers: int,
+        ranks: Alone = ALONE,
+    ):
+        """`shared`: where the student's weights are published; `num_buffers`: rollouts between actors and this."""
+        self._settings = settings
+        self._reward_settings = reward_settings
         self.ranks = ranks
-        self._max_lag = flags_module.num_buffers(flags) / flags.batch_size + 1
+        self._max_lag = num_buffers / settings.batch_size + 1
         self.motivation = motivation
-        self.student = make_student(flags, task, motivation)
-        self.shared = SharedWeights(self.student)
+        self.student = student
+        self.shared = shared
         self.frames = 0
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
-        self._optimizer = optimizer.from_flags(self.student.parameters(), flags, learning_rate=flags.learning_rate, ranks=ranks)
+        self._optimizer = make_optimizer(student.parameters(), learning_rate=settings.learning_rate)
         self._device = torch.device("cpu")
         self._usual_lag = 0.0
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What a row holds."""
+        return (*COLUMNS, *self.motivation.columns)
+
+    @property
+    def _frames_per_update(self) -> int:
+        return self._settings.unroll_length * self._settings.batch_size * self.ranks.size
 
     def to(self, device: torch.device) -> None:
         self._device = device
@@ -103,26 +102,27 @@ class Learner:
         intrinsic = self.motivation.intrinsic_reward(batch)
         stats = self._update_student(batch, intrinsic)
         self.shared.publish(self.student)
-        self.frames += self.flags.unroll_length * self.flags.batch_size * self.ranks.size
+        self.frames += self._frames_per_update
         return {"frames": self.frames, "policy_lag": lag} | stats | self._episodes(batch) | self.motivation.learn(batch)
 
     def _update_student(self, batch: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
         outputs = self._forward(batch)
-        reward = rewards.student_reward(batch["reward"][1:], intrinsic, extrinsic=not self.flags.no_extrinsic_rewards)
+        extrinsic = not self._reward_settings.no_extrinsic_rewards
+        reward = rewards.student_reward(batch["reward"][1:], intrinsic, extrinsic=extrinsic)
         policy_logits, values = outputs["policy_logits"][:-1], outputs["baseline"][:-1]
         actions = batch["action"][1:]
         log_probs = vtrace.action_log_probs(policy_logits, actions)
         returns = vtrace.from_log_probs(
             vtrace.action_log_probs(batch["policy_logits"][1:], actions),
             log_probs,
-            self.flags.discounting * (~batch["done"][1:]).float(),
+            self._settings.discounting * (~batch["done"][1:]).float(),
             reward,
             values,
             outputs["baseline"][-1],
         )
         pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
-        baseline_loss = self.flags.baseline_cost * losses.baseline_loss(returns.vs, values)
-        entropy_loss = self.flags.entropy_cost * losses.entropy_loss(policy_logits)
+        baseline_loss = self._settings.baseline_cost * losses.baseline_loss(returns.vs, values)
+        entropy_loss = self._settings.entropy_cost * losses.entropy_loss(policy_logits)
         total_loss = pg_loss + baseline_loss + entropy_loss
         norm = self._optimizer.step(total_loss)
         return {
@@ -175,17 +175,20 @@ class Learner:
     @property
     def updates(self) -> int:
         """Student updates in frames learned from, each of the present size."""
-        return self.frames // (self.flags.unroll_length * self.flags.batch_size * self.ranks.size)
+        return self.frames // self._frames_per_update
 
     def row_of_all(self, row: dict[str, float], wishes: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
         """The row of all ranks together, and the mean of their `wishes`, from what each has for the same update."""
-        columns = (*LOG_COLUMNS, *self.motivation.log_columns)
-        own = {name: row.get(name, math.nan) for name in columns}
-        means = self.ranks.mean(own | wishes, dict.fromkeys(EPISODE_MEANS, row["episodes"]))
-        episodes = round(means["episodes"] * self.ranks.size)
+        own = {column.name: row.get(column.name, math.nan) for column in self.columns}
+        by_episodes = [column.name for column in self.columns if column.join == "episodes"]
+        means = self.ranks.mean(own | wishes, dict.fromkeys(by_episodes, row["episodes"]))
         # Where all agree the value stays what it is: counts are integers.
-        joined = {name: row[name] if row.get(name) == means[name] else means[name] for name in columns}
-        return joined | {"episodes": episodes}, {name: means[name] for name in wishes}
+        joined = {name: row[name] if row.get(name) == means[name] else means[name] for name in own}
+        for column in self.columns:
+            if column.join == "sum" and column.name in row:
+                total = means[column.name] * self.ranks.size
+                joined[column.name] = round(total) if isinstance(row[column.name], int) else total
+        return joined, {name: means[name] for name in wishes}
 
     def check_equal(self) -> None:
         """Raises: RanksFailed, naming the rank, if anything is not equal that must be: weights, optimisers, t*, schedules."""
@@ -198,15 +201,21 @@ class Learner:
         self.ranks.check_equal(digest.digest(), f"what has been learned by frame {self.frames:,} (weights, optimisers, t*)")
 
     def state_dict(self) -> dict:
+        """Its part of a checkpoint, the motivation's included; `training_keys` names those that playing does not need."""
         rule, schedule = self._optimizer.state_dict()
-        return {
-            "model_state_dict": self.student.state_dict(),
+        training = {
             "optimizer_state_dict": rule,
             "scheduler_state_dict": schedule,
+            "recent_returns": list(self.recent_returns),
+            **self.motivation.training_state_dict(),
+        }
+        return {
+            "model_state_dict": self.student.state_dict(),
             "frames": self.frames,
             "weights_version": self.shared.version,
-            "recent_returns": list(self.recent_returns),
             **self.motivation.state_dict(),
+            **training,
+            "training_keys": list(training),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -216,6 +225,7 @@ class Learner:
         self.frames = state["frames"]
         self.recent_returns = deque(state["recent_returns"], maxlen=RECENT_EPISODES)
         self.motivation.load_state_dict(state)
+        self.motivation.load_training_state_dict(state)
         self.shared.publish(self.student, state["weights_version"])
 
 

@@ -1,23 +1,21 @@
-"""What a variant of the agent is: where its intrinsic reward comes from. Two interfaces and the registry of `--model` names.
-
-A new intrinsic reward is one file with a Motivation and one line in `registry`.
-"""
+"""What a variant of the agent is: where its intrinsic reward comes from. Interfaces for actors' side and learner's."""
 
 from __future__ import annotations
 
 import abc
-import argparse
-import difflib
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchbeast.core.columns import Column
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.optimizer import OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
+from torchbeast.core.settings import Settings
 
 Batch = dict[str, Tensor]
 
@@ -75,19 +73,36 @@ class Motivation(abc.ABC):
     """A motivation's part in the learner. Built on the CPU, before actors are forked.
 
     Attributes:
+        groups: its settings: frozen dataclasses of flags.
+        columns: what `learn` and `intrinsic_reward` may report.
         goal_conditioned: the student sees a goal.
         rollout_fields: what its actors add to a rollout.
-        log_columns: what `learn` and `intrinsic_reward` may report.
-        waiting_keys: the keys of `state_dict` that hold what waits to be learned from on this rank: tensors [N, ...] by
-            name.
-        own_keys: those that hold what else each rank has for itself; rank 0's is saved. All else is the same on every rank.
+        waiting_keys: the keys of `training_state_dict` that hold what waits to be learned from on this rank: tensors [N, ...]
+            by name.
+        own_keys: the keys of `state_dict` that hold what else each rank has for itself; rank 0's is saved. All else is the
+            same on every rank.
+
+    Args of the constructor:
+        settings: of the run; a motivation reads its own groups, and those of the rooms below that it has to do with.
+        task: what is played.
+        make_optimizer: makes an optimiser that follows the student's schedule.
+        ranks: those that learn together.
     """
 
+    groups: ClassVar[tuple[type, ...]] = ()
+    columns: ClassVar[tuple[Column, ...]] = ()
+    waiting_keys: ClassVar[tuple[str, ...]] = ()
+    own_keys: ClassVar[tuple[str, ...]] = ()
     goal_conditioned: bool
     rollout_fields: dict[str, Field]
-    log_columns: tuple[str, ...]
-    waiting_keys: tuple[str, ...] = ()
-    own_keys: tuple[str, ...] = ()
+
+    @abc.abstractmethod
+    def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE): ...
+
+    @classmethod
+    def problems(cls, settings: Settings, width: int, height: int) -> list[str]:
+        """Why these settings cannot work on a grid of this size, a line each with the remedy."""
+        return []
 
     @abc.abstractmethod
     def actor(self, num_envs: int, generator: torch.Generator) -> MotivationActor:
@@ -114,11 +129,18 @@ class Motivation(abc.ABC):
 
     @abc.abstractmethod
     def state_dict(self) -> dict:
-        """Its part of a checkpoint."""
+        """Its part of a checkpoint: what playing with the agent needs. Its keys are known to nobody else."""
 
     @abc.abstractmethod
     def load_state_dict(self, state: dict) -> None:
-        """Restores and publishes everything; a checkpoint of the published code may lack what only we save."""
+        """Restores and publishes that; a checkpoint of the published code may lack what only we save."""
+
+    def training_state_dict(self) -> dict:
+        """The rest of it: what going on with the run needs besides, as optimisers. Not kept of a finished run."""
+        return {}
+
+    def load_training_state_dict(self, state: dict) -> None:
+        """Restores that; called after `load_state_dict` when a run goes on, not when its agent plays."""
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
         """What a video shows of the first environment's state, given what every rollout field is in it, [E, ...] each."""
@@ -131,34 +153,3 @@ class Motivation(abc.ABC):
     def warnings(self) -> Iterator[str]:
         """What a user should know of the flags or the present state, a line each."""
         return iter(())
-
-
-def registry() -> dict[str, Callable[[argparse.Namespace, Task, Alone], Motivation]]:
-    """The `--model` names. Imported here, since the variants' modules import this one."""
-    from utils_folder.amigo import Amigo, threshold_difficulty, window_difficulty
-    from utils_folder.bebold import BeBold
-
-    return {
-        "default": lambda flags, task, ranks: Amigo(flags, task, threshold_difficulty(flags), ranks),
-        "window_adaptive": lambda flags, task, ranks: Amigo(flags, task, window_difficulty(flags), ranks),
-        "novelty_based": BeBold,
-    }
-
-
-ALIASES = {"window_addaptive": "window_adaptive"}  # so spelled in the document's own command
-
-
-def canonical_name(name: str) -> str:
-    """The registered name meant by `name`; ValueError with close matches if there is none."""
-    name = ALIASES.get(name, name)
-    known = registry()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else ""
-        raise ValueError(f"unknown model {name!r}: choose from {', '.join(known)}. {hint}".strip())
-    return name
-
-
-def make_motivation(flags: argparse.Namespace, task: Task, ranks: Alone = ALONE) -> Motivation:
-    """The motivation that `flags.model` names."""
-    return registry()[canonical_name(flags.model)](flags, task, ranks)

@@ -2,116 +2,95 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.grid import CellSettings
 from models.teacher import Teacher
-from torchbeast.core import losses, optimizer, vtrace
+from torchbeast.core import losses, vtrace
+from torchbeast.core.columns import Column
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 from torchbeast.core.sampling import sample
+from torchbeast.core.settings import Settings, flag
 from torchbeast.core.weights import Reader, SharedWeights
-from utils_folder import difficulty as difficulties
-from utils_folder import goals, rewards
-from utils_folder.curriculum import Curriculum
-from utils_folder.difficulty import Difficulty
-from utils_folder.motivation import Batch, Motivation, MotivationActor, Shown, Task
+from utils_folder.motivations import difficulty as difficulties
+from utils_folder.motivations import goals, rewards
+from utils_folder.motivations.alarms import TeacherAlarms
+from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown, Task
+from utils_folder.motivations.curriculum import Curriculum
+from utils_folder.motivations.difficulty import Difficulty
+from utils_folder.motivations.rewards import RewardSettings
 
 DEFAULT_START = 7
 WINDOW_START = 100
-UPDATE_COLUMNS = (
-    "gen_rewards",
-    "gg_loss",
-    "generator_entropy_loss",
-    "generator_baseline_loss",
-    "mean_episode_steps",
-    "ex_reward",
-)
+UPDATE_COLUMNS = (  # of a teacher update, in the order in which `Amigo._loss` gives them
+    Column("gen_rewards", "mean of what the teacher learned from (in rows with a teacher update; the next five too)",
+           panel="teacher", label="teacher reward\n(per goal)"),
+    Column("gg_loss", "the teacher's policy gradient loss"),
+    Column("generator_entropy_loss", "the teacher's negative entropy, times generator_entropy_cost"),
+    Column("generator_baseline_loss", "the teacher's value loss, times baseline_cost"),
+    Column("mean_episode_steps", "mean goal_step, the steps that the goals of its batch took"),
+    Column("ex_reward", "mean reward of the environment at the end of those goals"),
+)  # fmt: skip
 
 
-def threshold_difficulty(flags: argparse.Namespace) -> difficulties.Threshold:
+@dataclass(frozen=True)
+class TeacherSettings:
+    """The teacher, its goals, and when it moves t*."""
+
+    title = "Teacher"
+    generator_batch_size: int = flag(32, "ended goals in a teacher update (for each rank)", at_least=1)
+    generator_learning_rate: float = flag(0.002, "teacher's learning rate", at_least=0)
+    generator_entropy_cost: float = flag(0.05, "weight of its entropy loss", at_least=0)
+    generator_reward_negative: float = flag(-0.1, "its reward (-beta) for a goal that failed or was too easy")
+    generator_reward_coef: float = flag(1.0, "scale of the positive part of its reward", at_least=0)
+    generator_threshold: float = flag(-0.5, "mean reward from which a teacher update counts as good")
+    generator_counts: int = flag(10, "good updates before t* moves", at_least=1)
+    generator_maximum: int = flag(100, "t* grows while it is not above this", at_least=0)
+    generator_start: int | None = flag(None, "t* at the start (default: 7; window_adaptive: 100)", at_least=1)
+    window: int = flag(50, "window_adaptive: goals must take t* steps, give or take this", at_least=0)
+    window_rule: str = flag("published", "window_adaptive: how t* moves", choices=("published", "tracking"))
+    inner: bool = flag(False, "propose no goals on the outer wall", agent=True)
+    modify: bool = flag(False, "a goal is reached when its cell changes (else: when the agent stands on it)", agent=True)
+    restart_episode: bool = flag(False, "reaching a goal ends the episode")
+    no_boundary_awareness: bool = flag(False, "an episode's end does not count as reaching a goal", agent=True)
+    as_published: bool = flag(False, "reproduce the two indexing slips of the published code", agent=True)
+
+
+def threshold_difficulty(settings: TeacherSettings) -> difficulties.Threshold:
     """t* of `default`."""
     return difficulties.Threshold(
-        threshold=flags.generator_threshold,
-        counts=flags.generator_counts,
-        maximum=flags.generator_maximum,
-        negative=flags.generator_reward_negative,
-        target=DEFAULT_START if flags.generator_start is None else flags.generator_start,
+        threshold=settings.generator_threshold,
+        counts=settings.generator_counts,
+        maximum=settings.generator_maximum,
+        negative=settings.generator_reward_negative,
+        target=DEFAULT_START if settings.generator_start is None else settings.generator_start,
     )
 
 
-def window_difficulty(flags: argparse.Namespace) -> difficulties.Window | difficulties.TrackingWindow:
+def window_difficulty(settings: TeacherSettings) -> difficulties.Window | difficulties.TrackingWindow:
     """t* of `window_adaptive`, by `--window_rule`."""
-    start = WINDOW_START if flags.generator_start is None else flags.generator_start
+    start = WINDOW_START if settings.generator_start is None else settings.generator_start
     common = {
-        "threshold": flags.generator_threshold,
-        "counts": flags.generator_counts,
-        "window": flags.window,
-        "negative": flags.generator_reward_negative,
+        "threshold": settings.generator_threshold,
+        "counts": settings.generator_counts,
+        "window": settings.window,
+        "negative": settings.generator_reward_negative,
         "target": start,
     }
-    if flags.window_rule == "tracking":
-        return difficulties.TrackingWindow(maximum=flags.generator_maximum, start=start, **common)
+    if settings.window_rule == "tracking":
+        return difficulties.TrackingWindow(maximum=settings.generator_maximum, start=start, **common)
     return difficulties.Window(**common)
-
-
-class Watch:
-    """Watches for a teacher that has stopped teaching."""
-
-    UNREACHED_FRAMES = 1_000_000
-    FROZEN_FRAMES = 10_000_000
-    COLLAPSED_NATS = 0.01
-    COLLAPSED_UPDATES = 100
-    DEAD_LOGIT = -0.99  # the map's ELU ends at -1, and has hardly a gradient there
-
-    def __init__(self, target: int):
-        self._target = target
-        self._frames_since_reached = 0
-        self._frames_since_moved = 0
-        self._collapsed_updates = 0
-        self._dead_updates = 0
-
-    def see(self, reached: Tensor, difficulty: Difficulty) -> None:
-        """reached: bool [T, B]."""
-        self._frames_since_reached = 0 if reached.any() else self._frames_since_reached + reached.numel()
-        self._frames_since_moved = 0 if difficulty.target != self._target else self._frames_since_moved + reached.numel()
-        self._target = difficulty.target
-
-    def see_proposals(self, entropy: float, highest_logit: float) -> None:
-        """Of one teacher update: the goals' mean entropy, in nats, and the highest of all logits."""
-        self._collapsed_updates = self._collapsed_updates + 1 if entropy < self.COLLAPSED_NATS else 0
-        self._dead_updates = self._dead_updates + 1 if highest_logit < self.DEAD_LOGIT else 0
-
-    def warnings(self, difficulty: Difficulty) -> Iterator[str]:
-        if self._frames_since_reached >= self.UNREACHED_FRAMES:
-            yield (
-                f"no goal has been reached for {self.UNREACHED_FRAMES:,} frames: the teacher cannot learn; lower t* "
-                "(--generator_start), or raise --generator_entropy_cost"
-            )
-        if self._frames_since_moved >= self.FROZEN_FRAMES and not difficulty.at_limit:
-            yield (
-                f"t* has not moved for {self.FROZEN_FRAMES:,} frames: no update in a row of generator_counts is good enough; "
-                "lower --generator_threshold or --generator_counts"
-            )
-        if self._collapsed_updates >= self.COLLAPSED_UPDATES:
-            yield (
-                f"the teacher has proposed one goal only for {self.COLLAPSED_UPDATES} updates (entropy below "
-                f"{self.COLLAPSED_NATS} nats): raise --generator_entropy_cost"
-            )
-        if self._dead_updates >= self.COLLAPSED_UPDATES:
-            yield (
-                f"all of the teacher's logits have stood at the floor of its last ELU for {self.COLLAPSED_UPDATES} updates: it "
-                "proposes goals at random and hardly learns; start again with a lower --generator_learning_rate or a higher "
-                "--generator_entropy_cost"
-            )
 
 
 class AmigoActor(MotivationActor):
@@ -124,13 +103,13 @@ class AmigoActor(MotivationActor):
         late_goal[t]         goal[t-1], for --as_published
     """
 
-    def __init__(self, teacher: Reader, num_envs: int, task: Task, flags: argparse.Namespace, generator: torch.Generator):
+    def __init__(self, teacher: Reader, num_envs: int, task: Task, settings: TeacherSettings, generator: torch.Generator):
         self._teacher = teacher
         self._generator = generator
-        self._modify = flags.modify
-        self._boundary_awareness = not flags.no_boundary_awareness
-        self._restart_episode = flags.restart_episode
-        self._inner_height = task.frame_shape[1] if flags.inner else None
+        self._modify = settings.modify
+        self._boundary_awareness = not settings.no_boundary_awareness
+        self._restart_episode = settings.restart_episode
+        self._inner_height = task.frame_shape[1] if settings.inner else None
         num_goals = teacher.network.num_goals
         self._row = {
             "goal": np.zeros(num_envs, np.int64),
@@ -202,58 +181,71 @@ class Amigo(Motivation):
     Source: AMIGo (arXiv 2006.12122), algorithm 1.
     """
 
+    groups = (TeacherSettings,)
+    columns = (
+        *UPDATE_COLUMNS,
+        Column("generator_current_target", "t*", "last", panel="t_star", label="t* (steps)"),
+        Column("goals_reached", "share of steps on which the goal was reached"),
+    )
     goal_conditioned = True
-    log_columns = (*UPDATE_COLUMNS, "generator_current_target", "goals_reached")
-
     waiting_keys = ("generator_batch",)
     own_keys = ("curriculum",)
+    make_difficulty = staticmethod(threshold_difficulty)
 
-    def __init__(self, flags: argparse.Namespace, task: Task, difficulty: Difficulty, ranks: Alone = ALONE):
-        self._ranks = ranks
-        self._flags = flags
+    def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
+        own = self._settings = settings[TeacherSettings]
+        self._rewards = settings[RewardSettings]
+        self._baseline_cost = settings[LearningSettings].baseline_cost
         self._task = task
-        self.difficulty = difficulty
+        self._ranks = ranks
+        self.difficulty: Difficulty = self.make_difficulty(own)
         self._difficulty_known = True
         self.teacher = Teacher(
             task.frame_shape,
-            inner=flags.inner,
-            mirrored=flags.as_published,
-            use_embedding=not flags.disable_use_embedding,
+            inner=own.inner,
+            mirrored=own.as_published,
+            use_embedding=not settings[CellSettings].disable_use_embedding,
         )
         self._shared = SharedWeights(self.teacher)
-        self._optimizer = optimizer.from_flags(
-            self.teacher.parameters(), flags, learning_rate=flags.generator_learning_rate, ranks=ranks
-        )
-        self._reward_scale = {"negative": flags.generator_reward_negative, "coef": flags.generator_reward_coef}
+        self._optimizer = make_optimizer(self.teacher.parameters(), learning_rate=own.generator_learning_rate)
+        self._reward_scale = {"negative": own.generator_reward_negative, "coef": own.generator_reward_coef}
         self._waiting: Batch = {}
-        self._watch = Watch(difficulty.target)
+        self._alarms = TeacherAlarms(self.difficulty.target)
         self._curriculum = Curriculum(task.frame_shape)
-        self.rollout_fields = {
+        self.rollout_fields = self._fields()
+
+    @classmethod
+    def problems(cls, settings: Settings, width: int, height: int) -> list[str]:
+        if settings[TeacherSettings].inner and min(width, height) < 3:
+            return [f"--inner: a {width}x{height} grid has no cells inside its outer wall"]
+        return []
+
+    def _fields(self) -> dict[str, Field]:
+        fields = {
             "goal": Field((), np.int64),
-            "goal_frame": Field(task.frame_shape, np.uint8),
+            "goal_frame": Field(self._task.frame_shape, np.uint8),
             "generator_logits": Field((self.teacher.num_goals,), np.float32),
             "goal_step": Field((), np.int32),
             "reached": Field((), np.bool_),
         }
-        if flags.as_published:
-            self.rollout_fields["late_goal"] = Field((), np.int64)
+        return fields | ({"late_goal": Field((), np.int64)} if self._settings.as_published else {})
 
     def actor(self, num_envs: int, generator: torch.Generator) -> AmigoActor:
         reader = Reader(copy.deepcopy(self.teacher), self._shared)
-        return AmigoActor(reader, num_envs, self._task, self._flags, generator)
+        return AmigoActor(reader, num_envs, self._task, self._settings, generator)
 
     def to(self, device: torch.device) -> None:
         self.teacher.to(device)
 
     def student_goal(self, batch: Batch) -> Tensor:
-        return batch["late_goal" if self._flags.as_published else "goal"]
+        return batch["late_goal" if self._settings.as_published else "goal"]
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
         return rewards.student_bonus(
             batch["reached"][1:],
             batch["goal_step"][1:],
             max_steps=self._task.max_steps,
-            coef=self._flags.intrinsic_reward_coef,
+            coef=self._rewards.intrinsic_reward_coef,
         )
 
     def learn(self, batch: Batch) -> dict[str, float]:
@@ -262,7 +254,7 @@ class Amigo(Motivation):
         stats = {"goals_reached": batch["reached"][1:].float().mean().item()}
         waiting = [int(count) for (count,) in self._ranks.gather([len(self._waiting["goal"])])]
         updates = []
-        while taken := shares(waiting, self._flags.generator_batch_size * len(waiting)):
+        while taken := shares(waiting, self._settings.generator_batch_size * len(waiting)):
             size = taken[self._ranks.rank]
             updates.append(self._update({k: v[:size] for k, v in self._waiting.items()}, counts=not updates))
             self._waiting = {k: v[size:] for k, v in self._waiting.items()}
@@ -270,7 +262,7 @@ class Amigo(Motivation):
         if updates:
             self._shared.publish(self.teacher)
             stats |= {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
-        self._watch.see(batch["reached"][1:], self.difficulty)
+        self._alarms.see(batch["reached"][1:], self.difficulty)
         self._curriculum.see(batch, self.difficulty.target, ranks=self._ranks.size)
         return stats | {"generator_current_target": self.difficulty.target}
 
@@ -280,31 +272,31 @@ class Amigo(Motivation):
         Only the first one after a batch `counts` for the learning rate: where goals end fast there are several, and the
         teacher's rate would be zero long before the student's.
         """
-        flags = self._flags
-        weight = len(entries["goal"]) / flags.generator_batch_size  # of this rank's mean loss in that of all
+        settings = self._settings
+        weight = len(entries["goal"]) / settings.generator_batch_size  # of this rank's mean loss in that of all
         loss, successes, stats = self._loss(entries)
         self._optimizer.step(loss, weight, counts=counts)
         stats = self._ranks.mean(stats, dict.fromkeys(stats, weight))
         # From the share of successes, not from rounded rewards: a mean of exactly -beta must pass a threshold of -beta.
         counts = [count for (count,) in self._ranks.gather([successes])]
-        share = sum(counts) / (flags.generator_batch_size * len(counts))
+        share = sum(counts) / (settings.generator_batch_size * len(counts))
         self.difficulty.update(rewards.teacher_reward(share, **self._reward_scale), stats["ex_reward"])
         return stats
 
     def _loss(self, entries: Batch) -> tuple[Tensor | None, int, dict[str, float]]:
         """The loss of `entries`, how many of them were successes, and log values; None, 0 and NaN where there are none."""
-        flags = self._flags
+        settings = self._settings
         if not len(entries["goal"]):
-            return None, 0, dict.fromkeys(UPDATE_COLUMNS, math.nan)
+            return None, 0, {column.name: math.nan for column in UPDATE_COLUMNS}
         logits, values = (x.unsqueeze(0) for x in self.teacher(entries["goal_frame"]))
         index = entries["goal"]
-        if flags.inner:
+        if settings.inner:
             index = goals.cell_to_inner(index, height=self._task.frame_shape[1])
         success = self.difficulty.success(entries["reached"], entries["goal_step"])
         learned = rewards.teacher_reward_learned(
             rewards.teacher_reward(success, **self._reward_scale),
             entries["ex_reward"],
-            extrinsic=not flags.no_extrinsic_rewards,
+            extrinsic=not self._rewards.no_extrinsic_rewards,
         ).unsqueeze(0)
         log_probs = vtrace.action_log_probs(logits, index.unsqueeze(0))
         returns = vtrace.from_log_probs(
@@ -316,10 +308,10 @@ class Amigo(Motivation):
             torch.zeros_like(learned[0]),
         )
         pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
-        baseline_loss = flags.baseline_cost * losses.baseline_loss(returns.vs, values)
+        baseline_loss = self._baseline_cost * losses.baseline_loss(returns.vs, values)
         negative_entropy = losses.entropy_loss(logits)
-        self._watch.see_proposals(-negative_entropy.item(), logits.max().item())
-        entropy_loss = flags.generator_entropy_cost * negative_entropy
+        self._alarms.see_proposals(-negative_entropy.item(), logits.max().item())
+        entropy_loss = settings.generator_entropy_cost * negative_entropy
         stats = (
             learned.mean(),
             pg_loss,
@@ -329,16 +321,12 @@ class Amigo(Motivation):
             entries["ex_reward"].mean(),
         )
         loss = pg_loss + baseline_loss + entropy_loss
-        return loss, int(success.sum()), {name: value.item() for name, value in zip(UPDATE_COLUMNS, stats)}
+        return loss, int(success.sum()), {column.name: value.item() for column, value in zip(UPDATE_COLUMNS, stats)}
 
     def state_dict(self) -> dict:
-        rule, schedule = self._optimizer.state_dict()
         return {
             "generator_model_state_dict": self.teacher.state_dict(),
-            "generator_model_optimizer_state_dict": rule,
-            "generator_scheduler_state_dict": schedule,
             "difficulty": difficulties.state_dict(self.difficulty),
-            "generator_batch": dict(self._waiting),
             "curriculum": self._curriculum.state_dict(),
         }
 
@@ -348,20 +336,27 @@ class Amigo(Motivation):
         self._difficulty_known = "difficulty" in state  # in ours, not in the published code's
         if self._difficulty_known:
             difficulties.load_state_dict(self.difficulty, state["difficulty"])
-        if "generator_batch" in state:  # not left out of what is kept of a finished run
-            self._optimizer.load_state_dict(
-                state["generator_model_optimizer_state_dict"], state["generator_scheduler_state_dict"]
-            )
-            device = next(self.teacher.parameters()).device
-            self._waiting = {k: v.to(device) for k, v in state["generator_batch"].items()}
-            self._curriculum.load_state_dict(state["curriculum"])
+
+    def training_state_dict(self) -> dict:
+        rule, schedule = self._optimizer.state_dict()
+        return {
+            "generator_model_optimizer_state_dict": rule,
+            "generator_scheduler_state_dict": schedule,
+            "generator_batch": dict(self._waiting),
+        }
+
+    def load_training_state_dict(self, state: dict) -> None:
+        self._optimizer.load_state_dict(state["generator_model_optimizer_state_dict"], state["generator_scheduler_state_dict"])
+        device = next(self.teacher.parameters()).device
+        self._waiting = {k: v.to(device) for k, v in state["generator_batch"].items()}
+        self._curriculum.load_state_dict(state["curriculum"])
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
         width, height, _ = self._task.frame_shape
         goal, logits = int(row["goal"][0]), torch.from_numpy(row["generator_logits"][0])
         cells = np.arange(len(logits))
         probabilities = np.zeros(width * height, np.float32)
-        probabilities[goals.inner_to_cell(cells, height=height) if self._flags.inner else cells] = logits.softmax(-1).numpy()
+        probabilities[goals.inner_to_cell(cells, height=height) if self._settings.inner else cells] = logits.softmax(-1).numpy()
         steps = int(row["goal_step"][0])
         event = f"goal reached in {steps} step{'s' * (steps != 1)}" if row["reached"][0] else ""
         target = str(self.difficulty.target) if self._difficulty_known else "not stored"
@@ -373,12 +368,18 @@ class Amigo(Motivation):
 
     def warnings(self) -> Iterator[str]:
         yield from self.difficulty.warnings()
-        yield from self._watch.warnings(self.difficulty)
+        yield from self._alarms.warnings(self.difficulty)
         if self._optimizer.skipped:
             yield (
                 "a teacher update had a loss or gradient that is not finite and was not applied; "
                 "if it happens often, lower --generator_learning_rate"
             )
+
+
+class WindowAmigo(Amigo):
+    """AMIGo whose goals must take t* steps, give or take a window."""
+
+    make_difficulty = staticmethod(window_difficulty)
 
 
 def shares(waiting: Sequence[int], total: int) -> list[int]:

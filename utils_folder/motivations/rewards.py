@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from torchbeast.core.settings import flag
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """What student and motivation learn from."""
+
+    title = "Student"
+    intrinsic_reward_coef: float = flag(1.0, "scale of the reward for reaching a goal", at_least=0, agent=True)
+    no_extrinsic_rewards: bool = flag(False, "learn from intrinsic rewards alone")
 
 
 def student_bonus(reached: Tensor, goal_step: Tensor, *, max_steps: int, coef: float) -> Tensor:

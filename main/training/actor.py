@@ -14,7 +14,7 @@ from torchbeast.core.exchange import ActorPort
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import sample
 from torchbeast.core.weights import Reader
-from utils_folder.motivation import MotivationActor
+from utils_folder.motivations.base import MotivationActor
 
 STUDENT_INPUTS = ("frame", "carried_obj", "carried_col", "done", "goal")
 

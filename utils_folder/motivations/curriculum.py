@@ -9,7 +9,7 @@ import torch
 from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor
 
-from utils_folder import goals
+from utils_folder.motivations import goals
 
 MOMENTS = 256
 FIRST_WIDTH = 10_000

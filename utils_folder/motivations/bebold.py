@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.grid import CellSettings
 from models.novelty import RandomNetwork
-from torchbeast.core import optimizer
+from torchbeast.core.columns import Column
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.optimizer import METHODS, LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
-from utils_folder import rewards
-from utils_folder.motivation import Batch, Motivation, MotivationActor, Shown, Task
+from torchbeast.core.settings import Settings, flag
+from utils_folder.motivations import rewards
+from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown, Task
 from utils_folder.partial_view import VIEW_SHAPE, partial_view
+
+
+@dataclass(frozen=True)
+class NoveltySettings:
+    """What counts as novel, and what that earns."""
+
+    title = "Novelty"
+    novelty_coef: float = flag(0.1, "scale of the novelty reward", at_least=0, agent=True)
+    novelty_scale: float = flag(
+        1.0, "weight of the novelty of the state that is left (NovelD: 0.5)", at_least=0, agent=True
+    )
+    novelty_view: str = flag(
+        "full",
+        "what novelty is judged by: the full grid, or the 7x7 cells before the agent (partial; so NovelD)",
+        choices=("full", "partial"),
+        agent=True,
+    )
+    novelty_output: str = flag(
+        "relu",
+        "how target and predictor end: relu, as published, which keeps known states novel, or linear (so RND)",
+        choices=("relu", "linear"),
+        agent=True,
+    )
+    novelty_optimizer: str = flag("rmsprop", "the predictor's: rmsprop or adam", choices=METHODS, agent=True)
+    novelty_learning_rate: float | None = flag(None, "the predictor's learning rate (default: learning_rate)", at_least=0)
 
 
 class BeBoldActor(MotivationActor):
@@ -57,26 +85,30 @@ class BeBold(Motivation):
     Source: RND (arXiv 1810.12894), section 2.2; BeBold (arXiv 2012.08621), section 3.
     """
 
+    groups = (NoveltySettings,)
+    columns = (
+        Column("novelty", "mean novelty N(s) of the states visited"),
+        Column("first_visits", "share of states seen for the first time in their episode"),
+        Column("novelty_loss", "the predictor's loss"),
+    )
     goal_conditioned = False
-    log_columns = ("novelty", "first_visits", "novelty_loss")
 
-    def __init__(self, flags: argparse.Namespace, task: Task, ranks: Alone = ALONE):
-        self._flags = flags
-        self._partial = flags.novelty_view == "partial"
+    def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
+        own = self._settings = settings[NoveltySettings]
+        self._partial = own.novelty_view == "partial"
         self.rollout_fields = {"visits": Field((), np.int32)}
         if self._partial:
             self.rollout_fields["view"] = Field(VIEW_SHAPE, np.uint8)
         shape = VIEW_SHAPE if self._partial else task.frame_shape
-        options = {"use_embedding": not flags.disable_use_embedding, "output": flags.novelty_output}
+        options = {"use_embedding": not settings[CellSettings].disable_use_embedding, "output": own.novelty_output}
         self.target = RandomNetwork(shape, **options).requires_grad_(False)
         self.predictor = RandomNetwork(shape, **options)
         self._networks_known = True
-        self._optimizer = optimizer.from_flags(
+        rate = own.novelty_learning_rate
+        self._optimizer = make_optimizer(
             self.predictor.parameters(),
-            flags,
-            learning_rate=flags.learning_rate if flags.novelty_learning_rate is None else flags.novelty_learning_rate,
-            method=flags.novelty_optimizer,
-            ranks=ranks,
+            learning_rate=settings[LearningSettings].learning_rate if rate is None else rate,
+            method=own.novelty_optimizer,
         )
 
     def actor(self, num_envs: int, generator: torch.Generator) -> BeBoldActor:
@@ -96,8 +128,8 @@ class BeBold(Motivation):
         return rewards.novelty_bonus(
             batch["novelty"].detach(),
             batch["visits"],
-            coef=self._flags.novelty_coef,
-            scale=self._flags.novelty_scale,
+            coef=self._settings.novelty_coef,
+            scale=self._settings.novelty_scale,
         )
 
     def learn(self, batch: Batch) -> dict[str, float]:
@@ -124,20 +156,18 @@ class BeBold(Motivation):
             )
 
     def state_dict(self) -> dict:
-        rule, schedule = self._optimizer.state_dict()
-        return {
-            "target_state_dict": self.target.state_dict(),
-            "predictor_state_dict": self.predictor.state_dict(),
-            "predictor_optimizer_state_dict": rule,
-            "predictor_scheduler_state_dict": schedule,
-        }
+        return {"target_state_dict": self.target.state_dict(), "predictor_state_dict": self.predictor.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         # The published code does not save them; playing needs the student alone.
         self._networks_known = "target_state_dict" in state
-        if not self._networks_known:
-            return
-        self.target.load_state_dict(state["target_state_dict"])
-        self.predictor.load_state_dict(state["predictor_state_dict"])
-        if "predictor_optimizer_state_dict" in state:  # not left out of what is kept of a finished run
-            self._optimizer.load_state_dict(state["predictor_optimizer_state_dict"], state["predictor_scheduler_state_dict"])
+        if self._networks_known:
+            self.target.load_state_dict(state["target_state_dict"])
+            self.predictor.load_state_dict(state["predictor_state_dict"])
+
+    def training_state_dict(self) -> dict:
+        rule, schedule = self._optimizer.state_dict()
+        return {"predictor_optimizer_state_dict": rule, "predictor_scheduler_state_dict": schedule}
+
+    def load_training_state_dict(self, state: dict) -> None:
+        self._optimizer.load_state_dict(state["predictor_optimizer_state_dict"], state["predictor_scheduler_state_dict"])

@@ -1,4 +1,4 @@
-"""What a user sees of a running training."""
+"""What is done beside the learning, every quarter second, each thing when its time has come."""
 
 from __future__ import annotations
 
@@ -6,44 +6,21 @@ import logging
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 
 from tqdm import tqdm
 
-from main.learner import Learner
-from torchbeast.core.ranks import Alone, RanksFailed
+from main.training.learner import Learner
+from main.training.lockstep import Lockstep
+from main.training.record import Record
+from torchbeast.core.ranks import Alone
 
 logger = logging.getLogger("amigo")
 
 LINE_SECONDS = 5.0
 RATE_SECONDS = 30.0
+SCALARS_SECONDS = 10.0
 PROGRESS_RECORD = {"progress": True}
-
-
-class ConsoleHandler(logging.Handler):
-    """Writes to stderr above a live progress line; leaves out the progress lines where there is a live one."""
-
-    def __init__(self):
-        super().__init__(logging.INFO)
-        self._live = sys.stderr.isatty()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not (self._live and getattr(record, "progress", False)):
-            tqdm.write(self.format(record), file=sys.stderr)
-
-
-class RankHandler(logging.Handler):
-    """Sends a rank's warnings to rank 0, whose console and log show them."""
-
-    def __init__(self, ranks: Alone):
-        super().__init__(logging.WARNING)
-        self._ranks = ranks
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        try:
-            self._ranks.tell(text)
-        except RanksFailed:
-            print(f"rank {self._ranks.rank}: {text}", file=sys.stderr)
 
 
 class Progress:
@@ -107,3 +84,41 @@ def _hours(seconds: float) -> str:
         return "unknown time"
     minutes, seconds = divmod(int(max(0, seconds)), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+class Beside:
+    """The table of what is done how often: progress, alarms and news at once, events and checkpoints when they are due.
+
+    Of several ranks the first does it.
+    """
+
+    def __init__(self, learner: Learner, record: Record, progress: Progress, lockstep: Lockstep, ranks: Alone):
+        self._learner = learner
+        self._record = record
+        self._progress = progress
+        self._lockstep = lockstep
+        self._ranks = ranks
+        self._next_scalars = 0.0
+
+    def __call__(self, save: Callable[[], object]) -> None:
+        """`save` writes a checkpoint now."""
+        if not self._ranks.first:
+            return
+        self.hear()
+        self._progress.update()
+        for warning in self._learner.warnings():
+            self._record.warn_once(warning)
+        now = time.monotonic()
+        if now >= self._next_scalars and self._record.latest is not None:
+            self._next_scalars = now + SCALARS_SECONDS
+            self._record.scalars({"frames_per_second": self._progress.rate()})
+        if self._record.due(self._learner.frames):
+            if self._ranks.alone:
+                save()
+            else:
+                self._lockstep.save_due = True
+
+    def hear(self) -> None:
+        """What other ranks warn of goes to this one's log too."""
+        for text in self._ranks.news():
+            logger.warning(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import resource
@@ -12,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from main import flags as flags_module
-from main.flags import UsageError
+from main.settings import FileSettings, RunSettings
+from main.training import processes as processes_module
+from main.training.processes import ProcessSettings
+from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, local_size
+from torchbeast.core.settings import Settings, UsageError
 
 logger = logging.getLogger("amigo")
 
@@ -40,16 +42,16 @@ class Finding(NamedTuple):
     problem: str | None = None
 
 
-def check(flags: argparse.Namespace, ranks: Alone = ALONE, *, rollout_bytes: int, checkpoint_bytes: int) -> None:
+def check(settings: Settings, ranks: Alone = ALONE, *, rollout_bytes: int, checkpoint_bytes: int) -> None:
     """Logs a line per finding. Raises UsageError with every problem. Writes nothing, starts nothing, touches no CUDA here."""
-    processes = flags_module.processes(flags)
+    processes = settings[ProcessSettings].processes
     findings = [
         memory(local_size() * (MAIN_BYTES + rollout_bytes + processes * PROCESS_BYTES), local_size() * rollout_bytes),
         open_files(FILES + FILES_PER_PROCESS * (processes + ranks.size - 1)),
-        *([disk(flags, checkpoint_bytes, ranks.size)] if ranks.first else []),
+        *([disk(settings, checkpoint_bytes, ranks.size)] if ranks.first else []),
         cores(processes),
         system(),
-        gpu(flags.disable_cuda, ranks.local_rank),
+        gpu(settings[ProcessSettings].disable_cuda, ranks.local_rank),
     ]
     for finding in findings:
         logger.info(f"check: {finding.text}")
@@ -105,18 +107,20 @@ def open_files(needed: int) -> Finding:
     )
 
 
-def disk(flags: argparse.Namespace, checkpoint_bytes: int, ranks: int = 1) -> Finding:
+def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1) -> Finding:
     """The folder for runs can be written and has room for the log and the checkpoints."""
-    folder = Path(flags.savedir).resolve()
+    files, learning = settings[FileSettings], settings[LearningSettings]
+    folder = Path(files.savedir).resolve()
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         text = f"{folder} cannot be written"
-        return Finding(text, f"--savedir {flags.savedir}: {text}; choose another folder")
+        return Finding(text, f"--savedir {files.savedir}: {text}; choose another folder")
     free = shutil.disk_usage(folder).free
-    rows = flags.total_frames // (flags.unroll_length * flags.batch_size * ranks)
-    milestones = flags.total_frames // flags.milestone_frames if flags.milestone_frames else 0
-    needed = FREE_BYTES + rows * LOG_ROW_BYTES + (flags.keep_checkpoints + 1 + milestones) * checkpoint_bytes
+    total_frames = settings[RunSettings].total_frames
+    rows = total_frames // (learning.unroll_length * learning.batch_size * ranks)
+    milestones = total_frames // files.milestone_frames if files.milestone_frames else 0
+    needed = FREE_BYTES + rows * LOG_ROW_BYTES + (files.keep_checkpoints + 1 + milestones) * checkpoint_bytes
     text = f"disk {_mib(needed)} of {_mib(free)} free in {folder}"
     if needed <= free:
         return Finding(text)
@@ -128,7 +132,7 @@ def disk(flags: argparse.Namespace, checkpoint_bytes: int, ranks: int = 1) -> Fi
 
 
 def cores(processes: int) -> Finding:
-    available = flags_module.cores()
+    available = processes_module.cores()
     note = "" if processes < available else ": they will take turns"
     return Finding(f"{available} cores for {processes} actor processes and the learner{note}")
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from main import actor as actors
-from main.actor import Actor
+from main.training import actor as actors
+from main.training.actor import Actor
 from torchbeast.core.exchange import ActorPort, Exchange
 from torchbeast.core.rollouts import Rollouts, shared_array
 from torchbeast.core.spawner import Spawner
@@ -125,7 +125,7 @@ class ActorProcesses:
         self._stop = shared_array((1,), np.bool_)
         self._heartbeats = shared_array((len(hosted), 1), np.int64)
         self._incarnations = [0] * len(hosted)
-        self._watched = [_Watch() for _ in hosted]
+        self._pulses = [_Pulse() for _ in hosted]
         self._last_look = time.monotonic()
         self._traces: dict[int, str] = {}
         self.restarts: deque[float] = deque()
@@ -144,7 +144,7 @@ class ActorProcesses:
 
     def _launch(self, index: int) -> None:
         self._heartbeats[index] = 0
-        self._watched[index] = _Watch()
+        self._pulses[index] = _Pulse()
         self._exchange.attach(index, self._spawner.spawn(index, self._incarnations[index]))
         self._incarnations[index] += 1
 
@@ -203,15 +203,15 @@ class ActorProcesses:
         now = time.monotonic()
         slept = now - self._last_look > STALL_SECONDS / 2  # this process itself stood still: it has seen nothing
         self._last_look = now
-        for index, watch in enumerate(self._watched):
+        for index, pulse in enumerate(self._pulses):
             beats = int(self._heartbeats[index, 0])
-            if slept or beats != watch.beats or not self._exchange.holds(index):
-                watch.beats, watch.since = beats, now
-            elif now - watch.since > self._patience(index, beats) and not watch.killed:
+            if slept or beats != pulse.beats or not self._exchange.holds(index):
+                pulse.beats, pulse.since = beats, now
+            elif now - pulse.since > self._patience(index, beats) and not pulse.killed:
                 logger.warning(
-                    f"actor {index} (process {self._spawner.pids[index]}) took no step for {now - watch.since:.0f} s"
+                    f"actor {index} (process {self._spawner.pids[index]}) took no step for {now - pulse.since:.0f} s"
                 )
-                watch.killed = True
+                pulse.killed = True
                 self._spawner.kill(index)
 
     def _patience(self, index: int, beats: int) -> float:
@@ -243,7 +243,7 @@ def _is_stopped(pid: int) -> bool:
         return False
 
 
-class _Watch:
+class _Pulse:
     """What was last seen of a process: its heartbeats, since when they stand still, and whether it has been killed for it."""
 
     def __init__(self):

@@ -1,0 +1,60 @@
+"""--mode test and test_render: what they are asked for, in order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from main import outputs
+from main.playing import film, score, trained
+from main.playing.trained import Trained
+from main.settings import EvaluationSettings, RunSettings
+from torchbeast.core.settings import Settings, UsageError
+from utils_folder import video
+
+
+def evaluate(settings: Settings, given: dict[str, Any]) -> None:
+    """Plays with a trained agent. Raises UsageError for everything that cannot work, before anything is written."""
+    agent = trained.load(settings, given)
+    run, own = agent.settings[RunSettings], agent.settings[EvaluationSettings]
+    _check_outputs(run, own)
+    if run.mode == "test_render":
+        return _render(agent, run.env, own.video_episodes)
+    summary = score.score(agent)
+    print(score.report(agent.settings, summary))
+    if own.json is not None:
+        weights = str(Path(own.weight_path))
+        about = {"env": run.env, "weights": weights, "model": run.model, "greedy": own.greedy, "seed": run.seed}
+        outputs.write({own.json: (json.dumps({**about, **summary}, indent=2) + "\n").encode()})
+    if own.record_video:
+        try:
+            steps = film.record(agent, own.video_episodes, own.video_path)
+        except OSError as error:
+            raise UsageError(f"--video_path {own.video_path} cannot be written: {error.strerror}; give another file") from error
+        print(f"recorded in {own.video_path}: {len(steps)} episode(s), steps: {', '.join(map(str, steps))}")
+
+
+def _check_outputs(run: RunSettings, own: EvaluationSettings) -> None:
+    """Refuses outputs that could not be written, before minutes are spent on them."""
+    if run.mode == "test_render" and (own.json is not None or own.record_video):
+        raise UsageError(
+            "--mode test_render shows episodes and writes nothing: leave out --json and --record_video, or use test"
+        )
+    if own.json is not None:
+        outputs.check("--json", own.json)
+    if own.record_video:
+        outputs.check("--video_path", own.video_path)
+        if Path(own.video_path).suffix.lower() not in video.VIDEO_SUFFIXES:
+            raise UsageError(
+                f"--video_path {own.video_path}: choose a name that ends with {' or '.join(video.VIDEO_SUFFIXES)}"
+            )
+
+
+def _render(agent: Trained, env: str, num_episodes: int) -> None:
+    try:
+        window = video.Window(env)
+    except RuntimeError as error:
+        raise UsageError(str(error)) from None
+    film.watch(agent, num_episodes, window.show)
+    window.close()

@@ -1,0 +1,165 @@
+"""The settings of a run: its own groups, the whole with those of students and motivations, and what must hold across groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from main.training.processes import ProcessSettings
+from models import STUDENTS
+from models.grid import CellSettings
+from torchbeast.core import settings as core
+from torchbeast.core.optimizer import LearningSettings
+from torchbeast.core.settings import Flag, Settings, UsageError, flag
+from utils_folder import env_utils
+from utils_folder.motivations import MOTIVATIONS, canonical_name
+from utils_folder.motivations.rewards import RewardSettings
+
+PROGRAM = "python -m main.main"
+DESCRIPTION = "AMIGo: adversarially motivated intrinsic goals, on MiniGrid."
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is run, and for how long."""
+
+    title = "What to run"
+    env: str = flag("MiniGrid-Empty-8x8-v0", "MiniGrid environment")
+    mode: str = flag(
+        "train",
+        "train, test (play with a trained agent), test_render (play in a window)",
+        choices=("train", "test", "test_render"),
+        resumable=True,
+    )
+    model: str = flag("default", "variant: " + ", ".join(MOTIVATIONS), canonical=canonical_name, agent=True)
+    student_network: str = flag(
+        "convolutional", "the student's network: " + ", ".join(STUDENTS), choices=tuple(STUDENTS), agent=True
+    )
+    total_frames: int = flag(
+        600_000_000, "environment frames to train for, of all ranks together", at_least=1, resumable=True, experiment=True
+    )
+    seed: int | None = flag(
+        None, "everything random derives from it (default: drawn, and recorded)", at_least=0, experiment=False
+    )
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """What a run leaves, and when."""
+
+    title = "Files"
+    xpid: str | None = flag(
+        None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun it must be given)", experiment=False
+    )
+    initials: str = flag("anonymous", "whose run it is", experiment=False)
+    savedir: str = flag("./experimentsMinigrid", "folder for runs", resumable=True)
+    resume: str | None = flag(None, "go on with the run in this folder, where its last checkpoint left it", resumable=True)
+    disable_checkpoint: bool = flag(False, "write no checkpoints", resumable=True)
+    checkpoint_minutes: float = flag(10.0, "minutes between checkpoints", above=0, resumable=True)
+    keep_checkpoints: int = flag(2, "how many of the newest checkpoints are kept", at_least=1, resumable=True)
+    milestone_frames: int | None = flag(None, "also keep a checkpoint every so many frames", at_least=1, resumable=True)
+    dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True)
+    save_env: bool = flag(
+        False, "every save_every frames store the current frames and goals of some environments", experiment=False
+    )
+    save_every: int = flag(50_000, "frames between two such stores", at_least=1, experiment=False)
+
+
+@dataclass(frozen=True)
+class EnvironmentSettings:
+    """Who plays the games, and what is seen of them."""
+
+    title = "Environment"
+    engine: str = flag(
+        "auto",
+        "what plays MiniGrid: compiled, gym (gym-minigrid itself), or auto (compiled where it can)",
+        choices=env_utils.ENGINES,
+        resumable=True,
+    )
+    fix_seed: bool = flag(False, "every episode is the level of env_seed")
+    env_seed: int = flag(1, "seed of that level", at_least=0)
+    num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, agent=True)
+
+    @property
+    def fixed_seed(self) -> int | None:
+        """The seed of every level; None where each is another."""
+        return self.env_seed if self.fix_seed else None
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How a trained agent plays, and what is shown of it."""
+
+    title = "Evaluation"
+    weight_path: str = flag("model.tar", "checkpoint of the agent to play with", resumable=True)
+    num_episodes: int = flag(100, "episodes to play", at_least=1, resumable=True)
+    greedy: bool = flag(False, "take the most probable action (default: sample)", resumable=True)
+    json: str | None = flag(None, "also write the statistics to this file", resumable=True)
+    record_video: bool = flag(False, "record episodes as video", resumable=True)
+    video_episodes: int = flag(
+        1, "how many, in one file (or, with test_render, in the window)", at_least=1, resumable=True
+    )
+    video_path: str = flag("minigrid_video.mp4", "where to (.mp4 or .gif)", resumable=True)
+
+
+def groups() -> tuple[type, ...]:
+    """Every group of a run, in the order of the command line: those of all that is registered among them."""
+    students = (group for student in STUDENTS.values() for group in student.groups)
+    motivations = (group for motivation in MOTIVATIONS.values() for group in motivation.groups)
+    ours = (RunSettings, FileSettings, ProcessSettings, EnvironmentSettings, LearningSettings)
+    every = (*ours, *students, CellSettings, RewardSettings, *motivations, EvaluationSettings)
+    return tuple(dict.fromkeys(every))
+
+
+def flags() -> dict[str, Flag]:
+    """Every flag by its name."""
+    return core.flags_of(groups())
+
+
+def defaults() -> dict[str, Any]:
+    """Every flag's default by its name."""
+    return {name: about.default for name, about in flags().items()}
+
+
+def parse(argv: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
+    """All settings, defaults put in, and those that were given by flag. Raises: UsageError."""
+    return core.parse(core.make_parser(groups(), PROGRAM, DESCRIPTION), groups(), argv)
+
+
+def stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags among a checkpoint's, after a look at their types: it may come from anywhere. Raises: UsageError."""
+    return core.stored(groups(), values)
+
+
+def make(values: Mapping[str, Any]) -> Settings:
+    """Settings with these values by flag, and the defaults of all others."""
+    return Settings.of(groups(), values)
+
+
+def problems(settings: Settings) -> list[str]:
+    """Every reason why these settings cannot work, a line each, with the remedy."""
+    found = settings.problems()
+    found += settings[ProcessSettings].problems(settings[LearningSettings].batch_size)
+    return found + _environment_problems(settings)
+
+
+def _environment_problems(settings: Settings) -> list[str]:
+    env, engine = settings[RunSettings].env, settings[EnvironmentSettings].engine
+    try:
+        env_utils.check_name(env)
+        width, height = env_utils.grid_size(env)
+        found = MOTIVATIONS[settings[RunSettings].model].problems(settings, width, height)
+        if max(width, height) > env_utils.MAX_GRID:
+            found = [f"--env {env}: its grid is {width}x{height}, the networks end at 32x32; choose a smaller one"]
+        env_utils.choose_engine(env, engine)
+    except ValueError as error:
+        return [f"--env: {error}"]
+    return found
+
+
+def check(settings: Settings) -> None:
+    """Raises UsageError with all problems at once."""
+    found = problems(settings)
+    if found:
+        raise UsageError("\n".join(found))

@@ -1,0 +1,93 @@
+"""Batches to updates, until no more are wanted: in this thread, or in several with this one watching."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from main.training.sources import Batch, Source
+from torchbeast.core.exchange import Stopped
+
+BESIDE_SECONDS = 0.25
+
+
+class Loop:
+    """Takes batches from `source` and gives each to `learn`, one at a time and in the order in which they come.
+
+    Args:
+        learn: one update, or none if no more must be made; it is not called any more when it has raised.
+        wanted: whether another batch is to be taken.
+        batch_size: rollouts in a batch.
+        threads: that take batches and learn; 0: this one does.
+    """
+
+    def __init__(
+        self, source: Source, learn: Callable[[Batch], None], wanted: Callable[[], bool], *, batch_size: int, threads: int
+    ):
+        self._source = source
+        self._learn = learn
+        self._more = wanted
+        self._batch_size = batch_size
+        self._number = threads
+        self._threads: list[threading.Thread] = []
+        self._batching = threading.Lock()
+        self._learning = threading.Lock()
+        self._failure: BaseException | None = None
+
+    def run(self, beside: Callable[[], None]) -> None:
+        """Learns until no update is wanted; calls `beside` all the while, in this thread. Raises what ended it."""
+        if self._number:
+            return self._run_threads(beside)
+        while self._wanted():
+            self._learn_once()
+            beside()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """While nothing is learned."""
+        with self._learning:
+            yield
+
+    def stop(self) -> None:
+        """Ends every wait for a batch, and the threads."""
+        self._source.stop()
+        for thread in self._threads:
+            thread.join()
+
+    def _wanted(self) -> bool:
+        return self._failure is None and self._more()
+
+    def _run_threads(self, beside: Callable[[], None]) -> None:
+        self._threads = [threading.Thread(target=self._work, name=f"learner {i}") for i in range(self._number)]
+        for thread in self._threads:
+            thread.start()
+        while (alive := [thread for thread in self._threads if thread.is_alive()]) and self._wanted():
+            alive[0].join(BESIDE_SECONDS)
+            beside()
+            if self._wanted():
+                self._source.supervise()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        try:
+            while self._wanted():
+                self._learn_once()
+        except Stopped:
+            return
+        except BaseException as error:
+            self._failure = self._failure or error
+            self._source.stop()
+
+    def _learn_once(self) -> None:
+        with self._batching:
+            batch = self._source.get(self._batch_size)
+        with self._learning:
+            if self._failure is not None:
+                return
+            try:
+                self._learn(batch)
+            except BaseException as error:  # in here still: nothing may be learned after half an update
+                self._failure = error
+                raise

@@ -1,0 +1,109 @@
+"""The one recipe: from settings to task, motivation, student, learner, actors; for training, playing, benchmark, tests."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from main.settings import EnvironmentSettings, RunSettings
+from main.training.actor import Actor
+from main.training.learner import COLUMNS, Learner
+from main.training.processes import ProcessSettings
+from models import STUDENTS
+from torchbeast.core.columns import Column, by_name
+from torchbeast.core.environment import Environment
+from torchbeast.core.optimizer import LearningSettings, optimizer_maker
+from torchbeast.core.ranks import ALONE, Alone
+from torchbeast.core.rollouts import Field, Rollouts, agent_fields
+from torchbeast.core.settings import Settings
+from torchbeast.core.weights import Reader, SharedWeights
+from utils_folder import env_utils
+from utils_folder.motivations import MOTIVATIONS
+from utils_folder.motivations.base import Motivation, Task
+from utils_folder.motivations.rewards import RewardSettings
+
+
+def make_environments(settings: Settings, seeds: Sequence[int]) -> Environment:
+    """Environments of the run's kind; environment e's levels come from seeds[e]."""
+    own = settings[EnvironmentSettings]
+    return env_utils.make_environments(
+        settings[RunSettings].env,
+        seeds,
+        engine=own.engine,
+        num_input_frames=own.num_input_frames,
+        fixed_seed=own.fixed_seed,
+    )
+
+
+def probe(settings: Settings) -> Task:
+    """What is played. Has the compiled engine ready before a fork."""
+    own = settings[EnvironmentSettings]
+    return Task.of(env_utils.probe(settings[RunSettings].env, engine=own.engine, num_input_frames=own.num_input_frames))
+
+
+class Agent(NamedTuple):
+    """Who acts and learns: the student and what motivates it.
+
+    Attributes:
+        shared: the student's weights, as its actors see them.
+    """
+
+    settings: Settings
+    task: Task
+    motivation: Motivation
+    student: torch.nn.Module
+    shared: SharedWeights
+
+    @classmethod
+    def make(cls, settings: Settings, task: Task, ranks: Alone = ALONE) -> Agent:
+        """Fresh networks, drawn from torch's global generator: the motivation's, then the student's."""
+        run = settings[RunSettings]
+        make_optimizer = optimizer_maker(settings[LearningSettings], total_frames=run.total_frames, ranks=ranks)
+        motivation = MOTIVATIONS[run.model](settings, task, make_optimizer, ranks)
+        student = STUDENTS[run.student_network].make(
+            settings, task.frame_shape, task.num_actions, goal_conditioned=motivation.goal_conditioned
+        )
+        return cls(settings, task, motivation, student, SharedWeights(student))
+
+    def learner(self, ranks: Alone = ALONE) -> Learner:
+        """Learns this agent."""
+        learning = self.settings[LearningSettings]
+        return Learner(
+            learning,
+            self.settings[RewardSettings],
+            self.motivation,
+            self.student,
+            self.shared,
+            optimizer_maker(learning, total_frames=self.settings[RunSettings].total_frames, ranks=ranks),
+            num_buffers=self.settings[ProcessSettings].buffers(learning.batch_size),
+            ranks=ranks,
+        )
+
+    def actor(self, seeds: Sequence[int], generator: torch.Generator, *, greedy: bool = False) -> Actor:
+        """Plays environments of its own with this agent's newest weights."""
+        student = Reader(copy.deepcopy(self.student), self.shared)
+        motivation = self.motivation.actor(len(seeds), generator)
+        return Actor(make_environments(self.settings, seeds), student, motivation, generator, greedy=greedy)
+
+    def rollout_fields(self) -> dict[str, Field]:
+        """All that a rollout holds: the agent's, MiniGrid's and the motivation's fields, and the LSTM's state at state 0."""
+        core_state = {
+            f"core_state_{i}": Field((state.shape[0], state.shape[2]), "float32", per_row=False)
+            for i, state in enumerate(self.student.initial_state(1))
+        }
+        fields = agent_fields(self.task.frame_shape, self.task.num_actions)
+        return fields | env_utils.CARRIED_FIELDS | core_state | self.motivation.rollout_fields
+
+    def rollouts(self) -> Rollouts:
+        """As many as the run has, in shared memory."""
+        learning = self.settings[LearningSettings]
+        num_buffers = self.settings[ProcessSettings].buffers(learning.batch_size)
+        return Rollouts(self.rollout_fields(), unroll_length=learning.unroll_length, num_buffers=num_buffers)
+
+
+def columns() -> dict[str, Column]:
+    """Every column that some run's log has, by name."""
+    return by_name(COLUMNS, *(motivation.columns for motivation in MOTIVATIONS.values()))

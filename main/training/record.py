@@ -1,0 +1,157 @@
+"""All that a run writes: rows, events, checkpoints, stored environments. The one place where a full disk is survived."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from main.settings import FileSettings, RunSettings
+from main.training.resume import NAME
+from main.training.sources import Batch
+from torchbeast.core.columns import Column
+from torchbeast.core.file_writer import FileWriter, NoWriter
+from torchbeast.core.ranks import Alone
+from torchbeast.core.settings import Settings, UsageError
+from utils_folder import checkpoint
+
+logger = logging.getLogger("amigo")
+
+RETRY_SECONDS = 60.0  # after a checkpoint that could not be written
+LOW_DISK_BYTES = 200 << 20
+SAVED_ENVS = 4
+
+
+def open_writer(settings: Settings, columns: Sequence[Column], frames: int | None, ranks: Alone) -> FileWriter | NoWriter:
+    """The run's folder, claimed; of several ranks by the first. frames: where it goes on; None begins it.
+
+    Raises: UsageError if it cannot be had.
+    """
+    files, names = settings[FileSettings], [column.name for column in columns]
+    if not ranks.first:
+        return NoWriter(Path(files.savedir) / files.xpid)
+    try:
+        if frames is not None:
+            return FileWriter.resume(Path(files.savedir) / files.xpid, args=settings.flat(), fields=names, frames=frames)
+        settings = settings.replace(xpid=files.xpid or _free_name(settings))
+        return FileWriter.create(Path(files.savedir), settings[FileSettings].xpid, args=settings.flat(), fields=names)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _free_name(settings: Settings) -> str:
+    """ENV_INITIALS_MMDD-HHMM, with -2, -3, ... where that is taken."""
+    files = settings[FileSettings]
+    name = f"{settings[RunSettings].env}_{files.initials}_{time.strftime('%m%d-%H%M')}"
+    number = 1
+    while (Path(files.savedir) / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return name if number == 1 else f"{name}-{number}"
+
+
+class Record:
+    """What one run leaves in its folder. Whatever the disk does, it goes on and tries again.
+
+    Args:
+        frames: learned so far.
+
+    Attributes:
+        run_dir: the folder.
+        saves: checkpoints are written.
+        latest: the newest row; None before the first.
+    """
+
+    def __init__(self, settings: FileSettings, writer: FileWriter | NoWriter, frames: int):
+        self._settings = settings
+        self._writer = writer
+        self.run_dir = writer.run_dir
+        self.saves = not settings.disable_checkpoint
+        self.latest: dict[str, float] | None = None
+        self._warned: set[str] = set()
+        self._milestone = self._following(frames)
+        self._next_save = time.monotonic()
+        self._failed = False
+        self._next_environments = (frames // settings.save_every + 1) * settings.save_every if frames else 0
+
+    def row(self, row: dict[str, float], batch: Batch) -> None:
+        """Writes a row of the log and, when they are due, the environments of the batch that it tells of."""
+        self.latest = row
+        with self._disk_errors("logging"):
+            self._writer.log(row)
+            self._save_environments(batch, int(row["frames"]))
+
+    def scalars(self, values: dict[str, float]) -> None:
+        """Writes the newest row and `values` to TensorBoard; looks whether the disk is nearly full."""
+        if self.latest is None:
+            return
+        with self._disk_errors("logging"):
+            if shutil.disk_usage(self.run_dir).free < LOW_DISK_BYTES:
+                self.warn_once(f"less than {LOW_DISK_BYTES >> 20} MiB of disk are left in {self.run_dir}: free some")
+            self._writer.scalars(int(self.latest["frames"]), {**self.latest, **values})
+
+    def due(self, frames: int) -> bool:
+        """Whether a checkpoint is to be written now; after one that could not be, not before RETRY_SECONDS are over."""
+        if not self.saves:
+            return False
+        return time.monotonic() >= self._next_save or (self._milestone_due(frames) and not self._failed)
+
+    def save(self, state: dict) -> bool:
+        """Writes a checkpoint, and keeps it for good if a milestone has been passed. False if it could not be written.
+
+        The log is brought to the disk before, so that no checkpoint is ahead of it.
+        """
+        with self._disk_errors("writing the log"):
+            self._writer.flush()
+        self._next_save, self._failed = time.monotonic() + RETRY_SECONDS, True
+        with self._disk_errors("writing a checkpoint"):
+            self._write(state)
+            self._next_save, self._failed = time.monotonic() + 60 * self._settings.checkpoint_minutes, False
+        return not self._failed
+
+    def close(self, successful: bool) -> None:
+        """Ends the log."""
+        with self._disk_errors("closing the log"):
+            self._writer.close(successful)
+
+    def warn_once(self, warning: str) -> None:
+        """A warning that a user must see, and need not see twice."""
+        if warning not in self._warned:
+            self._warned.add(warning)
+            logger.warning(warning)
+
+    @contextlib.contextmanager
+    def _disk_errors(self, what: str) -> Iterator[None]:
+        """A full disk must not end a run of days: it goes on, and writes again as soon as it can."""
+        try:
+            yield
+        except OSError as error:
+            self.warn_once(f"{what} failed ({error}); the run goes on and tries again")
+
+    def _write(self, state: dict) -> None:
+        path = self.run_dir / NAME
+        checkpoint.save(path, state, keep=self._settings.keep_checkpoints)
+        if self._milestone_due(state["frames"]):
+            checkpoint.link(path, path.with_name(f"milestone-{state['frames']:012d}.tar"))
+            self._milestone = self._following(state["frames"])
+
+    def _milestone_due(self, frames: int) -> bool:
+        return self._milestone is not None and frames >= self._milestone
+
+    def _following(self, frames: int) -> int | None:
+        every = self._settings.milestone_frames
+        return None if every is None else (frames // every + 1) * every
+
+    def _save_environments(self, batch: Batch, frames: int) -> None:
+        """--save_env: the newest frames and goals of some environments, every --save_every frames."""
+        if not self._settings.save_env or frames < self._next_environments:
+            return
+        self._next_environments += self._settings.save_every
+        folder = self.run_dir / "environments"
+        folder.mkdir(exist_ok=True)
+        fields = {name: batch[name][-1, :SAVED_ENVS].numpy() for name in ("frame", "goal") if name in batch}
+        np.savez_compressed(folder / f"{frames:012d}.npz", **fields)

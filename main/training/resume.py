@@ -1,0 +1,78 @@
+"""How a run goes on: from its last checkpoint, with its own settings."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from main import settings as settings_module
+from main.settings import FileSettings, RunSettings
+from torchbeast.core.optimizer import LearningSettings
+from torchbeast.core.ranks import Alone
+from torchbeast.core.settings import Settings, UsageError
+from utils_folder import checkpoint
+
+logger = logging.getLogger("amigo")
+
+NAME = "model.tar"
+RESUMABLE_KEYS = ("frames", "incarnation", "source", "optimizer_state_dict", "scheduler_state_dict", "weights_version")
+
+
+def begun(files: FileSettings, ranks: Alone) -> str | None:
+    """The run's folder if it has a checkpoint: torchrun starts ranks again by the command that started them first."""
+    if files.xpid is None:
+        raise UsageError("under torchrun the run needs a name, by which ranks that are started again find it: give --xpid")
+    run_dir = Path(files.savedir) / files.xpid
+    return str(run_dir) if ranks.share((run_dir / NAME).exists()) else None
+
+
+def resumed(run_dir: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings, dict]:
+    """The interrupted run's settings, with the resumable ones that were given, and its checkpoint."""
+    state, path = _newest(run_dir, ranks)
+    missing = [key for key in RESUMABLE_KEYS if key not in state]
+    if missing:
+        raise UsageError(f"--resume: {path} cannot be gone on from: it lacks {', '.join(missing)}")
+    stored = {**settings_module.defaults(), **settings_module.stored(state["flags"])}
+    flags = settings_module.flags()
+    fixed = [name for name, value in given.items() if not flags[name].resumable and value != stored[name]]
+    if fixed:
+        raise UsageError(
+            "--resume goes on with the run's own flags; not with "
+            + ", ".join(f"--{name} {given[name]} (the run has {stored[name]})" for name in fixed)
+            + ": leave them out, or start a new run"
+        )
+    place = {"savedir": str(run_dir.resolve().parent), "xpid": run_dir.resolve().name}
+    settings = settings_module.make({**stored, **given, **place})
+    if ranks.first:
+        _warn_of_changes(settings, stored["total_frames"], checkpoint.ranks(state), ranks.size)
+    return settings, state
+
+
+def _newest(run_dir: Path, ranks: Alone) -> tuple[dict, Path]:
+    """The newest readable checkpoint, and which one that is: all ranks go on from the same."""
+    try:
+        state, path = checkpoint.load_newest(run_dir / NAME) if ranks.first else (None, None)
+        path = Path(ranks.share(str(path)))
+        state = checkpoint.load(path) if state is None else state
+        checkpoint.ranks(state)
+    except checkpoint.CheckpointError as error:
+        raise UsageError(f"--resume: {error}") from None
+    if checkpoint.is_published(state):
+        raise UsageError(f"--resume: {path} was written by the published code, which saved too little to go on")
+    return state, path
+
+
+def _warn_of_changes(settings: Settings, total_then: int, ranks_then: int, ranks_now: int) -> None:
+    """What makes the run another one than it would have been."""
+    batch_size, total_frames = settings[LearningSettings].batch_size, settings[RunSettings].total_frames
+    if ranks_then != ranks_now:
+        logger.warning(
+            f"the run had {ranks_then} ranks and goes on with {ranks_now}: each update now learns from "
+            f"{ranks_now * batch_size} rollouts in place of {ranks_then * batch_size}"
+        )
+    if total_frames != total_then:
+        logger.warning(
+            f"--total_frames {total_frames:,} in place of {total_then:,}: the learning rate falls to 0 "
+            "over the new number, so it jumps here; this is not the run that would have had that number from its start"
+        )

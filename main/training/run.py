@@ -1,0 +1,275 @@
+"""One training run: its parts in the order in which they are made, and its course."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from main import settings as settings_module
+from main.settings import EnvironmentSettings, FileSettings, RunSettings
+from main.training import preflight, recipe, resume
+from main.training.actor import Actor
+from main.training.beside import Beside, Progress
+from main.training.interrupt import EXIT_CODES, Interrupt
+from main.training.lockstep import Lockstep
+from main.training.loop import Loop
+from main.training.processes import ProcessSettings
+from main.training.record import Record, open_writer
+from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
+from torchbeast.core.optimizer import Diverged, LearningSettings
+from torchbeast.core.ranks import ALONE, Alone, RanksFailed
+from torchbeast.core.rollouts import rollout_bytes
+from torchbeast.core.sampling import derive_seed, torch_generator
+from torchbeast.core.settings import Settings, UsageError
+from utils_folder import checkpoint, env_utils, minigrid_engine
+
+logger = logging.getLogger("amigo")
+
+DRY_RUN_SECONDS = 10.0
+CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
+
+
+class RunFailed(Exception):
+    """The run ended because a part of it failed; the message is the cause."""
+
+
+def train(settings: Settings, given: dict[str, Any], ranks: Alone = ALONE) -> int:
+    """Trains until total_frames, or a signal; leaves the run's folder. Returns the exit code: 0, or what the signal asks for.
+
+    Raises: UsageError or RunFailed.
+    """
+    try:
+        return _train(settings, given, ranks)
+    except RanksFailed as error:
+        raise RunFailed(str(error)) from None
+    except BaseException as error:
+        ranks.fail(error)
+        raise
+
+
+def _train(settings: Settings, given: dict[str, Any], ranks: Alone) -> int:
+    run_dir, state = settings[FileSettings].resume, None
+    if not ranks.alone and run_dir is None and not settings[FileSettings].dry_run:
+        run_dir = resume.begun(settings[FileSettings], ranks)
+    if run_dir is not None:
+        settings, state = resume.resumed(Path(run_dir), given, ranks)
+    settings_module.check(settings)
+    if settings[RunSettings].seed is None:
+        settings = settings.replace(seed=ranks.share(int.from_bytes(os.urandom(4), "little") >> 1))
+    if settings[FileSettings].dry_run:
+        return dry_run(settings, state, ranks)
+    return Run(settings, state, ranks).execute()
+
+
+def dry_run(settings: Settings, state: dict | None, ranks: Alone = ALONE) -> int:
+    """Checks the machine, measures the speed in a folder that is deleted again, and says how long the run would take."""
+    done = 0 if state is None else state["frames"]
+    with tempfile.TemporaryDirectory() as folder:
+        probe = settings.replace(xpid="dry_run", disable_checkpoint=True)
+        run = Run(probe.replace(savedir=folder), None, ranks, checked=probe)
+        rates = []
+        timer = threading.Timer(DRY_RUN_SECONDS, lambda: (rates.append(run.progress.rate()), run.interrupt.ask()))
+        timer.start()
+        try:
+            code = run.execute()
+        finally:
+            timer.cancel()
+    if code:
+        return code
+    rate = rates[0] if rates else run.progress.rate()
+    left = max(0, settings[RunSettings].total_frames - done)
+    hours = left / rate / 3600 if rate else float("inf")
+    logger.info(f"dry run: {rate:,.0f} frames/s; {left:,} frames would take {hours:.1f} hours; nothing was written")
+    return 0
+
+
+class Run:
+    """Everything that a run holds. Nothing is started or written before the machine and the checkpoint have been looked at.
+
+    Args:
+        state: the checkpoint to go on from; None begins.
+        checked: the settings that the machine is checked for, if not these.
+    """
+
+    def __init__(self, settings: Settings, state: dict | None, ranks: Alone = ALONE, *, checked: Settings | None = None):
+        self.settings = settings
+        self.ranks = ranks
+        self._total_frames = settings[RunSettings].total_frames
+        # A run that has learned something goes on with fresh levels; one that has not begins as it would have.
+        self._incarnation = 0 if state is None else state["incarnation"] + (state["frames"] > 0)
+        self.interrupt = Interrupt()
+        torch.manual_seed(derive_seed(settings[RunSettings].seed, "networks"))
+        self.agent = recipe.Agent.make(settings, recipe.probe(settings), ranks)
+        self.learner = self.agent.learner(ranks)
+        self.lockstep = Lockstep(self.learner, self.interrupt, ranks)
+        self._check_machine(checked or settings)
+        if state is not None:
+            self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
+        self.rollouts = self.agent.rollouts()
+        self.source = self._start_actors()
+        try:
+            self._connect(state)
+            frames = None if state is None else state["frames"]
+            writer = open_writer(settings, self.learner.columns, frames, ranks)
+            ranks.share("the folder is there")
+        except BaseException:
+            self.source.close()
+            raise
+        self.settings = settings.replace(xpid=writer.run_dir.name)  # it may have been free to choose
+        self.record = Record(settings[FileSettings], writer, self.learner.frames)
+        self.progress = Progress(self.learner, self._total_frames, live=ranks.first)
+        self.loop = Loop(
+            self.source,
+            self._update,
+            lambda: not (self._done() or self.lockstep.stopping),
+            batch_size=settings[LearningSettings].batch_size,
+            threads=0 if isinstance(self.source, InlineActor) else settings[ProcessSettings].num_threads,
+        )
+
+    def execute(self) -> int:
+        """Learns until all frames are learned or a signal comes; then, and on failure, ends everything that was started.
+
+        Returns the exit code. Raises RunFailed with the cause.
+        """
+        beside = Beside(self.learner, self.record, self.progress, self.lockstep, self.ranks)
+        successful = ended = False
+        with self.interrupt:
+            try:
+                self._announce()
+                self.save()
+                self.loop.run(lambda: beside(self.save))
+                successful, ended = self._done(), True
+            except (ActorsFailed, Diverged) as error:
+                raise RunFailed(str(error)) from None
+            finally:
+                self.loop.stop()
+                self.source.close()
+                # Ranks that fail go back to their last checkpoint together: they may be in the middle of an update.
+                saved = self.save() if ended or self.ranks.alone else True
+                with contextlib.suppress(RanksFailed):
+                    beside.hear()
+                self.progress.line()
+                self.progress.close()
+                self.record.close(successful)
+        self.ranks.close()
+        if not saved:
+            raise RunFailed("the last checkpoint could not be written; the one before is still there")
+        number = self.lockstep.number
+        return 0 if number is None else EXIT_CODES[number]
+
+    def save(self) -> bool:
+        """Writes a checkpoint while nothing is learned. False if it could not be written."""
+        with self.loop.paused():
+            return self._save()
+
+    # -- the update ---------------------------------------------------------------------------------------------------
+
+    def _done(self) -> bool:
+        return self.learner.frames >= self._total_frames
+
+    def _update(self, batch: Batch) -> None:
+        if self._done() or self.lockstep.over:
+            return
+        row, save = self.lockstep.agree(self.learner.learn(batch))
+        self.record.row(row, batch)
+        if save:
+            self._save()
+
+    def _save(self) -> bool:
+        """While nothing is learned: a checkpoint must not be ahead of the log. Of several ranks all are in here."""
+        self.lockstep.save_due = False
+        if not self.record.saves:
+            return True
+        state = self._state()
+        return self.record.save(state) if self.ranks.first else True
+
+    def _state(self) -> dict:
+        state = {
+            **self.learner.state_dict(),
+            "source": self.source.state_dict(),
+            "incarnation": self._incarnation,
+            "flags": self.settings.flat(),
+        }
+        own = {key: state[key] for key in ("source", *self.agent.motivation.waiting_keys)}
+        others = self.ranks.collect(own)[1:]
+        return state | {"other_ranks": others} if others else state
+
+    # -- the parts ----------------------------------------------------------------------------------------------------
+
+    def _check_machine(self, settings: Settings) -> None:
+        size = settings[LearningSettings]
+        fields, buffers = self.agent.rollout_fields(), settings[ProcessSettings].buffers(size.batch_size)
+        preflight.check(
+            settings,
+            self.ranks,
+            rollout_bytes=rollout_bytes(fields, unroll_length=size.unroll_length, num_buffers=buffers),
+            checkpoint_bytes=CHECKPOINT_COPIES * sum(p.numel() * 4 for p in self.agent.student.parameters()),
+        )
+
+    def _load(self, state: dict, source: Source | None = None) -> None:
+        try:
+            keys = self.agent.motivation.waiting_keys
+            state = checkpoint.for_rank(state, self.ranks.rank, self.ranks.size, waiting_keys=keys)
+            self.learner.load_state_dict(state)
+            if source is not None:
+                source.load_state_dict(state["source"])
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(f"--resume: the checkpoint does not fit the run's own flags ({first})") from error
+
+    def _start_actors(self) -> Source:
+        """Everything after this may use CUDA."""
+        own = self.settings[ProcessSettings]
+        if own.processes == 0:
+            return InlineActor(self._make_actor(0), self.rollouts)
+        source = ActorProcesses(self._make_actor, own.hosted, self.rollouts, max_restarts=own.max_actor_restarts)
+        source.start()
+        return source
+
+    def _make_actor(self, index: int, restarts: int = 0) -> Actor:
+        """A resumed run and an actor that is started again take fresh seeds: the levels go on, they do not repeat."""
+        seed, hosted = self.settings[RunSettings].seed, self.settings[ProcessSettings].hosted
+        first = sum(hosted[:index])
+        stream = f"{self._incarnation}.{restarts}" + ("" if self.ranks.first else f" rank {self.ranks.rank}")
+        seeds = [derive_seed(seed, f"environment {stream}", first + e) for e in range(hosted[index])]
+        return self.agent.actor(seeds, torch_generator(seed, f"actor {stream}", index))
+
+    def _connect(self, state: dict | None) -> None:
+        """To the device and the other ranks, with what has been learned so far."""
+        self.device = torch.device("cpu")
+        if not self.settings[ProcessSettings].disable_cuda and torch.cuda.is_available():
+            self.device = torch.device("cuda", self.ranks.local_rank)
+        self.ranks.connect(self.device)
+        self.learner.to(self.device)
+        if state is not None:
+            self._load(state, self.source)
+        if not self.ranks.alone:
+            compared = {name: value for name, value in self.settings.flat().items() if name != "savedir"}
+            self.ranks.check_equal(json.dumps(compared, sort_keys=True).encode(), "the command line")
+            self.learner.check_equal()
+
+    def _announce(self) -> None:
+        if not self.ranks.first:
+            return
+        run, processes = self.settings[RunSettings], self.settings[ProcessSettings]
+        where = f"{processes.processes} actor processes" if processes.processes else "this process"
+        asked = self.settings[EnvironmentSettings].engine
+        engine = env_utils.choose_engine(run.env, asked)
+        ranks = "" if self.ranks.alone else f"{self.ranks.size} ranks, each: "
+        logger.info(
+            f"{run.model} on {run.env}: {ranks}{processes.num_actors} environments in {where}, {engine} engine, learning on "
+            f"{self.device}, {self.rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {run.seed}; "
+            f"writing {self.record.run_dir}"
+        )
+        if asked == "auto" and engine == "gym":
+            logger.warning(f"gym-minigrid itself plays {run.env}: {minigrid_engine.playable(run.env)}")
+        if self.learner.frames:
+            logger.info(f"resumed at {self.learner.frames:,} frames")

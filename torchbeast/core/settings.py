@@ -1,0 +1,192 @@
+"""Settings: a flag is one line, in a frozen dataclass beside its only user; all else is derived from that line.
+
+A group is a frozen dataclass whose fields are made by `flag`:
+
+    @dataclass(frozen=True)
+    class CountSettings:
+        title = "Counts"
+        count_coef: float = flag(0.1, "scale of the reward for a first visit", at_least=0, agent=True)
+
+From groups come the command line with its help, the checks with their remedies, the tables of the pages, and the flat dict that
+is stored with a run. `Settings` is the frozen whole of one run; each part is given its own groups of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+Group = TypeVar("Group")
+
+
+class UsageError(Exception):
+    """A wrong input: its message names the remedy; the program ends with exit code 2."""
+
+
+class Flag(NamedTuple):
+    """What one flag is.
+
+    name, type, default, meaning: as on the command line; a bool is a switch; a default of None means that it may be unset.
+    choices: the only values; None where any will do.
+    at_least, above, at_most: bounds, None where there is none.
+    agent: the trained agent needs it again when it plays, so the checkpoint decides it.
+    resumable: it may be given anew when a run goes on.
+    experiment: it tells one experiment from another; runs that differ in other flags alone are seeds of one.
+    canonical: turns a given value into the one meant; raises ValueError with the remedy.
+    """
+
+    name: str
+    type: type
+    default: Any
+    meaning: str
+    choices: tuple[str, ...] | None = None
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    agent: bool = False
+    resumable: bool = False
+    experiment: bool = True
+    canonical: Callable[[Any], Any] = lambda value: value
+
+    def problem(self, value: Any) -> str | None:
+        """Why this value cannot work; None if it can."""
+        if value is None or isinstance(value, (bool, str)):
+            return None
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"--{self.name} must be a finite number, got {value}"
+        low, high, above = self.at_least, self.at_most, self.above
+        fits = (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
+        return None if fits else f"--{self.name} must {self._range()}, got {value}"
+
+    def _range(self) -> str:
+        if self.at_most is not None:
+            return f"be in {'(' if self.at_least is None else '['}{self.above or self.at_least or 0:g}, {self.at_most:g}]"
+        if self.above is not None:
+            return f"be above {self.above:g}"
+        return "not be negative" if self.at_least == 0 else f"be at least {self.at_least:g}"
+
+    def stored(self, value: Any) -> Any:
+        """A value that comes from a file, after a look at its type. Raises: UsageError."""
+        optional = value is None and self.default is None
+        if not (type(value) is self.type or (self.type is float and type(value) is int) or optional):
+            raise UsageError(f"the checkpoint's flag {self.name} is {str(value)[:40]!r}, which is no {self.type.__name__}")
+        return self.given(value)
+
+    def given(self, value: Any) -> Any:
+        """The value that is meant. Raises: UsageError."""
+        try:
+            return self.canonical(value)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+
+def flag(default: Any, meaning: str, *, experiment: bool | None = None, **about: Any) -> Any:
+    """A field of a group; `about` as in Flag. A flag that may be given anew on resuming does not define an experiment."""
+    about["experiment"] = not about.get("resumable", False) if experiment is None else experiment
+    return dataclasses.field(default=default, metadata={"meaning": meaning, **about})
+
+
+def flags_of(groups: Iterable[type]) -> dict[str, Flag]:
+    """Every flag of these groups by its name, in their order."""
+    found: dict[str, Flag] = {}
+    for group in groups:
+        types = typing.get_type_hints(group)
+        for field in dataclasses.fields(group):
+            if field.name in found:
+                raise TypeError(f"two groups have a flag {field.name}: {group.__name__} is the second")
+            kind = next(kind for kind in (*typing.get_args(types[field.name]), types[field.name]) if kind is not type(None))
+            found[field.name] = Flag(field.name, kind, field.default, **field.metadata)
+    return found
+
+
+class Settings:
+    """All groups of one run, each by its class, as `settings[CountSettings].count_coef`. `replace` makes another."""
+
+    def __init__(self, groups: Iterable[Any]):
+        self._groups = {type(group): group for group in groups}
+
+    @classmethod
+    def of(cls, groups: Sequence[type], values: Mapping[str, Any]) -> Settings:
+        """The groups with these values by flag, and the defaults of all others."""
+        names = {group: [field.name for field in dataclasses.fields(group)] for group in groups}
+        return cls(group(**{name: values[name] for name in names[group] if name in values}) for group in groups)
+
+    def __getitem__(self, group: type[Group]) -> Group:
+        return self._groups[group]
+
+    def replace(self, **values: Any) -> Settings:
+        """The same but for these flags. Raises: KeyError for a name that is none."""
+        flat = self.flat()
+        if unknown := values.keys() - flat.keys():
+            raise KeyError(f"no such flags: {', '.join(sorted(unknown))}")
+        return Settings.of(tuple(self._groups), {**flat, **values})
+
+    def flat(self) -> dict[str, Any]:
+        """Every value by its flag's name, as it is stored."""
+        return {name: value for group in self._groups.values() for name, value in vars(group).items()}
+
+    def problems(self) -> list[str]:
+        """Every value that cannot work by itself, a line each, with the remedy."""
+        flat = self.flat()
+        found = (about.problem(flat[name]) for name, about in flags_of(self._groups).items())
+        return [problem for problem in found if problem is not None]
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError, one line, for what is no command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+
+def make_parser(groups: Sequence[type], prog: str, description: str) -> Parser:
+    """The command line. Flags that are not given are absent from its namespace."""
+    parser = Parser(prog=prog, description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    for title, flags in sections(groups).items():
+        section = parser.add_argument_group(title)
+        for about in flags:
+            default = "" if about.default in (None, False) else f" (default: {about.default})"
+            text = (about.meaning + default).replace("%", "%%")
+            if about.type is bool:
+                section.add_argument(f"--{about.name}", action="store_true", help=text)
+            else:
+                section.add_argument(f"--{about.name}", type=about.type, choices=about.choices, help=text, metavar="X")
+    return parser
+
+
+def sections(groups: Sequence[type]) -> dict[str, list[Flag]]:
+    """Flags by the title of their group; groups may share one."""
+    found: dict[str, list[Flag]] = {}
+    for group in groups:
+        found.setdefault(group.title, []).extend(flags_of([group]).values())
+    return found
+
+
+def parse(parser: Parser, groups: Sequence[type], argv: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
+    """The settings, defaults put in, and what was given by flag. Raises: UsageError."""
+    known, others = parser.parse_known_args(argv)
+    flags = flags_of(groups)
+    if others:
+        close = difflib.get_close_matches(others[0].partition("=")[0].lstrip("-"), flags, n=3)
+        hint = f"did you mean {' or '.join(f'--{name}' for name in close)}?" if close else "--help lists them"
+        raise UsageError(f"no such flag: {others[0]}; {hint}")
+    given = {name: flags[name].given(value) for name, value in vars(known).items()}
+    return Settings.of(groups, given), given
+
+
+def stored(groups: Sequence[type], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags among values from a file, after a look at their types; others are left out. Raises: UsageError."""
+    flags = flags_of(groups)
+    return {name: flags[name].stored(value) for name, value in values.items() if name in flags}
+
+
+def table(flags: Iterable[Flag]) -> str:
+    """Markdown, as it stands in the pages."""
+    rows = ("| flag | default | meaning |", "|---|---|---|")
+    default = lambda about: "" if about.default is None else "off" if about.default is False else about.default  # noqa: E731
+    return "\n".join([*rows, *(f"| `--{about.name}` | {default(about)} | {about.meaning} |" for about in flags)])
