@@ -64,7 +64,9 @@ class TeacherSettings:
     modify: bool = flag(False, "a goal is reached when its cell changes (else: when the agent stands on it)", agent=True)
     restart_episode: bool = flag(False, "reaching a goal ends the episode")
     no_boundary_awareness: bool = flag(False, "an episode's end does not count as reaching a goal", agent=True)
-    as_published: bool = flag(False, "reproduce the two indexing slips of the published code", agent=True)
+    as_published: bool = flag(
+        False, "reproduce the two indexing slips of the published code", agent=True, published=True
+    )
 
 
 def threshold_difficulty(settings: TeacherSettings) -> difficulties.Threshold:
@@ -182,6 +184,10 @@ class Amigo(Motivation):
     """
 
     groups = (TeacherSettings,)
+    example = (
+        "--modify --generator_batch_size 150 --generator_entropy_cost .05 --generator_threshold -.1 "
+        "--generator_reward_negative -.3"
+    )
     columns = (
         *UPDATE_COLUMNS,
         Column("generator_current_target", "t*", "last", panel="t_star", label="t* (steps)"),
@@ -379,6 +385,10 @@ class Amigo(Motivation):
 class WindowAmigo(Amigo):
     """AMIGo whose goals must take t* steps, give or take a window."""
 
+    example = (
+        "--modify --generator_batch_size 150 --generator_entropy_cost .05 --generator_threshold -.5 "
+        "--generator_reward_negative -.3 --window 50"
+    )
     make_difficulty = staticmethod(window_difficulty)
 
 
