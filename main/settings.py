@@ -146,15 +146,17 @@ def problems(settings: Settings) -> list[str]:
 
 def _environment_problems(settings: Settings) -> list[str]:
     env, engine = settings[RunSettings].env, settings[EnvironmentSettings].engine
+    found = []
     try:
         env_utils.check_name(env)
         width, height = env_utils.grid_size(env)
-        found = MOTIVATIONS[settings[RunSettings].model].problems(settings, width, height)
         if max(width, height) > env_utils.MAX_GRID:
             found = [f"--env {env}: its grid is {width}x{height}, the networks end at 32x32; choose a smaller one"]
+        else:
+            found = MOTIVATIONS[settings[RunSettings].model].problems(settings, width, height)
         env_utils.choose_engine(env, engine)
     except ValueError as error:
-        return [f"--env: {error}"]
+        return [*found, f"--env: {error}"]
     return found
 
 
