@@ -149,11 +149,7 @@ class BeBold(Motivation):
         return Shown(notes=tuple(notes))
 
     def warnings(self) -> Iterator[str]:
-        if self._optimizer.skipped:
-            yield (
-                "a predictor update had a loss or gradient that is not finite and was not applied; "
-                "if it happens often, lower --novelty_learning_rate"
-            )
+        yield from self._optimizer.warnings("predictor", "novelty_learning_rate")
 
     def state_dict(self) -> dict:
         return {"target_state_dict": self.target.state_dict(), "predictor_state_dict": self.predictor.state_dict()}
