@@ -1,6 +1,6 @@
 """What a newcomer adds is one file and one line; everything else follows by itself.
 
-In a copy of the program a motivation, a student's network and a source of environments are added, each by a file and a line in
+In a copy of the program the examples of the pages, a motivation and a student's network, are added, each by a file and a line in
 its registry. Then the copy trains, is interrupted, goes on, keeps, plays, plots and prints its tables, as any user would do it.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,119 +20,9 @@ import pytest
 
 from tests.helpers.program import ROOT, rows
 
-MOTIVATION = '''"""Rewards for what a small network does not yet foresee: how far the agent's episode has come."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-import numpy as np
-import torch
-from torch import nn
-
-from torchbeast.core.columns import Column
-from torchbeast.core.rollouts import Field
-from torchbeast.core.settings import flag
-from utils_folder.motivations.base import Motivation, MotivationActor, Shown
-
-
-@dataclass(frozen=True)
-class GuessSettings:
-    title = "Guess"
-    guess_coef: float = flag(0.1, "scale of the reward for a wrong guess", at_least=0, agent=True)
-    guess_rate: float = flag(0.01, "the guessing network's learning rate", at_least=0)
-
-
-class GuessActor(MotivationActor):
-    def observe(self, out, environment):
-        return {"corner": out["frame"][:, 1, 1, :].astype(np.float32)}
-
-
-class Guess(Motivation):
-    groups = (GuessSettings,)
-    columns = (Column("guess_error", "mean squared error of the guess"), Column("guesses", "guesses made", "sum"))
-    goal_conditioned = False
-
-    def __init__(self, settings, task, make_optimizer, ranks):
-        self._coef = settings[GuessSettings].guess_coef
-        self.network = nn.Linear(3, 1)
-        self._optimizer = make_optimizer(self.network.parameters(), learning_rate=settings[GuessSettings].guess_rate)
-        self.rollout_fields = {"corner": Field((3,), np.float32)}
-
-    def actor(self, num_envs, generator):
-        return GuessActor()
-
-    def to(self, device):
-        self.network.to(device)
-
-    def _errors(self, batch):
-        return (self.network(batch["corner"][1:]).squeeze(-1) - batch["episode_step"][1:]) ** 2
-
-    @torch.no_grad()
-    def intrinsic_reward(self, batch):
-        return self._coef * self._errors(batch).clamp(max=1)
-
-    def learn(self, batch):
-        errors = self._errors(batch)
-        self._optimizer.step(errors.mean(1).sum())
-        return {"guess_error": errors.mean().item(), "guesses": errors.numel()}
-
-    def state_dict(self):
-        return {"guess_state_dict": self.network.state_dict()}
-
-    def load_state_dict(self, state):
-        self.network.load_state_dict(state["guess_state_dict"])
-
-    def training_state_dict(self):
-        rule, schedule = self._optimizer.state_dict()
-        return {"guess_rule": rule, "guess_schedule": schedule}
-
-    def load_training_state_dict(self, state):
-        self._optimizer.load_state_dict(state["guess_rule"], state["guess_schedule"])
-
-    def shown(self, row):
-        return Shown(notes=(("coefficient", str(self._coef)),))
-'''
-NETWORK = '''"""A student of one hidden layer over raw cells."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-import torch
-from torch import nn
-
-from models.base import StudentNetwork
-from torchbeast.core.settings import flag
-
-
-@dataclass(frozen=True)
-class PerceptronSettings:
-    title = "Perceptron"
-    perceptron_width: int = flag(32, "width of its hidden layer", at_least=1, agent=True)
-
-
-class Perceptron(nn.Module, StudentNetwork):
-    groups = (PerceptronSettings,)
-
-    def __init__(self, inputs, num_actions, width):
-        super().__init__()
-        self.hidden = nn.Linear(inputs, width)
-        self.heads = nn.Linear(width, num_actions + 1)
-
-    @classmethod
-    def make(cls, settings, frame_shape, num_actions, *, goal_conditioned):
-        width, height, channels = frame_shape
-        inputs = width * height * channels + goal_conditioned
-        return cls(inputs, num_actions, settings[PerceptronSettings].perceptron_width)
-
-    def forward(self, inputs, core_state=(), weights=None):
-        seen = [inputs["frame"].flatten(2).float() / 10]
-        if self.hidden.in_features > seen[0].shape[-1]:
-            seen.append(inputs["goal"].unsqueeze(-1).float() / seen[0].shape[-1])
-        scores = self.heads(torch.tanh(self.hidden(torch.cat(seen, dim=-1))))
-        return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
-'''
+CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+(MOTIVATION,) = CODE.findall((ROOT / "utils_folder/README.md").read_text())
+(NETWORK,) = CODE.findall((ROOT / "models/README.md").read_text())
 COMMON = "--env MiniGrid-Empty-5x5-v0 --num_actors 4 --batch_size 2 --unroll_length 5 --state_embedding_dim 16"
 
 
