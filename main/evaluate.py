@@ -22,7 +22,7 @@ from main.flags import UsageError
 from main.learner import make_student
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.weights import Reader, SharedWeights
-from utils_folder import checkpoint, env_utils, video
+from utils_folder import checkpoint, minigrid, video
 from utils_folder.motivation import Motivation, Task, make_motivation
 
 logger = logging.getLogger("amigo")
@@ -132,7 +132,7 @@ class Agent:
 
     def __init__(self, flags: argparse.Namespace, state: dict):
         self.flags = flags
-        self._width, self._height = env_utils.grid_size(flags.env)
+        self._width, self._height = minigrid.grid_size(flags.env)
         cells = state["model_state_dict"].get("embed_agent_loc.weight", torch.empty(0))
         if not isinstance(cells, torch.Tensor) or cells.dim() != 2:
             raise UsageError(f"--weight_path {flags.weight_path}: holds no student of this program (no embed_agent_loc)")
@@ -141,7 +141,7 @@ class Agent:
                 f"--weight_path {flags.weight_path}: trained on a grid of {len(cells) - 1} cells "
                 f"({state['flags'].get('env')}), and {flags.env} has {self._width}x{self._height}; choose the agent's own --env"
             )
-        task = Task.of(env_utils.probe(flags.env, engine=flags.engine, num_input_frames=flags.num_input_frames))
+        task = Task.of(minigrid.probe(flags.env, engine=flags.engine, num_input_frames=flags.num_input_frames))
         try:
             self.motivation = make_motivation(flags, task)
             self.motivation.load_state_dict(state)
@@ -153,7 +153,7 @@ class Agent:
         self._shared = SharedWeights(self._student)
 
     def _environments(self, seeds: list[int]):
-        return env_utils.make_environments(
+        return minigrid.make_environments(
             self.flags.env,
             seeds,
             engine=self.flags.engine,
@@ -316,7 +316,7 @@ def _picture(
     badges = [(arrival.event, video.TEACHER_COLOUR)] if arrival.event else []
     panel = video.Panel(
         lines,
-        bars=list(zip(env_utils.ACTION_NAMES, shares, strict=False)),  # some environments allow the first actions only
+        bars=list(zip(minigrid.ACTION_NAMES, shares, strict=False)),  # some environments allow the first actions only
         chosen=int(following["action"][0]),
         badges=badges + ([outcome] if outcome is not None else []),
     )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from torchbeast.core import ranks
 from torchbeast.core.optimizer import METHODS
-from utils_folder import env_utils, motivation
+from utils_folder import minigrid, motivation
 
 
 class UsageError(Exception):
@@ -85,9 +85,9 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
         Flag(
             "engine",
             "auto",
-            "what plays MiniGrid: compiled, gym (gym-minigrid itself), or auto (compiled where it can)",
+            f"what plays MiniGrid: {minigrid.engines_explained()}",
             str,
-            env_utils.ENGINES,
+            minigrid.engine_names(),
             True,
         ),
     ),
@@ -300,9 +300,9 @@ def problems(flags: argparse.Namespace) -> list[str]:
     ]
     found += _range_problems(flags)
     try:
-        env_utils.check_name(flags.env)
+        minigrid.check_name(flags.env)
         found += _grid_problems(flags)
-        env_utils.choose_engine(flags.env, flags.engine)
+        minigrid.choose_engine(flags.env, flags.engine)
     except ValueError as error:
         found.append(f"--env: {error}")
     return found
@@ -339,8 +339,8 @@ def _range_problems(flags: argparse.Namespace) -> list[str]:
 
 
 def _grid_problems(flags: argparse.Namespace) -> list[str]:
-    width, height = env_utils.grid_size(flags.env)
-    if max(width, height) > env_utils.MAX_GRID:
+    width, height = minigrid.grid_size(flags.env)
+    if max(width, height) > minigrid.MAX_GRID:
         return [f"--env {flags.env}: its grid is {width}x{height}, the networks end at 32x32; choose a smaller one"]
     if flags.inner and min(width, height) < 3:
         return [f"--inner: a {width}x{height} grid has no cells inside its outer wall"]

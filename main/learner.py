@@ -17,7 +17,7 @@ from torchbeast.core import losses, optimizer, vtrace
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field, agent_fields
 from torchbeast.core.weights import SharedWeights
-from utils_folder import env_utils, rewards
+from utils_folder import minigrid, rewards
 from utils_folder.motivation import Motivation, Task
 
 LOG_COLUMNS = (
@@ -61,7 +61,7 @@ def rollout_fields(task: Task, learner: Learner) -> dict[str, Field]:
         for i, state in enumerate(learner.student.initial_state(1))
     }
     fields = agent_fields(task.frame_shape, task.num_actions)
-    return fields | env_utils.CARRIED_FIELDS | core_state | learner.motivation.rollout_fields
+    return fields | minigrid.CARRIED_FIELDS | core_state | learner.motivation.rollout_fields
 
 
 class Learner:

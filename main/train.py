@@ -34,7 +34,7 @@ from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts, rollout_bytes
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.weights import Reader
-from utils_folder import checkpoint, env_utils, minigrid_engine
+from utils_folder import checkpoint, minigrid
 from utils_folder.motivation import Task, make_motivation
 
 logger = logging.getLogger("amigo")
@@ -130,7 +130,7 @@ class Run:
         self._batching = threading.Lock()
 
         torch.manual_seed(derive_seed(flags.seed, "networks"))
-        self.task = Task.of(env_utils.probe(flags.env, engine=flags.engine, num_input_frames=flags.num_input_frames))
+        self.task = Task.of(minigrid.probe(flags.env, engine=flags.engine, num_input_frames=flags.num_input_frames))
         self.motivation = make_motivation(flags, self.task, ranks)
         self.learner = Learner(flags, self.task, self.motivation, ranks)
         self._warned: set[str] = set()
@@ -211,7 +211,7 @@ class Run:
         first = sum(hosted[:index])
         stream = f"{self._incarnation}.{restarts}" + ("" if self.ranks.first else f" rank {self.ranks.rank}")
         seeds = [derive_seed(flags.seed, f"environment {stream}", first + e) for e in range(hosted[index])]
-        environment = env_utils.make_environments(
+        environment = minigrid.make_environments(
             flags.env,
             seeds,
             engine=flags.engine,
@@ -277,15 +277,16 @@ class Run:
             return
         flags = self.flags
         where = f"{flags_module.processes(flags)} actor processes" if flags_module.processes(flags) else "this process"
-        engine = env_utils.choose_engine(flags.env, flags.engine)
+        engine = minigrid.choose_engine(flags.env, flags.engine)
         ranks = "" if self.ranks.alone else f"{self.ranks.size} ranks, each: "
         logger.info(
             f"{flags.model} on {flags.env}: {ranks}{flags.num_actors} environments in {where}, {engine} engine, learning on "
             f"{self.device}, {self.rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {flags.seed}; "
             f"writing {self.writer.run_dir}"
         )
-        if flags.engine == "auto" and engine == "gym":
-            logger.warning(f"gym-minigrid itself plays {flags.env}: {minigrid_engine.playable(flags.env)}")
+        why_not_first = minigrid.why_not_first(flags.env, flags.engine)
+        if why_not_first:
+            logger.warning(why_not_first)
         if self.learner.frames:
             logger.info(f"resumed at {self.learner.frames:,} frames")
 

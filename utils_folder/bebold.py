@@ -16,8 +16,8 @@ from torchbeast.core.environment import Environment, Output
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 from utils_folder import rewards
+from utils_folder.minigrid.view import VIEW_SHAPE, partial_view
 from utils_folder.motivation import Batch, Motivation, MotivationActor, Shown, Task
-from utils_folder.partial_view import VIEW_SHAPE, partial_view
 
 
 class BeBoldActor(MotivationActor):

@@ -21,7 +21,7 @@ from tests.helpers.agents import (
 from tests.helpers.plain_networks import PlainTeacher
 from utils_folder import difficulty, goals, rewards
 from utils_folder.amigo import AmigoActor, ended_goals
-from utils_folder.env_utils import make_environments
+from utils_folder.minigrid import make_environments
 from utils_folder.motivation import Task, make_motivation
 
 E = 3
