@@ -18,9 +18,9 @@ from torchbeast.core.optimizer import METHODS, LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 from torchbeast.core.settings import Settings, flag
+from utils_folder.minigrid.view import VIEW_SHAPE, partial_view
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown, Task
-from utils_folder.partial_view import VIEW_SHAPE, partial_view
 
 
 @dataclass(frozen=True)
