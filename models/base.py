@@ -50,5 +50,5 @@ class StudentNetwork(abc.ABC):
 
     @staticmethod
     def misfit(weights: dict[str, Any], width: int, height: int) -> str | None:
-        """Why these weights fit no grid of this size, where they tell; None if they may. Raises: ValueError if they are none."""
+        """Why these weights fit no grid of this size; None if they may, or do not tell. Raises: ValueError if they are none."""
         return None

@@ -13,14 +13,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from main.learner import LOG_COLUMNS
 from torch.distributed.run import get_args_parser
+from utils_folder.amigo import Amigo
+from utils_folder.bebold import BeBold
 
 from main import flags as flags_module
 from main import plot
-from main.learner import LOG_COLUMNS
 from tests.helpers.program import ROOT, scripts
-from utils_folder.amigo import Amigo
-from utils_folder.bebold import BeBold
 
 FOLDERS = ("main", "models", "utils_folder", "torchbeast", "results", "tests")
 PATHS = [ROOT / "README.md", *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md"))]
