@@ -69,5 +69,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-def scripts() -> list[str]:
-    return re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def scripts(page: str = "main/README.md") -> list[str]:
+    """The job scripts on a page."""
+    return re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
