@@ -13,25 +13,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = [
-    "--env",
-    "MiniGrid-Empty-5x5-v0",
-    "--num_actors",
-    "5",
-    "--batch_size",
-    "4",
-    "--unroll_length",
-    "6",
-    "--modify",
-    "--generator_batch_size",
-    "3",
-    "--state_embedding_dim",
-    "32",
-    "--total_frames",
-    "480",
-    "--xpid",
-    "run",
-]
+SMALL = (
+    "--env MiniGrid-Empty-5x5-v0 --num_actors 5 --batch_size 4 --unroll_length 6 --state_embedding_dim 32 --total_frames 480 "
+    "--xpid run"
+).split()
+LEARNABLE = (  # a task that is learned in a minute
+    "--env MiniGrid-Empty-Random-5x5-v0 --num_actors 16 --total_frames 120000 --unroll_length 20 --batch_size 16 --seed 3 "
+    "--xpid run"
+).split()
 
 
 def command(tmp_path: Path, *more: str) -> list[str]:
@@ -78,29 +67,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-COMMON = [
-    "--env",
-    "MiniGrid-Empty-Random-5x5-v0",
-    "--num_actors",
-    "16",
-    "--modify",
-    "--total_frames",
-    "120000",
-    "--unroll_length",
-    "20",
-    "--batch_size",
-    "16",
-    "--generator_threshold",
-    "-.1",
-    "--generator_reward_negative",
-    "-.3",
-    "--seed",
-    "3",
-    "--xpid",
-    "run",
-]
 
 
 def scripts(page: str = "main/README.md") -> list[str]:

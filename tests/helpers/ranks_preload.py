@@ -6,8 +6,9 @@ import torch.utils.tensorboard  # noqa: F401
 
 import main.main  # noqa: F401
 import tests.helpers.agents  # noqa: F401
-from utils_folder import minigrid
+from main import settings
+from main.training import recipe
 
-_environment = minigrid.make_environments("MiniGrid-Empty-5x5-v0", [0])
+_environment = recipe.make_environments(settings.make({"env": "MiniGrid-Empty-5x5-v0"}), [0])
 _environment.initial()
 _environment.step(np.zeros(1, np.int64))

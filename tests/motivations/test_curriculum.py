@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.helpers.curriculum import TASK, B, T, batches, seen
-from utils_folder import curriculum
-from utils_folder.curriculum import MOMENTS, PROPOSED, REACHED, Curriculum
+from utils_folder.motivations import curriculum
+from utils_folder.motivations.curriculum import MOMENTS, PROPOSED, REACHED, Curriculum
 
 
 def plain_counts(rollouts) -> tuple[Counter, int]:

@@ -1,0 +1,108 @@
+"""Slow twins in float64 of what learns: the student, RMSprop, V-trace; and how weights are compared with theirs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from main.settings import RunSettings
+from main.training.recipe import Agent
+from models.grid import CellSettings
+from models.student import StudentSettings
+from tests.helpers.plain_networks import PlainStudent
+from torchbeast.core.optimizer import LearningSettings
+from torchbeast.core.settings import Settings
+
+
+def plain_twin(network: nn.Module, plain: nn.Module) -> nn.Module:
+    """`plain` in float64 with the weights of `network`."""
+    plain.load_state_dict(network.state_dict(), strict=True)
+    if not plain.use_embedding:  # its raw values are float32
+        plain.cells = Tensor.double
+        plain.carried = lambda obj, colour: torch.stack([obj, colour], dim=1).double()
+    return plain.double()
+
+
+def plain_student(agent: Agent) -> PlainStudent:
+    own = agent.settings[StudentSettings]
+    plain = PlainStudent(
+        agent.task.frame_shape, agent.task.num_actions, goal_conditioned=agent.motivation.goal_conditioned,
+        goal_dim=own.goal_dim, hidden_dim=own.state_embedding_dim, use_lstm=own.use_lstm,
+        num_lstm_layers=own.num_lstm_layers, use_embedding=not agent.settings[CellSettings].disable_use_embedding,
+    )  # fmt: skip
+    return plain_twin(agent.student, plain)
+
+
+class PlainRMSprop:
+    """RMSprop by hand in float64: norm clipped at 40, rate * (1 - updates * T * B / total_frames), floor 0."""
+
+    def __init__(self, network: nn.Module, rate: float, settings: Settings):
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+        self.buffers = [torch.zeros_like(p) for p in self.parameters]
+        self.rate, self.updates, self.norms = rate, 0, []
+        self.learning, self.total_frames = settings[LearningSettings], settings[RunSettings].total_frames
+
+    def step(self, loss: Tensor, *, counts: bool = True) -> None:
+        own = self.learning
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        norm = math.sqrt(sum(float((g**2).sum()) for g in gradients if g is not None))
+        learned = self.updates * own.unroll_length * own.batch_size
+        rate = self.rate * max(0.0, 1 - learned / self.total_frames)
+        for p, g, square, buffer in zip(self.parameters, gradients, self.squares, self.buffers):
+            if g is None:
+                continue
+            g = g * min(1.0, 40 / norm)
+            square.copy_(own.alpha * square + (1 - own.alpha) * g**2)
+            buffer.copy_(own.momentum * buffer + g / (square.sqrt() + own.epsilon))
+            p.data.sub_(rate * buffer)
+        self.updates += counts
+        self.norms.append(norm)
+
+
+def plain_vtrace(log_rhos, discounts, rewards, values, bootstrap):
+    """(v_s, advantages) as lists [T][B], by equation 1 of IMPALA as it stands: the double sum; rho-bar = c-bar = 1."""
+    T, B = len(rewards), len(rewards[0])
+    targets = [[0.0] * B for _ in range(T)]
+    advantages = [[0.0] * B for _ in range(T)]
+    for b in range(B):
+        V = [float(values[t][b]) for t in range(T)] + [float(bootstrap[b])]
+        rho = [min(1.0, math.exp(float(log_rhos[t][b]))) for t in range(T)]
+        r = [float(rewards[t][b]) for t in range(T)]
+        gamma = [float(discounts[t][b]) for t in range(T)]
+        v = [0.0] * T + [V[T]]
+        for s in range(T):
+            v[s] = V[s]
+            for t in range(s, T):
+                weight = math.prod(gamma[i] * rho[i] for i in range(s, t))
+                v[s] += weight * rho[t] * (r[t] + gamma[t] * V[t + 1] - V[t])
+        for s in range(T):
+            targets[s][b] = v[s]
+            advantages[s][b] = rho[s] * (r[s] + gamma[s] * v[s + 1] - V[s])
+    return targets, advantages
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+def assert_same_change(
+    network: nn.Module, plain: nn.Module, before: dict[str, Tensor], unused=("embed_goal", "embed_agent_loc")
+):
+    """float32 weights moved from `before` to where the float64 twin's are; every weight that is used moved noticeably."""
+    plain_now = dict(plain.named_parameters())
+    for name, value in network.named_parameters():
+        moved = (plain_now[name].detach() - before[name].double()).abs().max().item()
+        if name.split(".")[0] in unused:
+            assert moved == 0 and torch.equal(value, before[name]), name
+            continue
+        assert moved > 1e-5, f"{name} hardly moved ({moved}): the comparison is empty"
+        torch.testing.assert_close(
+            value.detach().double(),
+            plain_now[name].detach(),
+            rtol=0,
+            atol=3e-3 * moved + 3e-7,
+            msg=lambda m: f"{name}: {m}",  # noqa: B023
+        )
