@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.base import StudentNetwork
 from models.grid import COLOURS, RELU_GAIN, CellEmbedding, CellSettings, ConvWeights, GridConvolutions, initialise
 from models.linear import linear, packed
 from torchbeast.core.settings import Settings, flag
@@ -34,7 +35,7 @@ class StudentWeights(NamedTuple):
     heads: tuple[Tensor, Tensor]  # [A + 1, hidden], [A + 1]: policy and baseline as one layer
 
 
-class Student(CellEmbedding):
+class Student(CellEmbedding, StudentNetwork):
     """Policy and baseline from a full view of the grid, the carried object and, if goal_conditioned, a goal.
 
     Args:
@@ -81,7 +82,6 @@ class Student(CellEmbedding):
     def make(
         cls, settings: Settings, frame_shape: tuple[int, int, int], num_actions: int, *, goal_conditioned: bool
     ) -> Student:
-        """The student that a run's settings describe."""
         own = settings[StudentSettings]
         return cls(
             frame_shape,
@@ -93,6 +93,13 @@ class Student(CellEmbedding):
             num_lstm_layers=own.num_lstm_layers,
             use_embedding=not settings[CellSettings].disable_use_embedding,
         )
+
+    @staticmethod
+    def misfit(weights: dict[str, Any], width: int, height: int) -> str | None:
+        cells = weights.get("embed_agent_loc.weight")
+        if not isinstance(cells, Tensor) or cells.dim() != 2:
+            raise ValueError("holds no student of this program (no embed_agent_loc)")
+        return None if len(cells) == width * height + 1 else f"trained on a grid of {len(cells) - 1} cells"
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """Zeros (h, c), each [layers, B, hidden]; () without LSTM."""

@@ -21,7 +21,7 @@ class Arrival(NamedTuple):
 
     step: int = 0
     total: float = 0.0
-    goals_reached: int = 0
+    reached: int = 0
     reward: float = 0.0
     intrinsic: float = 0.0
     event: str = ""
@@ -65,7 +65,7 @@ def _arrive(motivation: Motivation, row: dict, following: dict, before: Arrival)
     return Arrival(
         step=int(following["episode_step"][0]),
         total=float(following["episode_return"][0]),
-        goals_reached=before.goals_reached + bool(event),
+        reached=before.reached + bool(event),
         reward=float(following["reward"][0]),
         intrinsic=motivation.intrinsic_reward(steps).item(),
         event=event,
@@ -85,7 +85,7 @@ def _picture(
     shown = motivation.shown(row)
     lines = [("step", str(arrival.step)), ("return", f"{arrival.total:.3f}")]
     if shown.goal is not None:
-        lines.append(("goals reached", str(arrival.goals_reached)))
+        lines.append(("goals reached", str(arrival.reached)))
     lines += [
         ("extrinsic reward", f"{arrival.reward:.3f}"),
         ("intrinsic reward", f"{arrival.intrinsic:.3f}"),

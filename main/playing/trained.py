@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from main import settings as settings_module
 from main.settings import EvaluationSettings, RunSettings
 from main.training import recipe
 from main.training.actor import Actor
+from models import STUDENTS
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
 from utils_folder import checkpoint, env_utils
@@ -37,12 +36,11 @@ def load(settings: Settings, given: dict[str, Any]) -> Trained:
 
 def _with_its_own(settings: Settings, given: dict[str, Any], state: dict) -> Settings:
     """The settings, with those of the networks and the variant as the checkpoint has them."""
-    stored = {
-        **settings_module.defaults(),
-        "as_published": checkpoint.is_published(state),
-        **settings_module.stored(state["flags"]),
-    }
-    own = {name: stored[name] for name, about in settings_module.flags().items() if about.agent}
+    flags = settings_module.flags()
+    unsaid = {name: about.published for name, about in flags.items() if about.published is not None}
+    implied = unsaid if checkpoint.is_published(state) else {}
+    stored = {**settings_module.defaults(), **implied, **settings_module.stored(state["flags"])}
+    own = {name: stored[name] for name, about in flags.items() if about.agent}
     for name, value in own.items():
         if name in given and given[name] != value:
             logger.warning(f"--{name} {given[name]}: the agent was trained with {value}, which is used")
@@ -73,15 +71,16 @@ class Trained:
         return self._agent.motivation
 
     def _check_grid(self, state: dict) -> None:
-        env, weight_path = self.settings[RunSettings].env, self.settings[EvaluationSettings].weight_path
-        width, height = env_utils.grid_size(env)
-        cells = state["model_state_dict"].get("embed_agent_loc.weight", torch.empty(0))
-        if not isinstance(cells, torch.Tensor) or cells.dim() != 2:
-            raise UsageError(f"--weight_path {weight_path}: holds no student of this program (no embed_agent_loc)")
-        if len(cells) != width * height + 1:
+        run, weight_path = self.settings[RunSettings], self.settings[EvaluationSettings].weight_path
+        width, height = env_utils.grid_size(run.env)
+        try:
+            why = STUDENTS[run.student_network].misfit(state["model_state_dict"], width, height)
+        except ValueError as error:
+            raise UsageError(f"--weight_path {weight_path}: {error}") from None
+        if why is not None:
             raise UsageError(
-                f"--weight_path {weight_path}: trained on a grid of {len(cells) - 1} cells "
-                f"({state['flags'].get('env')}), and {env} has {width}x{height}; choose the agent's own --env"
+                f"--weight_path {weight_path}: {why} ({state['flags'].get('env')}), and {run.env} has {width}x{height}; "
+                "choose the agent's own --env"
             )
 
     def actor(self, num_envs: int, stream: str) -> Actor:

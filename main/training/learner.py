@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,9 @@ class Learner:
         stats = self._update_student(batch, intrinsic)
         self.shared.publish(self.student)
         self.frames += self._frames_per_update
-        return {"frames": self.frames, "policy_lag": lag} | stats | self._episodes(batch) | self.motivation.learn(batch)
+        returns = batch["episode_return"][1:][batch["done"][1:]].tolist()
+        self.recent_returns.extend(returns)
+        return {"frames": self.frames, "policy_lag": lag} | stats | _episodes(returns) | self.motivation.learn(batch)
 
     def _update_student(self, batch: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
         outputs = self._forward(batch)
@@ -145,17 +147,6 @@ class Learner:
         )
         outputs, _ = self.student(inputs, core_state)
         return outputs
-
-    def _episodes(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        returns = batch["episode_return"][1:][batch["done"][1:]].tolist()
-        self.recent_returns.extend(returns)
-        if not returns:
-            return {"episodes": 0}
-        return {
-            "episodes": len(returns),
-            "mean_episode_return": sum(returns) / len(returns),
-            "success_rate": sum(r > 0 for r in returns) / len(returns),
-        }
 
     def warnings(self) -> Iterator[str]:
         """What a user should know of the present state, a line each."""
@@ -227,6 +218,17 @@ class Learner:
         self.motivation.load_state_dict(state)
         self.motivation.load_training_state_dict(state)
         self.shared.publish(self.student, state["weights_version"])
+
+
+def _episodes(returns: Sequence[float]) -> dict[str, float]:
+    """What the log says of episodes with these returns."""
+    if not returns:
+        return {"episodes": 0}
+    return {
+        "episodes": len(returns),
+        "mean_episode_return": sum(returns) / len(returns),
+        "success_rate": sum(r > 0 for r in returns) / len(returns),
+    }
 
 
 def _leaves(tree) -> Iterator[bytes]:

@@ -17,13 +17,15 @@ from torchbeast.core.columns import Column, by_name
 from torchbeast.core.environment import Environment
 from torchbeast.core.optimizer import LearningSettings, optimizer_maker
 from torchbeast.core.ranks import ALONE, Alone
-from torchbeast.core.rollouts import Field, Rollouts, agent_fields
+from torchbeast.core.rollouts import Field, Rollouts, agent_fields, rollout_bytes
 from torchbeast.core.settings import Settings
 from torchbeast.core.weights import Reader, SharedWeights
 from utils_folder import env_utils
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Motivation, Task
 from utils_folder.motivations.rewards import RewardSettings
+
+CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
 
 
 def make_environments(settings: Settings, seeds: Sequence[int]) -> Environment:
@@ -97,11 +99,25 @@ class Agent(NamedTuple):
         fields = agent_fields(self.task.frame_shape, self.task.num_actions)
         return fields | env_utils.CARRIED_FIELDS | core_state | self.motivation.rollout_fields
 
-    def rollouts(self) -> Rollouts:
-        """As many as the run has, in shared memory."""
+    @property
+    def _rollouts_size(self) -> dict[str, int]:
         learning = self.settings[LearningSettings]
         num_buffers = self.settings[ProcessSettings].buffers(learning.batch_size)
-        return Rollouts(self.rollout_fields(), unroll_length=learning.unroll_length, num_buffers=num_buffers)
+        return {"unroll_length": learning.unroll_length, "num_buffers": num_buffers}
+
+    def rollouts(self) -> Rollouts:
+        """As many as the run has, in shared memory."""
+        return Rollouts(self.rollout_fields(), **self._rollouts_size)
+
+    @property
+    def rollout_bytes(self) -> int:
+        """How much memory `rollouts` takes."""
+        return rollout_bytes(self.rollout_fields(), **self._rollouts_size)
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """About what a checkpoint takes."""
+        return CHECKPOINT_COPIES * sum(parameter.numel() * 4 for parameter in self.student.parameters())
 
 
 def columns() -> dict[str, Column]:

@@ -26,7 +26,7 @@ from main.training.record import Record, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
 from torchbeast.core.optimizer import Diverged, LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
-from torchbeast.core.rollouts import rollout_bytes
+from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
 from utils_folder import checkpoint, env_utils, minigrid_engine
@@ -34,7 +34,6 @@ from utils_folder import checkpoint, env_utils, minigrid_engine
 logger = logging.getLogger("amigo")
 
 DRY_RUN_SECONDS = 10.0
-CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
 
 
 class RunFailed(Exception):
@@ -110,7 +109,8 @@ class Run:
         self.agent = recipe.Agent.make(settings, recipe.probe(settings), ranks)
         self.learner = self.agent.learner(ranks)
         self.lockstep = Lockstep(self.learner, self.interrupt, ranks)
-        self._check_machine(checked or settings)
+        size = {"rollout_bytes": self.agent.rollout_bytes, "checkpoint_bytes": self.agent.checkpoint_bytes}
+        preflight.check(checked or settings, ranks, **size)
         if state is not None:
             self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
         self.rollouts = self.agent.rollouts()
@@ -143,7 +143,10 @@ class Run:
         successful = ended = False
         with self.interrupt:
             try:
-                self._announce()
+                if self.ranks.first:
+                    announce(self.settings, self.device, self.rollouts, self.record.run_dir, self.ranks)
+                    if self.learner.frames:
+                        logger.info(f"resumed at {self.learner.frames:,} frames")
                 self.save()
                 self.loop.run(lambda: beside(self.save))
                 successful, ended = self._done(), True
@@ -204,16 +207,6 @@ class Run:
 
     # -- the parts ----------------------------------------------------------------------------------------------------
 
-    def _check_machine(self, settings: Settings) -> None:
-        size = settings[LearningSettings]
-        fields, buffers = self.agent.rollout_fields(), settings[ProcessSettings].buffers(size.batch_size)
-        preflight.check(
-            settings,
-            self.ranks,
-            rollout_bytes=rollout_bytes(fields, unroll_length=size.unroll_length, num_buffers=buffers),
-            checkpoint_bytes=CHECKPOINT_COPIES * sum(p.numel() * 4 for p in self.agent.student.parameters()),
-        )
-
     def _load(self, state: dict, source: Source | None = None) -> None:
         try:
             keys = self.agent.motivation.waiting_keys
@@ -256,20 +249,17 @@ class Run:
             self.ranks.check_equal(json.dumps(compared, sort_keys=True).encode(), "the command line")
             self.learner.check_equal()
 
-    def _announce(self) -> None:
-        if not self.ranks.first:
-            return
-        run, processes = self.settings[RunSettings], self.settings[ProcessSettings]
-        where = f"{processes.processes} actor processes" if processes.processes else "this process"
-        asked = self.settings[EnvironmentSettings].engine
-        engine = env_utils.choose_engine(run.env, asked)
-        ranks = "" if self.ranks.alone else f"{self.ranks.size} ranks, each: "
-        logger.info(
-            f"{run.model} on {run.env}: {ranks}{processes.num_actors} environments in {where}, {engine} engine, learning on "
-            f"{self.device}, {self.rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {run.seed}; "
-            f"writing {self.record.run_dir}"
-        )
-        if asked == "auto" and engine == "gym":
-            logger.warning(f"gym-minigrid itself plays {run.env}: {minigrid_engine.playable(run.env)}")
-        if self.learner.frames:
-            logger.info(f"resumed at {self.learner.frames:,} frames")
+
+def announce(settings: Settings, device: torch.device, rollouts: Rollouts, run_dir: Path, ranks: Alone) -> None:
+    """Says what is run, where and by what."""
+    run, processes = settings[RunSettings], settings[ProcessSettings]
+    where = f"{processes.processes} actor processes" if processes.processes else "this process"
+    asked = settings[EnvironmentSettings].engine
+    engine = env_utils.choose_engine(run.env, asked)
+    several = "" if ranks.alone else f"{ranks.size} ranks, each: "
+    logger.info(
+        f"{run.model} on {run.env}: {several}{processes.num_actors} environments in {where}, {engine} engine, learning on "
+        f"{device}, {rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {run.seed}; writing {run_dir}"
+    )
+    if asked == "auto" and engine == "gym":
+        logger.warning(f"gym-minigrid itself plays {run.env}: {minigrid_engine.playable(run.env)}")

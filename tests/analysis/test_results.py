@@ -1,4 +1,4 @@
-"""What is shipped in results/: belongs to the table, is small, plays, and says what the README says of it."""
+"""What is shipped in results/: belongs to the table, is small, plays, and says what its page says of it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ TABLE = RESULTS / "experiments.ini"
 RUNS = sorted(path.parent for path in RESULTS.glob("*/meta.json"))
 
 
-def readme_table(name: str) -> list[list[str]]:
-    block = re.search(rf"<!-- {name} table -->\n(.*?)\n<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in block[1].splitlines()]
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def page_table(name: str) -> list[list[str]]:
+    block = re.search(rf"<!-- {name} table -->\n(.*?)\n<!-- end -->", (RESULTS / "README.md").read_text(), re.DOTALL)
+    return [cells(line) for line in block[1].splitlines()]
 
 
 def numbers(row: list[str]) -> list[float]:
@@ -50,15 +54,23 @@ def test_a_shipped_run_is_a_finished_one_of_the_table(run):
     assert reproduce.outcome(run, experiments[name].reach).frames >= experiments[name].frames
 
 
-def test_the_readmes_table_of_runs_is_that_of_the_logs():
+def test_the_pages_table_of_runs_is_that_of_the_logs():
     rows = report.log_rows(reproduce.read_table(TABLE), RESULTS)
-    assert readme_table("log") == [list(report.LOG_HEAD), ["---"] * len(report.LOG_HEAD), *rows]
+    assert page_table("log") == [list(report.LOG_HEAD), ["---"] * len(report.LOG_HEAD), *rows]
+
+
+def test_the_first_pages_short_table_is_part_of_it():
+    lines = [cells(line) for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    head, _, *rows = [row for row in lines if len(row) == 5]
+    stated = {row[0]: row for row in page_table("log")}
+    assert {f"keycorridor-{name}" for name in ("default", "as-published", "window", "novelty")} <= {row[1] for row in rows}
+    assert [head[1:], *(row[1:] for row in rows)] == [stated[row[1]][:4] for row in [head, *rows]]
 
 
 @pytest.mark.slow
-def test_the_readmes_table_of_agents_is_what_they_do():
+def test_the_pages_table_of_agents_is_what_they_do():
     """100 episodes each. Another processor may round otherwise, and an episode go another way: not more than a few."""
-    stated = {row[0]: row for row in readme_table("agent")[2:]}
+    stated = {row[0]: row for row in page_table("agent")[2:]}
     rows = report.agent_rows(reproduce.read_table(TABLE), RESULTS)
     assert stated.keys() == {row[0] for row in rows} == {run.name for run in RUNS}
     for row in rows:

@@ -103,5 +103,6 @@ COMMON = [
 ]
 
 
-def scripts() -> list[str]:
-    return re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def scripts(page: str = "main/README.md") -> list[str]:
+    """The job scripts on a page."""
+    return re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)

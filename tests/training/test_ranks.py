@@ -725,7 +725,7 @@ STAND_INS = {
 
 
 @pytest.mark.slow
-def test_the_readmes_job_for_several_nodes_ends_before_its_time_limit_and_goes_on_when_requeued(tmp_path):
+def test_the_pages_job_for_several_nodes_ends_before_its_time_limit_and_goes_on_when_requeued(tmp_path):
     """With stand-ins for Slurm's commands, on one node."""
     (script,) = [script for script in scripts() if "srun" in script]
     with socket.socket() as free:

@@ -37,6 +37,7 @@ class Flag(NamedTuple):
     agent: the trained agent needs it again when it plays, so the checkpoint decides it.
     resumable: it may be given anew when a run goes on.
     experiment: it tells one experiment from another; runs that differ in other flags alone are seeds of one.
+    published: the value that checkpoints of the published code imply, which do not store it; None if they imply none.
     canonical: turns a given value into the one meant; raises ValueError with the remedy.
     """
 
@@ -51,6 +52,7 @@ class Flag(NamedTuple):
     agent: bool = False
     resumable: bool = False
     experiment: bool = True
+    published: Any = None
     canonical: Callable[[Any], Any] = lambda value: value
 
     def problem(self, value: Any) -> str | None:

@@ -64,7 +64,9 @@ class TeacherSettings:
     modify: bool = flag(False, "a goal is reached when its cell changes (else: when the agent stands on it)", agent=True)
     restart_episode: bool = flag(False, "reaching a goal ends the episode")
     no_boundary_awareness: bool = flag(False, "an episode's end does not count as reaching a goal", agent=True)
-    as_published: bool = flag(False, "reproduce the two indexing slips of the published code", agent=True)
+    as_published: bool = flag(
+        False, "reproduce the two indexing slips of the published code", agent=True, published=True
+    )
 
 
 def threshold_difficulty(settings: TeacherSettings) -> difficulties.Threshold:
@@ -182,6 +184,10 @@ class Amigo(Motivation):
     """
 
     groups = (TeacherSettings,)
+    example = (
+        "--modify --generator_batch_size 150 --generator_entropy_cost .05 --generator_threshold -.1 "
+        "--generator_reward_negative -.3"
+    )
     columns = (
         *UPDATE_COLUMNS,
         Column("generator_current_target", "t*", "last", panel="t_star", label="t* (steps)"),
@@ -285,41 +291,24 @@ class Amigo(Motivation):
 
     def _loss(self, entries: Batch) -> tuple[Tensor | None, int, dict[str, float]]:
         """The loss of `entries`, how many of them were successes, and log values; None, 0 and NaN where there are none."""
-        settings = self._settings
         if not len(entries["goal"]):
             return None, 0, {column.name: math.nan for column in UPDATE_COLUMNS}
-        logits, values = (x.unsqueeze(0) for x in self.teacher(entries["goal_frame"]))
+        logits, values = self.teacher(entries["goal_frame"])
         index = entries["goal"]
-        if settings.inner:
+        if self._settings.inner:
             index = goals.cell_to_inner(index, height=self._task.frame_shape[1])
         success = self.difficulty.success(entries["reached"], entries["goal_step"])
         learned = rewards.teacher_reward_learned(
             rewards.teacher_reward(success, **self._reward_scale),
             entries["ex_reward"],
             extrinsic=not self._rewards.no_extrinsic_rewards,
-        ).unsqueeze(0)
-        log_probs = vtrace.action_log_probs(logits, index.unsqueeze(0))
-        returns = vtrace.from_log_probs(
-            vtrace.action_log_probs(entries["generator_logits"], index).unsqueeze(0),
-            log_probs,
-            torch.zeros_like(learned),
-            learned,
-            values,
-            torch.zeros_like(learned[0]),
         )
-        pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
-        baseline_loss = self._baseline_cost * losses.baseline_loss(returns.vs, values)
-        negative_entropy = losses.entropy_loss(logits)
+        pg_loss, baseline_loss, negative_entropy = reinforce(logits, values, index, entries["generator_logits"], learned)
         self._alarms.see_proposals(-negative_entropy.item(), logits.max().item())
-        entropy_loss = settings.generator_entropy_cost * negative_entropy
-        stats = (
-            learned.mean(),
-            pg_loss,
-            entropy_loss,
-            baseline_loss,
-            entries["goal_step"].float().mean(),
-            entries["ex_reward"].mean(),
-        )
+        baseline_loss = self._baseline_cost * baseline_loss
+        entropy_loss = self._settings.generator_entropy_cost * negative_entropy
+        steps, ex_reward = entries["goal_step"].float().mean(), entries["ex_reward"].mean()
+        stats = (learned.mean(), pg_loss, entropy_loss, baseline_loss, steps, ex_reward)
         loss = pg_loss + baseline_loss + entropy_loss
         return loss, int(success.sum()), {column.name: value.item() for column, value in zip(UPDATE_COLUMNS, stats)}
 
@@ -379,7 +368,37 @@ class Amigo(Motivation):
 class WindowAmigo(Amigo):
     """AMIGo whose goals must take t* steps, give or take a window."""
 
+    example = (
+        "--modify --generator_batch_size 150 --generator_entropy_cost .05 --generator_threshold -.5 "
+        "--generator_reward_negative -.3 --window 50"
+    )
     make_difficulty = staticmethod(window_difficulty)
+
+
+def reinforce(
+    logits: Tensor, values: Tensor, index: Tensor, behaviour_logits: Tensor, reward: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The teacher's policy gradient, baseline and (negative) entropy losses: V-trace of N proposals with discount 0.
+
+    Args:
+        logits, values: float32 [N, G], [N], the teacher's now, with gradient.
+        index: int64 [N], the goals proposed.
+        behaviour_logits: float32 [N, G], what they were drawn from.
+        reward: float32 [N].
+    Source: AMIGo (arXiv 2006.12122), section 3; REINFORCE with a baseline and clipped importance weights.
+    """
+    log_probs = vtrace.action_log_probs(logits.unsqueeze(0), index.unsqueeze(0))
+    learned, values = reward.unsqueeze(0), values.unsqueeze(0)
+    returns = vtrace.from_log_probs(
+        vtrace.action_log_probs(behaviour_logits, index).unsqueeze(0),
+        log_probs,
+        torch.zeros_like(learned),
+        learned,
+        values,
+        torch.zeros_like(reward),
+    )
+    pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
+    return pg_loss, losses.baseline_loss(returns.vs, values), losses.entropy_loss(logits.unsqueeze(0))
 
 
 def shares(waiting: Sequence[int], total: int) -> list[int]:

@@ -74,6 +74,7 @@ class Motivation(abc.ABC):
 
     Attributes:
         groups: its settings: frozen dataclasses of flags.
+        example: flags that it is worth trying with.
         columns: what `learn` and `intrinsic_reward` may report.
         goal_conditioned: the student sees a goal.
         rollout_fields: what its actors add to a rollout.
@@ -90,6 +91,7 @@ class Motivation(abc.ABC):
     """
 
     groups: ClassVar[tuple[type, ...]] = ()
+    example: ClassVar[str] = ""
     columns: ClassVar[tuple[Column, ...]] = ()
     waiting_keys: ClassVar[tuple[str, ...]] = ()
     own_keys: ClassVar[tuple[str, ...]] = ()

@@ -1,0 +1,54 @@
+"""What a student's network is, to those who act with it and learn it."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from torchbeast.core.settings import Settings
+
+
+class StudentNetwork(abc.ABC):
+    """The part of a student that is not torch.nn.Module: derive from both.
+
+    Attributes:
+        groups: its settings: frozen dataclasses of flags.
+    """
+
+    groups: ClassVar[tuple[type, ...]] = ()
+
+    @classmethod
+    @abc.abstractmethod
+    def make(
+        cls, settings: Settings, frame_shape: tuple[int, int, int], num_actions: int, *, goal_conditioned: bool
+    ) -> StudentNetwork:
+        """The student that a run's settings describe."""
+
+    @abc.abstractmethod
+    def forward(
+        self, inputs: dict[str, Tensor], core_state: tuple[Tensor, ...] = (), weights: Any = None
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """Policy logits and values of T steps.
+
+        Args:
+            inputs: frame uint8 [T, B, W, H, 3k]; carried_obj and carried_col uint8 [T, B]; done bool [T, B]; goal int64
+                [T, B], cells x * H + y, if goal_conditioned.
+            core_state: a recurrent network's state before step 0, as `initial_state` has it; it is zeroed where done.
+            weights: `compose()` of the present parameters; None composes them here.
+        Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1).
+        """
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
+        """A recurrent network's first state, float32 [layers, B, hidden] each; () if it is none."""
+        return ()
+
+    def compose(self) -> Any:
+        """The weights in the form that `forward` uses; for a network that has no such form, None."""
+        return None
+
+    @staticmethod
+    def misfit(weights: dict[str, Any], width: int, height: int) -> str | None:
+        """Why these weights fit no grid of this size; None if they may, or do not tell. Raises: ValueError if they are none."""
+        return None

@@ -1,0 +1,257 @@
+"""The pages say what the program does: commands parse, links and files are there, flags and columns are the program's.
+
+`python -m tests.program.test_pages` prints the flag tables, to be pasted into main/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from main.learner import LOG_COLUMNS
+from torch.distributed.run import get_args_parser
+from utils_folder.amigo import Amigo
+from utils_folder.bebold import BeBold
+
+from main import flags as flags_module
+from main import plot
+from tests.helpers.program import ROOT, scripts
+
+FOLDERS = ("main", "models", "utils_folder", "torchbeast", "results", "tests")
+PATHS = [ROOT / "README.md", *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md"))]
+PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in PATHS}
+CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LANGUAGES = {"bash", "sh", "python", "bib"}
+SCRIPTS = [script for page in PAGES for script in scripts(page)]
+
+
+class Parsed(Exception):
+    """Ends a program as soon as its command line is parsed."""
+
+
+def prose(page: str) -> str:
+    """A page without its code blocks."""
+    return CODE.sub("", PAGES[page])
+
+
+def in_text(page: str) -> list[str]:
+    """What stands in the text as code."""
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(page))]
+
+
+def command_lines(page: str) -> list[str]:
+    """Every line of the page's ```bash blocks, and the commands in its text."""
+    blocks = "\n".join(block for language, block in CODE.findall(PAGES[page]) if language == "bash")
+    lines = [line for line in blocks.replace("\\\n", " ").splitlines() if line]
+    return lines + [code for code in in_text(page) if re.match(r"(python -m|make|torchrun) ", code)]
+
+
+COMMANDS = [(page, line) for page in PAGES for line in command_lines(page)]
+
+
+def program_and_arguments(line: str) -> tuple[str, list[str]]:
+    """("main.plot", [...]) of `python -m main.plot ...`, with or without torchrun; ("make", [...]) of a `make ...`."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "OMP_NUM_THREADS=1":
+        words = words[1:]
+    if words[0] == "torchrun":
+        given = get_args_parser().parse_args(words[1:])
+        assert given.module
+        return given.training_script, given.training_script_args
+    if words[:2] == ["python", "-m"]:
+        return words[2], words[3:]
+    return words[0], words[1:]
+
+
+def arguments_of(program: str, page: str) -> list[list[str]]:
+    return [words for name, words in map(program_and_arguments, command_lines(page)) if name == program]
+
+
+def check_training(words: list[str]) -> None:
+    flags, _ = flags_module.parse(words)
+    if flags.resume is None:
+        flags_module.check(flags)
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page} {line[:60]}" for page, line in COMMANDS])
+def test_every_command_parses(page, line, monkeypatch):
+    program, words = program_and_arguments(line)
+    if program == "make":
+        target, *variables = words
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        for variable in variables if target == "train" else ():
+            check_training(shlex.split(variable.removeprefix("ARGS=")))
+    elif program == "main.main":
+        check_training(words)
+    else:
+        parse = argparse.ArgumentParser.parse_args
+
+        def stop(parser, *given, **more):
+            raise Parsed(parse(parser, *given, **more))
+
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        with pytest.raises(Parsed):
+            importlib.import_module(program).main(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_code_block_names_its_language(page):
+    assert {language for language, _ in CODE.findall(PAGES[page])} <= LANGUAGES
+    assert "```" not in prose(page)
+
+
+def test_the_documents_commands_and_more_are_on_the_first_page():
+    commands = arguments_of("main.main", "README.md")
+    assert len(commands) >= 5
+    assert sum("--model" in words for words in commands) == 3
+
+
+def test_every_command_is_in_the_table_of_commands():
+    commands = [path.stem for path in (ROOT / "main").glob("*.py") if '__name__ == "__main__"' in path.read_text()]
+    assert len(commands) >= 6
+    for command in commands:
+        assert f"| `python -m main.{command}" in PAGES["main/README.md"]
+
+
+def test_the_figures_commands_name_runs_and_figures_that_are_there():
+    figures = [plot.make_parser().parse_args(words) for page in PAGES for words in arguments_of("main.plot", page)]
+    figures = [options for options in figures if options.out is not None and options.out.startswith("results/")]
+    assert len(figures) >= 3
+    for options in figures:
+        assert all(any(ROOT.glob(run)) for run in options.runs), options.runs
+        assert (ROOT / options.out).is_file(), options.out
+
+
+def test_there_are_job_scripts_for_one_learner_and_for_several():
+    assert len(SCRIPTS) >= 2
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=range(len(SCRIPTS)))
+def test_job_scripts_are_shell_and_their_flags_parse(script, tmp_path):
+    (tmp_path / "job").write_text(script)
+    subprocess.run(["bash", "-n", tmp_path / "job"], check=True)
+    lines = [line for line in script.replace("\\\n", " ").splitlines() if "--env" in line]
+    assert lines
+    for line in lines:
+        flags, _ = flags_module.parse(shlex.split(line[line.index("--env") :].rstrip('"& ')))
+        flags_module.check(flags)
+
+
+# The first page
+
+
+def test_the_first_page_is_short_and_in_order():
+    page = PAGES["README.md"]
+    assert len(page.encode()) <= 12_000
+    title, text = page.split("\n\n")[:2]
+    assert title.startswith("# ") and text.count("\n") == 2, "what it is, in three lines"
+    landmarks = (
+        text, ".gif)", "make train", "make test", "By hand", "main.main --env", "main.main --resume",
+        "--record_video", "figures/keycorridor.svg)", "| keycorridor-default |", "## Where to go on", "](main/README.md) |",
+        "## Citation", "## License",
+    )  # fmt: skip
+    places = [page.index(landmark) for landmark in landmarks]
+    assert places == sorted(places)
+
+
+def test_the_first_page_says_plainly_what_the_student_sees():
+    (paragraph,) = [text for text in PAGES["README.md"].split("\n\n") if "mission text" in text]
+    text = " ".join(paragraph.split())
+    assert "sees the full grid, as in the published code, not MiniGrid's partial view of 7x7 cells" in text
+    assert "does not see the mission text" in text
+
+
+# What all pages have in common
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
+def test_a_page_starts_with_a_sentence_on_what_its_folder_is_for(page):
+    title, sentence = PAGES[page].split("\n\n")[:2]
+    assert title.startswith("# ") and "\n" not in title
+    assert sentence.startswith("This folder holds ")
+
+
+def links(page: str) -> list[tuple[Path, str]]:
+    """(file, anchor) of every relative link and picture."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    split = [target.partition("#") for target in targets if "://" not in target]
+    path = ROOT / page
+    return [((path.parent / file).resolve() if file else path, anchor) for file, _, anchor in split]
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of headings."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for file, anchor in links(page):
+        assert file.is_file(), file
+        assert not anchor or anchor in anchors(prose(str(file.relative_to(ROOT)))), (file, anchor)
+
+
+def test_every_page_is_reached_from_the_first():
+    reached, new = set(), {"README.md"}
+    while new:
+        reached |= new
+        new = {str(file.relative_to(ROOT)) for page in new for file, _ in links(page) if file.name == "README.md"} - reached
+    assert reached == set(PAGES)
+
+
+def named(page: str, folders: str) -> list[str]:
+    """The paths in these folders that the page's text names."""
+    return [code for code in in_text(page) if re.fullmatch(rf"(?:{folders})/[\w/.-]*", code)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_and_results_that_it_names_are_there(page):
+    for path in named(page, "tests|results"):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.xfail(strict=False, reason="layout in progress")
+@pytest.mark.parametrize("page", PAGES)
+def test_files_it_names_are_there(page):
+    for path in named(page, "main|models|utils_folder|torchbeast"):
+        assert (ROOT / path).exists(), path
+
+
+# Tables made from the program
+
+
+def between_marks(name: str) -> str:
+    (block,) = re.findall(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", PAGES["main/README.md"], re.DOTALL)
+    return block
+
+
+def flag_tables() -> str:
+    """Every flag by group, as Markdown."""
+    parts = []
+    for title, flags in flags_module.GROUPS.items():
+        rows = []
+        for flag in flags:
+            default = "" if flag.default is None else "off" if flag.default is False else flag.default
+            rows.append(f"| `--{flag.name}` | {default} | {flag.meaning} |")
+        parts.append("\n".join([f"**{title}**", "", "| flag | default | meaning |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def test_flag_tables_are_the_programs():
+    assert between_marks("flags") == flag_tables()
+
+
+def test_every_logged_column_is_explained():
+    explained = re.findall(r"^\| `(\w+)` \| .+ \|$", between_marks("columns"), re.MULTILINE)
+    assert set(explained) == {*LOG_COLUMNS, *Amigo.log_columns, *BeBold.log_columns, "_tick", "_time"}
+    assert len(explained) == len(set(explained))
+
+
+if __name__ == "__main__":
+    print(flag_tables())
