@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,16 @@ import torch
 from main.settings import RunSettings
 from main.training.recipe import make_environments
 from tests.helpers.agents import AGENT, ScriptedEnvironment, make_motivation, make_settings, random_frames
+from tests.helpers.learning import (
+    TASK,
+    assert_behaviour_is_recomputed,
+    assert_goes_on_bit_for_bit,
+    assert_student_updates_are_the_twins,
+    assert_updates_stay_finite,
+    learner_settings,
+    make_agent,
+    real_settings,
+)
 from tests.helpers.motivations.amigo import plain_teacher, random_batch
 from tests.helpers.plain_networks import PlainTeacher
 from tests.helpers.twins import PlainRMSprop, assert_same_change, plain_twin, snapshot
@@ -20,7 +32,6 @@ from utils_folder.motivations.rewards import RewardSettings
 
 E = 3
 FIELDS = ("goal", "goal_frame", "generator_logits", "goal_step", "reached", "late_goal")
-GRID_TASK = Task((6, 4, 3), 7, 50)
 WALL, KEY, BALL = 2, 5, 6
 
 
@@ -224,16 +235,16 @@ def test_restart_looks_at_the_cell_before_the_reset_and_proposes_after_it():
 @pytest.mark.parametrize("overrides", [{}, {"inner": True}, {"as_published": True}], ids=["full", "inner", "as published"])
 def test_goals_follow_the_softmax_of_the_logits_stored_with_them(overrides):
     settings, per_frame = make_settings(**overrides), 4000
-    motivation = make_motivation(settings, GRID_TASK)
+    motivation = make_motivation(settings, TASK)
     with torch.no_grad():
         motivation.teacher.get_parameter("extract_representation.6.weight").mul_(25)
     motivation._shared.publish(motivation.teacher)
-    frames = random_frames(2, *GRID_TASK.frame_shape)
+    frames = random_frames(2, *TASK.frame_shape)
     environment = ScriptedEnvironment(frames.repeat(per_frame, 1, 1, 1).numpy()[None])
     actor = motivation.actor(2 * per_frame, torch.Generator().manual_seed(5))
     row = actor.observe(environment.initial(), environment)
     with torch.no_grad():
-        logits = plain_teacher(motivation.teacher, GRID_TASK, settings)(frames)[0]
+        logits = plain_teacher(motivation.teacher, TASK, settings)(frames)[0]
     probabilities = logits.softmax(1).numpy()
     assert probabilities.max() > 3 / probabilities.shape[1], "too even to tell anything"
     cells = [x * 4 + y for x in range(1, 5) for y in range(1, 3)] if settings[TeacherSettings].inner else list(range(24))
@@ -250,8 +261,8 @@ def test_goals_follow_the_softmax_of_the_logits_stored_with_them(overrides):
 
 def test_an_actor_goes_on_exactly_where_it_was_saved():
     settings = make_settings(modify=True)
-    environment = ScriptedEnvironment(random_frames(9, E, *GRID_TASK.frame_shape).numpy())
-    motivation = make_motivation(settings, GRID_TASK)
+    environment = ScriptedEnvironment(random_frames(9, E, *TASK.frame_shape).numpy())
+    motivation = make_motivation(settings, TASK)
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
     actor, other = (motivation.actor(E, generator) for generator in generators)
     for t in range(9):
@@ -292,7 +303,7 @@ def plain_entries(batch):
 
 def test_entries_are_the_twins():
     settings = make_settings(unroll_length=6, batch_size=5)
-    batch = random_batch(GRID_TASK, settings)
+    batch = random_batch(TASK, settings)
     assert (batch["done"] & batch["reached"])[1:].any() and (batch["done"] ^ batch["reached"])[1:].any()
     batch["done"][0], batch["reached"][0] = True, True  # state 0 belongs to the rollout before
     found, expected = ended_goals(batch), plain_entries(batch)
@@ -406,15 +417,15 @@ TEACHERS = {
 @pytest.mark.parametrize("variant", TEACHERS)
 def test_teacher_updates_are_the_twins(variant):
     settings = teacher_settings(**TEACHERS[variant])
-    motivation = make_motivation(settings, GRID_TASK)
+    motivation = make_motivation(settings, TASK)
     with torch.no_grad():
         motivation.teacher.get_parameter("extract_representation.6.weight").mul_(
             3
         )  # uneven logits, weights on both sides of the clip
-    twin, before = PlainTeacherLearner(motivation, settings, GRID_TASK), snapshot(motivation.teacher)
+    twin, before = PlainTeacherLearner(motivation, settings, TASK), snapshot(motivation.teacher)
     updates_at = []
     for _ in range(8):
-        batch = random_batch(GRID_TASK, settings, p_done=0.2, p_reached=0.4, steps=(60, 70) if twin.target.window else (1, 30))
+        batch = random_batch(TASK, settings, p_done=0.2, p_reached=0.4, steps=(60, 70) if twin.target.window else (1, 30))
         stats, expected = motivation.learn(dict(batch)), twin.learn(batch)
         updates_at.append(len(twin.targets))
         assert stats["generator_current_target"] == twin.target.t
@@ -431,7 +442,7 @@ def test_teacher_updates_are_the_twins(variant):
 
 def with_entries(settings, count, *, reached, goal_step, reward=0.0):
     """A batch with `count` entries: `reached` tells of which kind."""
-    batch = random_batch(GRID_TASK, settings, p_done=0, p_reached=0)
+    batch = random_batch(TASK, settings, p_done=0, p_reached=0)
     batch["reward"][:] = reward
     field = batch["reached" if reached else "done"]
     batch["goal_step"][:] = goal_step
@@ -441,7 +452,7 @@ def with_entries(settings, count, *, reached, goal_step, reward=0.0):
 
 def test_a_half_filled_batch_waits_and_the_rest_too():
     settings = teacher_settings(generator_batch_size=5)
-    motivation = make_motivation(settings, GRID_TASK)
+    motivation = make_motivation(settings, TASK)
     before = snapshot(motivation.teacher)
     stats = motivation.learn(with_entries(settings, 3, reached=True, goal_step=9))
     assert all(torch.equal(v, before[k]) for k, v in motivation.teacher.named_parameters()) and "gg_loss" not in stats
@@ -453,7 +464,7 @@ def test_a_half_filled_batch_waits_and_the_rest_too():
 
 def test_the_learning_rate_reaches_zero_after_as_many_own_updates_as_total_frames_make():
     settings = teacher_settings(total_frames=2 * 4 * 3)
-    motivation = make_motivation(settings, GRID_TASK)
+    motivation = make_motivation(settings, TASK)
     for moves in (True, True, False):
         motivation.learn(with_entries(settings, 2, reached=True, goal_step=9))  # no update: does not count
         before = snapshot(motivation.teacher)
@@ -465,7 +476,7 @@ def test_the_learning_rate_reaches_zero_after_as_many_own_updates_as_total_frame
 def test_several_updates_after_one_batch_lower_the_learning_rate_once():
     """Or it would be zero early in a run in which goals end fast, and t* go on without a teacher that learns."""
     settings = teacher_settings(total_frames=8 * 4 * 3, generator_batch_size=4)
-    motivation = make_motivation(settings, GRID_TASK)
+    motivation = make_motivation(settings, TASK)
     for done in range(1, 9):
         motivation.learn(with_entries(settings, 12, reached=True, goal_step=9))  # three updates
         (group,) = motivation.training_state_dict()["generator_model_optimizer_state_dict"]["param_groups"]
@@ -474,8 +485,8 @@ def test_several_updates_after_one_batch_lower_the_learning_rate_once():
 
 def test_actors_propose_with_the_new_weights_after_an_update_and_a_refresh():
     settings = teacher_settings()
-    motivation = make_motivation(settings, GRID_TASK)
-    frames = random_frames(3, 1, *GRID_TASK.frame_shape)
+    motivation = make_motivation(settings, TASK)
+    frames = random_frames(3, 1, *TASK.frame_shape)
     environment = ScriptedEnvironment(frames[:1].expand(3, -1, -1, -1, -1).numpy(), done=np.ones((3, 1)))
     actor = motivation.actor(1, torch.Generator().manual_seed(0))
     old = actor.observe(environment.initial(), environment)["generator_logits"].copy()
@@ -485,9 +496,131 @@ def test_actors_propose_with_the_new_weights_after_an_update_and_a_refresh():
     actor.refresh()
     new = actor.observe(environment.step(np.zeros(1, int)), environment)["generator_logits"]
     with torch.no_grad():
-        expected = plain_twin(motivation.teacher, PlainTeacher(GRID_TASK.frame_shape))(frames[0])[0]
+        expected = plain_twin(motivation.teacher, PlainTeacher(TASK.frame_shape))(frames[0])[0]
     assert np.abs(new - old).max() > 1e-4
     np.testing.assert_allclose(new, expected.numpy(), atol=1e-5)
+
+
+# -- the student's update --------------------------------------------------------------------------------------------------
+
+
+def plain_intrinsic(batch, coef):
+    """[T][B], t = 1..T."""
+    goal_step, reached = batch["goal_step"][1:].tolist(), batch["reached"][1:].tolist()
+    return [
+        [coef * (1 - 0.9 * steps / TASK.max_steps) * was for steps, was in zip(*row)] for row in zip(goal_step, reached)
+    ]  # fmt: skip
+
+
+def plain_goals(batch, own):
+    """The goal in force when acting in state t; the published learner takes the one of state t-1."""
+    goals = batch["goal"].clone()
+    if own.as_published:
+        for t in range(len(goals)):
+            goals[t] = batch["late_goal"][0] if t == 0 else batch["goal"][t - 1]
+    return goals
+
+
+STUDENTS = {
+    "default": {},
+    "default, LSTM": {"use_lstm": True},
+    "default, two LSTM layers, as published": {"use_lstm": True, "num_lstm_layers": 2, "as_published": True},
+    "as published": {"as_published": True},
+    "coefficient 3, no decay, momentum": {"intrinsic_reward_coef": 3.0, "total_frames": 10**9, "momentum": 0.5},
+    "no extrinsic rewards": {"no_extrinsic_rewards": True, "intrinsic_reward_coef": 0.5},
+    "clipped gradient": {"baseline_cost": 300.0},
+    "raw channels": {"disable_use_embedding": True, "learning_rate": 0.002},
+    "window_adaptive": {"model": "window_adaptive", "discounting": 0.9},
+}
+
+
+@pytest.mark.parametrize("variant", STUDENTS)
+def test_student_updates_are_the_twins(variant):
+    settings = learner_settings(generator_batch_size=7, **STUDENTS[variant])
+    norms = assert_student_updates_are_the_twins(
+        make_agent(settings),
+        lambda: random_batch(TASK, settings),
+        lambda batch: plain_intrinsic(batch, settings[RewardSettings].intrinsic_reward_coef),
+        lambda batch: plain_goals(batch, settings[TeacherSettings]),
+    )
+    assert (max(norms) > 40) or variant != "clipped gradient"
+
+
+def test_the_goal_of_every_state_reaches_the_loss_at_its_own_state():
+    """Changing goal[t] alone changes the update for t = 0..T (the bootstrap's too), unless the code is to be as published."""
+    for published in (False, True):
+        settings = learner_settings(as_published=published)
+        batch = random_batch(TASK, settings, p_done=0.0)
+
+        def total_loss(batch, settings=settings):
+            return make_agent(settings).learner().learn(dict(batch))["total_loss"]
+
+        base = total_loss(batch)
+        for name in ("goal", "late_goal"):
+            for t in range(len(batch[name])):
+                changed = {**batch, name: batch[name].clone()}
+                changed[name][t] = (changed[name][t] + 1) % 24
+                assert (total_loss(changed) != base) == ((name == "late_goal") == published), (published, name, t)
+
+
+# -- on real environments --------------------------------------------------------------------------------------------------
+
+
+def amigo_settings(model, **overrides):
+    return real_settings(**{"model": model, "generator_batch_size": 4, "modify": True, **overrides})
+
+
+MODELS = ["default", "window_adaptive"]
+SETTINGS = {
+    "plain": {"use_lstm": False},
+    "LSTM": {},
+    "everything": {
+        "num_input_frames": 2, "inner": True, "as_published": True, "restart_episode": True, "disable_use_embedding": True,
+        "no_boundary_awareness": True, "no_extrinsic_rewards": True, "num_lstm_layers": 2, "window_rule": "tracking",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_few_updates_on_real_rollouts_stay_finite(model, setting):
+    settings = amigo_settings(model, env="MiniGrid-LavaGapS5-v0", **SETTINGS[setting])
+    assert "gg_loss" in assert_updates_stay_finite(settings, updates=12), "the motivation never learned"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_behaviour_on_rollouts_is_what_the_learner_recomputes(model):
+    assert_behaviour_is_recomputed(amigo_settings(model, env="MiniGrid-LavaGapS5-v0", engine="gym", unroll_length=9))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_saved_learner_goes_on_bit_for_bit(model, tmp_path):
+    def reach_now_and_then(batch, number):  # the teacher learns from random rollouts too
+        batch["reached"] = torch.rand(batch["done"].shape, generator=torch.Generator().manual_seed(number)) < 0.1
+
+    settings = amigo_settings(model, generator_batch_size=5, generator_counts=2)
+    state = assert_goes_on_bit_for_bit(settings, tmp_path, reach_now_and_then)
+    assert 0 < len(state["generator_batch"]["goal"]) < 5, "no half-filled teacher batch: the test is weaker than it says"
+
+
+CHECKPOINTS = Path(__file__).resolve().parents[3] / "shared" / "reference"
+
+
+@pytest.mark.parametrize("name, width, height", [("KeyCorridorS3R3", 7, 7), ("ObstructedMaze-1Dl", 11, 6)])
+def test_published_checkpoints_load(name, width, height):
+    """The teacher's part; tests/models has the student's."""
+    path = CHECKPOINTS / f"{name}.tar"
+    if not path.exists():
+        pytest.skip("no published checkpoints here")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    settings, task = make_settings(as_published=True), Task((width, height, 3), 7, 50)
+    motivation = make_motivation(settings, task)
+    motivation.load_state_dict(checkpoint)
+    plain = PlainTeacher(task.frame_shape, mirrored=True)
+    plain.load_state_dict(checkpoint["generator_model_state_dict"])
+    frames = random_frames(3, *task.frame_shape)
+    for ours, theirs in zip(motivation.teacher(frames), plain(frames)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 # -- t* --------------------------------------------------------------------------------------------------------------------
@@ -496,7 +629,7 @@ def test_actors_propose_with_the_new_weights_after_an_update_and_a_refresh():
 def test_default_target_is_judged_by_r_before_the_extrinsic_replacement():
     """Every entry failed but was rewarded by the environment: the teacher learns from 1, t* sees -beta."""
     settings = teacher_settings(generator_threshold=0.0, generator_counts=1)
-    motivation = make_motivation(settings, GRID_TASK)
+    motivation = make_motivation(settings, TASK)
     stats = motivation.learn(with_entries(settings, 5, reached=False, goal_step=9, reward=0.5))
     assert stats["gen_rewards"] == 1 and stats["generator_current_target"] == 7
     stats = motivation.learn(with_entries(settings, 5, reached=True, goal_step=7))  # just far enough
@@ -507,7 +640,7 @@ def test_default_target_is_judged_by_r_before_the_extrinsic_replacement():
 
 def test_no_extrinsic_rewards_leaves_the_teacher_its_own_reward():
     settings = teacher_settings(no_extrinsic_rewards=True)
-    stats = make_motivation(settings, GRID_TASK).learn(with_entries(settings, 5, reached=False, goal_step=9, reward=0.5))
+    stats = make_motivation(settings, TASK).learn(with_entries(settings, 5, reached=False, goal_step=9, reward=0.5))
     assert stats["gen_rewards"] == pytest.approx(-0.1) and stats["ex_reward"] == 0.5
 
 
@@ -527,7 +660,7 @@ def test_no_extrinsic_rewards_leaves_the_teacher_its_own_reward():
 )
 def test_target_tables(model, goal_step, reached, reward, expected):
     settings = teacher_settings(model=model, generator_threshold=0.0)
-    motivation = make_motivation(settings, GRID_TASK)
+    motivation = make_motivation(settings, TASK)
     batches = [with_entries(settings, 5, reached=reached, goal_step=goal_step, reward=reward) for _ in expected]
     assert [motivation.learn(batch)["generator_current_target"] for batch in batches] == expected
 
@@ -543,7 +676,7 @@ def test_window_edges_belong_to_the_window():
 @pytest.mark.parametrize("start", [7, 18, 21, 98, 101, 102, 268, 271])
 def test_targets_and_counts_follow_the_twin_over_hundreds_of_updates(model, start):
     settings = teacher_settings(model=model, generator_start=start, generator_counts=3)
-    rule, twin = make_motivation(settings, GRID_TASK).difficulty, PlainTarget(settings)
+    rule, twin = make_motivation(settings, TASK).difficulty, PlainTarget(settings)
     random = np.random.default_rng(start)
     moves = set()
     for i in range(600):
@@ -568,7 +701,7 @@ def test_targets_and_counts_follow_the_twin_over_hundreds_of_updates(model, star
 
 def test_tracking_rule_moves_with_the_students_skill_between_its_bounds():
     settings = teacher_settings(model="window_adaptive", window_rule="tracking", generator_start=9, generator_maximum=11)
-    rule = make_motivation(settings, GRID_TASK).difficulty
+    rule = make_motivation(settings, TASK).difficulty
     targets = []
     for good in [True] * 7 + [False] * 3 + [True, False] * 3 + [False] * 5:
         rule.update(0.5 if good else 0.0, 0.9)
@@ -580,7 +713,7 @@ def test_tracking_rule_moves_with_the_students_skill_between_its_bounds():
 def test_a_threshold_at_minus_beta_lets_every_mean_pass(negative):
     """SPEC section 5: generator_threshold <= -beta makes every mean pass, an update without any success too."""
     settings = teacher_settings(generator_threshold=negative, generator_reward_negative=negative, generator_counts=1)
-    motivation = make_motivation(settings, GRID_TASK)
+    motivation = make_motivation(settings, TASK)
     stats = motivation.learn(with_entries(settings, 5, reached=False, goal_step=9))
     assert stats["generator_current_target"] == 8
 

@@ -8,15 +8,13 @@ import torch
 
 from main.training.recipe import make_environments
 from tests.helpers.agents import ScriptedEnvironment, make_inline, make_motivation, make_settings, random_frames
+from tests.helpers.learning import TASK, B, T, assert_student_updates_are_the_twins, learner_settings, make_agent
 from tests.helpers.motivations.bebold import plain_random_network, random_batch
 from tests.helpers.twins import PlainRMSprop, assert_same_change, snapshot
 from torchbeast.core.optimizer import LearningSettings
 from utils_folder.motivations.base import Task
 from utils_folder.motivations.bebold import NoveltySettings
 from utils_folder.partial_view import partial_view
-
-TASK = Task((6, 4, 3), 7, 50)
-T, B = 5, 3
 
 
 @pytest.fixture(autouse=True)
@@ -239,3 +237,33 @@ def test_state_0_belongs_to_the_rollout_before_and_is_not_learned_again():
         learned.append(snapshot(motivation.predictor))
     for name, value in learned[0].items():
         torch.testing.assert_close(value, learned[1][name], rtol=0, atol=1e-6)
+
+
+# -- the student's update --------------------------------------------------------------------------------------------------
+
+
+def plain_intrinsic(motivation, batch, own):
+    """[T][B], t = 1..T."""
+    target, predictor = (plain_random_network(network, TASK, "relu") for network in (motivation.target, motivation.predictor))
+    with torch.no_grad():
+        N = ((predictor(batch) - target(batch)) ** 2).sum(-1).sqrt()
+    gain, first = own.novelty_coef * (N[1:] - own.novelty_scale * N[:-1]), batch["visits"][1:] == 1
+    return [[max(float(gain[t, b]), 0.0) if first[t, b] else 0.0 for b in range(B)] for t in range(T)]
+
+
+STUDENTS = {
+    "novelty_based": {},
+    "novelty_based, LSTM": {"use_lstm": True, "novelty_scale": 0.5, "novelty_coef": 0.6},
+}
+
+
+@pytest.mark.parametrize("variant", STUDENTS)
+def test_student_updates_are_the_twins(variant):
+    settings = learner_settings(model="novelty_based", **STUDENTS[variant])
+    agent = make_agent(settings)
+    assert_student_updates_are_the_twins(
+        agent,
+        lambda: random_batch(TASK, settings),
+        lambda batch: plain_intrinsic(agent.motivation, batch, settings[NoveltySettings]),
+        lambda batch: None,
+    )
