@@ -85,7 +85,10 @@ def problems(env_name: str, settings: EnvironmentSettings) -> list[str]:
     width, height = grid_size(env_name)
     if max(width, height) > MAX_GRID:
         return [f"--env {env_name}: its grid is {width}x{height}, the networks end at 32x32; choose a smaller one"]
-    choose_engine(env_name, settings.engine)
+    try:
+        choose_engine(env_name, settings.engine)
+    except ValueError as error:
+        return [f"--env: {error}"]
     return []
 
 
