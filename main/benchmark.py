@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from utils_folder.motivation import Task, make_motivation
 
 from main import flags as flags_module
 from main import scaling
@@ -32,8 +33,7 @@ from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import torch_generator
 from torchbeast.core.weights import Reader
-from utils_folder import env_utils
-from utils_folder.motivation import Task, make_motivation
+from utils_folder import minigrid
 
 KEY_CORRIDOR = "MiniGrid-KeyCorridorS3R3-v0"
 DOCUMENT = (
@@ -91,7 +91,7 @@ class Parts:
     def __init__(self, env: str, num_envs: int, engine: str = "auto", ranks: Alone = ALONE):
         self.flags, _ = flags_module.parse([*DOCUMENT, "--env", env, "--num_actors", str(num_envs), "--engine", engine])
         flags = self.flags
-        self.environment = env_utils.make_environments(env, range(num_envs), engine=engine)
+        self.environment = minigrid.make_environments(env, range(num_envs), engine=engine)
         task = Task.of(self.environment)
         motivation = make_motivation(flags, task, ranks)
         self.learner = Learner(flags, task, motivation, ranks)
@@ -133,7 +133,7 @@ def learner_of(ranks: Alone) -> tuple[Learner, Callable[[], Any]]:
 
 def environment_steps(env: str, engine: str, num_envs: int = 40) -> float:
     """Steps per second of random actions on one core, full observation written, resets included."""
-    environment = env_utils.make_environments(env, range(num_envs), engine=engine)
+    environment = minigrid.make_environments(env, range(num_envs), engine=engine)
     environment.initial()
     actions = np.random.default_rng(0).integers(0, environment.num_actions, (1000, num_envs))
     turns = itertools.cycle(actions)
@@ -169,7 +169,7 @@ def measure(seconds: float) -> dict[str, Any]:
     one_core, one_core_onednn = peaks()
     cores = flags_module.cores()
     parts = Parts(KEY_CORRIDOR, 40)
-    width, height = env_utils.grid_size(KEY_CORRIDOR)
+    width, height = minigrid.grid_size(KEY_CORRIDOR)
     forward = forward_flops(width, height)
     acting, learning = parts.acting(), parts.learning()
     program = whole_program(seconds)
@@ -211,7 +211,7 @@ def heading(result: dict[str, Any]) -> str:
 
 
 def _grid_line(env: str) -> dict[str, Any]:
-    width, height = env_utils.grid_size(env)
+    width, height = minigrid.grid_size(env)
     parts = Parts(env, 40)
     return {
         "env": env,

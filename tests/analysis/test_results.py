@@ -6,10 +6,10 @@ import json
 import re
 
 import pytest
+from main.flags import UsageError
 
 from main import flags as flags_module
 from main import report, reproduce
-from main.flags import UsageError
 from tests.helpers.program import ROOT
 from utils_folder import checkpoint
 
