@@ -256,9 +256,10 @@ def announce(settings: Settings, device: torch.device, rollouts: Rollouts, run_d
     run, processes = settings[RunSettings], settings[ProcessSettings]
     where = f"{processes.processes} actor processes" if processes.processes else "this process"
     asked = settings[EnvironmentSettings].engine
+    engine = minigrid.choose_engine(run.env, asked)
     several = "" if ranks.alone else f"{ranks.size} ranks, each: "
     logger.info(
-        f"{run.model} on {run.env}: {several}{processes.num_actors} environments in {where}, {minigrid.choose_engine(run.env, asked)} engine, "
+        f"{run.model} on {run.env}: {several}{processes.num_actors} environments in {where}, {engine} engine, "
         f"learning on {device}, {rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {run.seed}; writing {run_dir}"
     )
     if why := minigrid.why_not_first(run.env, asked):
