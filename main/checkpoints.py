@@ -10,12 +10,11 @@ from typing import Any
 
 from main import flags as flags_module
 from main.flags import UsageError
+from torchbeast.core import checkpoint, run_folder
 from torchbeast.core.ranks import Alone
-from utils_folder import checkpoint
 
 logger = logging.getLogger("amigo")
 
-NAME = "model.tar"
 RETRY_SECONDS = 60.0  # after one that could not be written
 RESUMABLE_KEYS = ("frames", "incarnation", "source", "optimizer_state_dict", "scheduler_state_dict", "weights_version")
 
@@ -30,7 +29,7 @@ class Checkpoints:
 
     def __init__(self, flags: argparse.Namespace, run_dir: Path, frames: int):
         self.enabled = not flags.disable_checkpoint
-        self._path = run_dir / NAME
+        self._path = run_dir / run_folder.CHECKPOINT
         self._seconds = 60 * flags.checkpoint_minutes
         self._keep = flags.keep_checkpoints
         self._every = flags.milestone_frames
@@ -49,7 +48,7 @@ class Checkpoints:
         self._next, self._failed = time.monotonic() + RETRY_SECONDS, True
         checkpoint.save(self._path, state, keep=self._keep)
         if self._milestone_due(state["frames"]):
-            checkpoint.link(self._path, self._path.with_name(f"milestone-{state['frames']:012d}.tar"))
+            checkpoint.link(self._path, self._path.with_name(run_folder.milestone(state["frames"])))
             self._milestone = self._following(state["frames"])
         self._next, self._failed = time.monotonic() + self._seconds, False
 
@@ -65,14 +64,14 @@ def begun(flags: argparse.Namespace, ranks: Alone) -> str | None:
     if flags.xpid is None:
         raise UsageError("under torchrun the run needs a name, by which ranks that are started again find it: give --xpid")
     run_dir = Path(flags.savedir) / flags.xpid
-    return str(run_dir) if ranks.share((run_dir / NAME).exists()) else None
+    return str(run_dir) if ranks.share((run_dir / run_folder.CHECKPOINT).exists()) else None
 
 
 def resumed(flags: argparse.Namespace, given: dict[str, Any], ranks: Alone) -> tuple[argparse.Namespace, dict]:
     """The interrupted run's flags, with the resumable ones that were given, and its checkpoint."""
     run_dir = Path(flags.resume)
     try:
-        state, path = checkpoint.load_newest(run_dir / NAME) if ranks.first else (None, None)
+        state, path = checkpoint.load_newest(run_dir / run_folder.CHECKPOINT) if ranks.first else (None, None)
         path = Path(ranks.share(str(path)))  # all go on from the same one
         state = checkpoint.load(path) if state is None else state
         ranks_then = checkpoint.ranks(state)

@@ -20,7 +20,8 @@ from plotly.subplots import make_subplots
 
 from main import outputs, plot
 from main.flags import UsageError
-from utils_folder import checkpoint, curriculum, video
+from torchbeast.core import checkpoint, run_folder
+from utils_folder import curriculum, video
 from utils_folder.curriculum import OBJECT_TO_IDX, PROPOSED, REACHED, History
 
 PICTURE_MOMENTS = 6
@@ -44,7 +45,7 @@ TITLES = {PROPOSED: "proposed", REACHED: "reached"}
 def read(run_dir: Path) -> tuple[History, str]:
     """A run's history and its title. Raises: UsageError if there is none."""
     try:
-        state, _ = checkpoint.load_newest(run_dir / "model.tar")
+        state, _ = checkpoint.load_newest(run_dir / run_folder.CHECKPOINT)
     except checkpoint.CheckpointError as error:
         raise UsageError(str(error)) from None
     if "curriculum" not in state:

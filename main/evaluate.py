@@ -20,9 +20,10 @@ from main import outputs
 from main.actor import Actor
 from main.flags import UsageError
 from main.learner import make_student
+from torchbeast.core import checkpoint
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.weights import Reader, SharedWeights
-from utils_folder import checkpoint, env_utils, video
+from utils_folder import env_utils, video
 from utils_folder.motivation import Motivation, Task, make_motivation
 
 logger = logging.getLogger("amigo")

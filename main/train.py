@@ -27,6 +27,7 @@ from main.flags import UsageError
 from main.learner import CHECK_UPDATES, LOG_COLUMNS, Learner, rollout_fields
 from main.progress import Progress
 from main.sources import ActorProcesses, ActorsFailed, InlineActor, Source
+from torchbeast.core import checkpoint, run_folder
 from torchbeast.core.exchange import Stopped
 from torchbeast.core.file_writer import FileWriter, NoWriter
 from torchbeast.core.optimizer import Diverged
@@ -34,7 +35,7 @@ from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts, rollout_bytes
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.weights import Reader
-from utils_folder import checkpoint, env_utils, minigrid_engine
+from utils_folder import env_utils, minigrid_engine
 from utils_folder.motivation import Task, make_motivation
 
 logger = logging.getLogger("amigo")
@@ -450,7 +451,7 @@ class Run:
         if not self.flags.save_env or not self.ranks.first or self.learner.frames < self._next_save:
             return
         self._next_save += self.flags.save_every
-        folder = self.writer.run_dir / "environments"
+        folder = self.writer.run_dir / run_folder.ENVIRONMENTS
         folder.mkdir(exist_ok=True)
         fields = {name: batch[name][-1, :SAVED_ENVS].numpy() for name in ("frame", "goal") if name in batch}
         np.savez_compressed(folder / f"{self.learner.frames:012d}.npz", **fields)

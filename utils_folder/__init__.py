@@ -1,4 +1,4 @@
-"""What AMIGo adds to an IMPALA agent: environments, goals, rewards, motivations, checkpoints, video.
+"""What AMIGo adds to an IMPALA agent: environments, goals, rewards, motivations, video.
 
 gym and gym-minigrid announce their own end of life whenever they are imported. This project is pinned to them, so the notices
 tell its users nothing they could act on: they are silenced here, before anything else of this package imports them.

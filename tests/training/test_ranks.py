@@ -29,9 +29,9 @@ from main.train import Run
 from tests.helpers.agents import make_flags, random_batch
 from tests.helpers.program import COMMON, ROOT, alive, children, command, rows, scripts
 from tests.helpers.ranks import CPU, in_ranks
+from torchbeast.core import checkpoint
 from torchbeast.core.optimizer import Diverged, Optimizer
 from torchbeast.core.ranks import ALONE, Ranks, RanksFailed, from_environment
-from utils_folder import checkpoint
 from utils_folder.amigo import shares
 from utils_folder.motivation import Task, make_motivation, registry
 

@@ -20,8 +20,8 @@ from main.actor import Actor
 from main.learner import Learner
 from main.train import Run
 from tests.helpers.program import actor_pids, alive, children, command, rows, start
+from torchbeast.core import checkpoint
 from torchbeast.core.rollouts import shared_array
-from utils_folder import checkpoint
 
 NOTICED_SECONDS = 5.0
 

@@ -18,7 +18,7 @@ from main import sources
 from main.actor import Actor
 from main.learner import Learner
 from tests.helpers.program import actor_pids, command, rows, start
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 from utils_folder.motivation import registry
 
 
