@@ -14,6 +14,7 @@ from scipy import stats
 from main import flags as flags_module
 from main.learner import EPISODE_MEANS
 from main.logs import Run
+from torchbeast.core import run_folder
 from torchbeast.core.settings import UsageError
 
 # What may differ between the seeds of one experiment. A flag that may be changed at --resume does not define an experiment.
@@ -119,7 +120,7 @@ def _labels(firsts: Sequence[Run], names: Sequence[str]) -> list[str]:
         else:
             labels.append(str(run.arguments.get("model", run.name)))
     twice = {label for label in labels if labels.count(label) > 1}
-    own = [str(run.path.parent if run.path.name == "logs.csv" else run.path) for run in firsts]
+    own = [str(run.path.parent if run.path.name == run_folder.LOG else run.path) for run in firsts]
     return [path if label in twice and run.arguments is None else label for run, label, path in zip(firsts, labels, own)]
 
 

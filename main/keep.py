@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from main import logs
 from main.learner import EPISODE_MEANS
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint, run_folder
 
 ROWS = 1000
 DIGITS = 5
@@ -26,9 +25,9 @@ def keep(run_dir: Path, folder: Path) -> None:
 
     Raises: UsageError or CheckpointError if the run has no readable log or checkpoint.
     """
-    state = checkpoint.load(run_dir / "model.tar")
+    state = checkpoint.load(run_dir / run_folder.CHECKPOINT)
     run = logs.read_run(run_dir)
-    meta = json.loads((run_dir / "meta.json").read_text())
+    meta = run_folder.read_metadata(run_dir)
     meta["xpid"] = folder.name
     # As if it had been made in `folder`: where code and runs lay is nobody's business.
     place = {"savedir": folder.parent.name, "xpid": folder.name, "resume": f"{folder.parent.name}/{folder.name}"}
@@ -40,12 +39,12 @@ def keep(run_dir: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: value for key, value in state.items() if not key.endswith(TRAINING)}
     weights["flags"] = _placed(state["flags"], place)
-    checkpoint.save(folder / "model.tar", weights)
-    with open(folder / "logs.csv", "w", newline="") as file:
+    checkpoint.save(folder / run_folder.CHECKPOINT, weights)
+    with run_folder.replacing(folder / run_folder.LOG) as temporary, open(temporary, "w", newline="") as file:
         names = list(run.columns)
         file.write("# " + ",".join(names) + "\n")
         csv.writer(file, lineterminator="\n").writerows(zip(*(map(_cell, column) for column in thinned(run).values())))
-    (folder / "meta.json").write_text(json.dumps(meta, indent=4) + "\n")
+    run_folder.write_metadata(folder, meta)
 
 
 def _word(before: str, word: str, after: dict[str, str]) -> str:

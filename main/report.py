@@ -13,6 +13,7 @@ import numpy as np
 from main import curves, evaluate, outputs, reproduce
 from main import flags as flags_module
 from main.reproduce import Experiment, Outcome
+from torchbeast.core import run_folder
 from torchbeast.core.settings import UsageError
 
 NONE = "–"
@@ -52,7 +53,7 @@ def agent_rows(experiments: Sequence[Experiment], runs: Path) -> list[list[str]]
     rows = []
     for experiment in experiments:
         for folder in _finished(experiment, runs):
-            flags, given = flags_module.parse(["--weight_path", str(folder / "model.tar"), *EVALUATION])
+            flags, given = flags_module.parse(["--weight_path", str(folder / run_folder.CHECKPOINT), *EVALUATION])
             scores = evaluate.score(evaluate.load_agent(flags, given))
             interval = [
                 f"{scores[name]:.3f} ({scores[f'{name}_interval'][0]:.3f} to {scores[f'{name}_interval'][1]:.3f})"

@@ -17,8 +17,9 @@ import numpy as np
 from main import flags as flags_module
 from main import keep, logs
 from main.train import SIGNALS
+from torchbeast.core import run_folder
+from torchbeast.core.checkpoint import CheckpointError
 from torchbeast.core.settings import UsageError
-from utils_folder.checkpoint import CheckpointError
 
 WINDOW_FRAMES = 1_000_000
 STOPPED = tuple(SIGNALS.values())  # exit codes of a run that a signal has ended
@@ -108,12 +109,12 @@ def run_dir(experiment: Experiment, seed: int, savedir: Path) -> Path:
 
 def is_finished(folder: Path) -> bool:
     """Whether a run has come to its end. Raises: UsageError for a damaged meta.json."""
-    return logs.read_meta(folder / "meta.json").finished
+    return logs.read_meta(folder / run_folder.METADATA).finished
 
 
 def check_same(experiment: Experiment, folder: Path) -> None:
     """Raises: UsageError if the run there was not made with the row's flags, as when the row has changed since."""
-    made_with = logs.read_meta(folder / "meta.json").arguments
+    made_with = logs.read_meta(folder / run_folder.METADATA).arguments
     if made_with is None:
         return
     wanted, given = flags_module.parse(experiment.arguments)
@@ -129,7 +130,7 @@ def command(experiment: Experiment, seed: int, savedir: Path) -> list[str]:
     """Starts the run, or goes on with it."""
     folder = run_dir(experiment, seed, savedir)
     program = [sys.executable, "-m", "main.main"]
-    if (folder / "model.tar").exists():
+    if (folder / run_folder.CHECKPOINT).exists():
         return [*program, "--resume", str(folder)]
     return [*program, *experiment.arguments, "--seed", str(seed), "--savedir", str(savedir), "--xpid", folder.name]
 
@@ -195,7 +196,7 @@ def find(experiment: Experiment, seed: int, savedir: Path, kept: Path | None) ->
 
 def line(experiment: Experiment, folder: Path) -> str:
     """The state of one run, for a person."""
-    if not (folder / "logs.csv").exists():
+    if not (folder / run_folder.LOG).exists():
         return f"{folder.name}: not started"
     result = outcome(folder, experiment.reach)
     state = "finished" if is_finished(folder) else f"{result.frames / experiment.frames:.0%} done"

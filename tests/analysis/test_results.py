@@ -11,7 +11,7 @@ from main.flags import UsageError
 from main import flags as flags_module
 from main import report, reproduce
 from tests.helpers.program import ROOT
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 
 RESULTS = ROOT / "results"
 TABLE = RESULTS / "experiments.ini"
