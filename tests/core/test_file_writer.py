@@ -17,8 +17,8 @@ import torch
 from torchbeast.core import rows
 from torchbeast.core.file_writer import FileWriter
 
-FIELDS = ["total_loss", "frames", "mean_episode_return", "gen_rewards"]
-HEADER = "# _tick,_time,total_loss,frames,mean_episode_return,gen_rewards"
+FIELDS = ["total_loss", "frames", "mean_episode_return", "policy_lag"]
+HEADER = "# _tick,_time,total_loss,frames,mean_episode_return,policy_lag"
 
 
 @pytest.fixture
@@ -76,16 +76,16 @@ def test_fields_csv_names_the_columns(make):
 )
 def test_a_number_is_read_back_exactly(make, value):
     writer = make()
-    writer.log({"gen_rewards": value})
+    writer.log({"policy_lag": value})
     writer.flush()
-    assert float(column(writer, "gen_rewards")[0]) == float(value)
+    assert float(column(writer, "policy_lag")[0]) == float(value)
 
 
 def test_whole_numbers_stay_whole(make):
     writer = make()
-    writer.log({"frames": np.int64(800), "gen_rewards": True})
+    writer.log({"frames": np.int64(800), "policy_lag": True})
     writer.flush()
-    assert (column(writer, "frames"), column(writer, "gen_rewards")) == (["800"], ["1"])
+    assert (column(writer, "frames"), column(writer, "policy_lag")) == (["800"], ["1"])
 
 
 def test_missing_values_are_empty(make):
@@ -318,11 +318,11 @@ def test_scalars_are_events_and_a_resumed_run_hides_later_ones(make, resume):
     writer = make()
     assert not (writer.run_dir / "tensorboard").exists()
     for step in (100, 200, 300):
-        writer.scalars(step, {"t_star": step / 10, "return": None, "loss": math.nan})
+        writer.scalars(step, {"speed": step / 10, "return": None, "loss": math.nan})
     writer.close(successful=False)
     again = resume(200)
-    again.scalars(250, {"t_star": torch.tensor(5.0)})
+    again.scalars(250, {"speed": torch.tensor(5.0)})
     again.close(successful=True)
     events = EventAccumulator(str(again.run_dir / "tensorboard")).Reload()
-    assert events.Tags()["scalars"] == ["t_star"]
-    assert [(event.step, event.value) for event in events.Scalars("t_star")] == [(100, 10.0), (200, 20.0), (250, 5.0)]
+    assert events.Tags()["scalars"] == ["speed"]
+    assert [(event.step, event.value) for event in events.Scalars("speed")] == [(100, 10.0), (200, 20.0), (250, 5.0)]

@@ -18,11 +18,11 @@ from torchbeast.core import provenance
 
 def test_metadata_of_a_run():
     content = provenance.metadata(
-        "first", {"savedir": Path("runs"), "seed": 3, "rate": 1e-3, "xpid": None, "inner": False}
+        "first", {"savedir": Path("runs"), "seed": 3, "rate": 1e-3, "xpid": None, "fix_seed": False}
     )
     assert json.loads(json.dumps(content)) == content
     assert content["xpid"] == "first"
-    assert content["args"] == {"savedir": "runs", "seed": 3, "rate": 0.001, "xpid": None, "inner": False}
+    assert content["args"] == {"savedir": "runs", "seed": 3, "rate": 0.001, "xpid": None, "fix_seed": False}
     assert content["command"] and content["host"]["processor"] and content["host"]["cores"] == os.cpu_count()
     assert content["versions"]["numpy"] == np.__version__ and content["versions"]["torch"] == torch.__version__
     assert {"python", "gym", "gym-minigrid"} <= set(content["versions"])
@@ -71,8 +71,8 @@ def test_git_state_of_a_repository(tmp_path):
     git(tmp_path, "add", "a")
     git(tmp_path, "commit", "--quiet", "-m", "one")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    (tmp_path / "inner").mkdir()
-    assert provenance.git_state(tmp_path / "inner") == {"commit": commit, "branch": "trunk", "is_dirty": False}
+    (tmp_path / "nested").mkdir()
+    assert provenance.git_state(tmp_path / "nested") == {"commit": commit, "branch": "trunk", "is_dirty": False}
     (tmp_path / "a").write_text("2")
     git(tmp_path, "checkout", "--quiet", "--detach")
     assert provenance.git_state(tmp_path) == {"commit": commit, "branch": None, "is_dirty": True}
