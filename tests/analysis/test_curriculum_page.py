@@ -14,7 +14,7 @@ from main import curriculum
 from main.curriculum import merged
 from tests.helpers.curriculum import batches, seen
 from utils_folder import checkpoint
-from utils_folder.curriculum import history
+from utils_folder.motivations.curriculum import history
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = {"model": "default", "env": "MiniGrid-Fetch-5x5-N2-v0", "seed": 3}

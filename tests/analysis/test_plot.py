@@ -16,11 +16,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
 
-from main import curves, logs, plot
-from main.flags import UsageError
+from main import command, plot
+from main.analysis import curves
+from main.analysis.log import read_columns, read_log
 from torchbeast.core.file_writer import FileWriter
+from torchbeast.core.settings import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
+DECLARED = command.declared()
 NAMES = ["frames", "mean_episode_return", "success_rate", "episodes", "generator_current_target"]
 
 
@@ -62,7 +65,7 @@ def test_what_our_file_writer_writes(tmp_path):
     writer.log({"frames": 800, "mean_episode_return": None, "episodes": 0, "generator_current_target": 7})
     writer.log({"frames": 1600, "mean_episode_return": 0.25, "success_rate": 0.5, "episodes": 2})
     writer.close(True)
-    read = logs.read_run(tmp_path / "one")
+    read = read_log(tmp_path / "one", DECLARED)
     assert read.name == "one" and read.arguments["seed"] == 3
     assert read.arguments["generator_batch_size"] == 32, "a flag that came later had its default"
     assert read.frames.tolist() == [800, 1600]
@@ -80,24 +83,24 @@ def test_torchbeasts_log_whose_fields_grow(tmp_path):
         "# _tick,_time,step,loss\n0,10.0,80,nan\r\n1,11.0,160,-1.5\r\n"
         '2,12.0,240,2.0,"(0.5, 1.0)",0.75\r\n3,13.0,320,inf,"tensor([0.,\n 1.])",0.5\r\n4,14.0,400,1.0,"()",0.2'
     )
-    columns, left_out = logs.read_log(tmp_path / "logs.csv")
+    columns, left_out = read_columns(tmp_path / "logs.csv")
     assert left_out == 1
     np.testing.assert_equal(columns["step"], [80, 160, 240, 320])
     np.testing.assert_equal(columns["loss"], [math.nan, -1.5, 2, math.nan])
     np.testing.assert_equal(columns["mean_episode_return"], [math.nan, math.nan, 0.75, 0.5])
-    assert logs.read_run(tmp_path).arguments is None
+    assert read_log(tmp_path, DECLARED).arguments is None
 
 
 def test_header_lines_in_the_middle_and_none_at_all(tmp_path):
     log = tmp_path / "logs.csv"
     log.write_text("# _tick,_time,frames,a\n0,1,10,5\n# _tick,_time,frames,b,a\n# a remark\n1,2,20,6,7\n")
-    columns, left_out = logs.read_log(log)
+    columns, left_out = read_columns(log)
     np.testing.assert_equal(columns["a"], [5, 7])
     np.testing.assert_equal(columns["b"], [math.nan, 6])
     assert left_out == 1  # the remark
     log.write_text("0,1,10,5\n")
     (tmp_path / "fields.csv").write_text("_tick,_time,frames,a\n")
-    assert logs.read_log(log)[0]["a"].tolist() == [5]
+    assert read_columns(log)[0]["a"].tolist() == [5]
 
 
 def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
@@ -105,14 +108,14 @@ def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
     lines = log.read_text().splitlines()
     lines[2] = lines[2][:9] + lines[3]  # a crash inside row 1, and the resumed program appends
     log.write_text("\n".join([*lines, "\0\0\0", lines[3].replace(",30,", ",40,"), ""]))
-    assert logs.read_run(tmp_path).frames.tolist() == [10, 30, 40]
+    assert read_log(tmp_path, DECLARED).frames.tolist() == [10, 30, 40]
     assert "unreadable: 1\n" in capsys.readouterr().err
 
 
 def test_rows_written_again_after_a_resume_count_once(tmp_path):
     frames = [10, 20, 30, 40, 30, 40, 50, 50]
     write_log(tmp_path, [[f, i, None, 1, 7] for i, f in enumerate(frames)])
-    read = logs.read_run(tmp_path / "logs.csv")
+    read = read_log(tmp_path / "logs.csv", DECLARED)
     assert read.frames.tolist() == [10, 20, 30, 40, 50]
     assert read.columns["mean_episode_return"].tolist() == [0, 1, 4, 5, 7], "the later rows count"
 
@@ -126,15 +129,15 @@ def test_hours_leave_pauses_out(tmp_path, how):
     (tmp_path / "logs.csv").write_text("\n".join(lines) + "\n")
     if how == "recorded":
         write_meta(tmp_path, resumed=[30], model="default")
-    np.testing.assert_allclose(logs.read_run(tmp_path).hours * 3600, [2, 4, 6, 8, 10, 12])
+    np.testing.assert_allclose(read_log(tmp_path, DECLARED).hours * 3600, [2, 4, 6, 8, 10, 12])
 
 
 # Grouping
 
 
 def groups(runs, by=()):
-    found, names = curves.group_runs([logs.read_run(path) for path in runs], by)
-    return {group.label: [run.name for run in group.runs] for group in found}, names
+    found, names = curves.group_logs([read_log(path, DECLARED) for path in runs], DECLARED.seed_like, by)
+    return {group.label: [log.name for log in group.logs] for group in found}, names
 
 
 def test_groups_are_what_differs_but_for_the_seed(tmp_path):
@@ -162,10 +165,10 @@ def test_groups_that_only_two_arguments_tell_apart(tmp_path):
 def test_by_the_experiments_of_a_table(tmp_path):
     """Named EXPERIMENT-SEED; only where that is asked for."""
     folders = [write_run(tmp_path / name, seed=int(name[-1])) for name in ("row-1", "row-2", "row-2-2", "other-1")]
-    runs = [logs.read_run(folder) for folder in folders]
-    grouped, _ = curves.group_runs(runs, ("experiment",))
-    assert [(group.label, len(group.runs)) for group in grouped] == [("row", 2), ("row-2", 1), ("other", 1)]
-    assert len(curves.group_runs(runs)[0]) == 1
+    runs = [read_log(folder, DECLARED) for folder in folders]
+    grouped, _ = curves.group_logs(runs, DECLARED.seed_like, ("experiment",))
+    assert [(group.label, len(group.logs)) for group in grouped] == [("row", 2), ("row-2", 1), ("other", 1)]
+    assert len(curves.group_logs(runs, DECLARED.seed_like)[0]) == 1
 
 
 def test_by_one_and_by_several(tmp_path):
@@ -191,7 +194,7 @@ def test_the_newest_arguments_of_a_resumed_run_count(tmp_path):
     folder = write_run(tmp_path / "a")
     old = {"args": {"model": "default", "total_frames": 10}, "versions": {}}
     (folder / "meta.json").write_text(json.dumps({**old, "resumed": [{"frames": 5, "args": {"total_frames": 20}}]}))
-    assert logs.read_run(folder).arguments["total_frames"] == 20
+    assert read_log(folder, DECLARED).arguments["total_frames"] == 20
 
 
 # Statistics
@@ -237,9 +240,9 @@ def test_bins_by_hand():
 
 def test_rows_are_weighted_by_their_episodes_where_they_say_so(tmp_path):
     rows = [[10, 1.0, 1.0, 9, 7], [20, 0.0, 0.0, 1, 17], [30, None, None, 0, 27]]
-    weighted = logs.read_run(write_log(tmp_path / "a", rows))
+    weighted = read_log(write_log(tmp_path / "a", rows), DECLARED)
     names = [name for name in NAMES if name != "episodes"]
-    plain = logs.read_run(write_log(tmp_path / "b", [[*row[:3], row[4]] for row in rows], names))
+    plain = read_log(write_log(tmp_path / "b", [[*row[:3], row[4]] for row in rows], names), DECLARED)
 
     def value(run, column):
         return curves.make_curve(curves.Group("g", [run]), column, x="frames", width=40, stat="mean").value.tolist()
@@ -282,7 +285,7 @@ def test_the_iqm_leaves_outliers_out():
 def test_runs_of_different_length(tmp_path):
     """Three seeds, then two, then one: each part is of those that are there, and one seed has no band."""
     runs = [
-        logs.read_run(write_run(tmp_path / f"r{i}", end=e, rate=r))
+        read_log(write_run(tmp_path / f"r{i}", end=e, rate=r), DECLARED)
         for i, (e, r) in enumerate([(300, 0), (200, 0.6), (100, 0.9)])
     ]
     curve = curves.make_curve(curves.Group("g", runs), "mean_episode_return", x="frames", width=100, stat="mean")
@@ -294,14 +297,14 @@ def test_runs_of_different_length(tmp_path):
 
 
 def test_one_seed_is_a_line_alone(tmp_path):
-    run = logs.read_run(write_run(tmp_path / "a"))
+    run = read_log(write_run(tmp_path / "a"), DECLARED)
     curve = curves.make_curve(curves.Group("g", [run]), "success_rate", x="hours", width=run.hours[-1] / 4, stat="mean")
     assert curve.value.tolist() == [0.5] * 4 and np.isnan(curve.low).all() and plot._entry(curve, 1, " h") == "g (1 run)"
 
 
 @pytest.mark.parametrize("frames, window", [(30e6, 2e5), (1e8, 1e6), (800, 10), (40, 1)])
 def test_the_window_has_a_round_default(tmp_path, frames, window):
-    run = logs.read_run(write_log(tmp_path, [[frames, 0.5, 0.5, 1, 7]]))
+    run = read_log(write_log(tmp_path, [[frames, 0.5, 0.5, 1, 7]]), DECLARED)
     assert curves.default_window([run]) == pytest.approx(window)
 
 
@@ -475,10 +478,11 @@ def test_damaged_metadata(tmp_path, capsys, content):
 
 
 @pytest.mark.parametrize("options", [["--size", "7"], ["--size", "nanx3"], ["--window", "0"], ["--x", "days"], ["--dpi", "0"]])
-def test_wrong_words(tmp_path, options):
-    with pytest.raises(SystemExit) as end:
-        run(tmp_path, *options)
-    assert end.value.code == 2
+def test_wrong_words(tmp_path, capsys, options):
+    assert run(tmp_path, *options) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {options[0]}: invalid ") and message.count("\n") == 1
+    assert message.endswith("; see python -m main.plot --help\n")
 
 
 def test_without_a_screen_and_with_another_matplotlibrc(tmp_path):

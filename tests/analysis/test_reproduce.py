@@ -14,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from main import evaluate, keep, logs, reproduce
-from main import flags as flags_module
-from main.reproduce import Experiment, Outcome
+from main import command, reproduce
+from main import settings as settings_module
+from main.analysis import keep
+from main.analysis.log import Log, read_log
+from main.analysis.table import Experiment, Outcome, outcome, read_table
+from main.playing.evaluate import evaluate
 from tests.helpers.program import ROOT
 
 SMALL = "--num_actors 5 --batch_size 4 --unroll_length 6 --modify --generator_batch_size 3 --num_actor_processes 1"
+DECLARED = command.declared()
 TABLE = f"""
 [DEFAULT]
 env = MiniGrid-Empty-5x5-v0
@@ -53,7 +57,7 @@ def log(folder: Path, rows: list[tuple]) -> Path:
 
 
 def test_the_shipped_table_is_one_that_works():
-    experiments = reproduce.read_table(ROOT / "results" / "experiments.ini")
+    experiments = read_table(ROOT / "results" / "experiments.ini", command.check_run)
     named = {(e.arguments[1].split("-")[1], e.arguments[e.arguments.index("--model") + 1]) for e in experiments}
     tasks, models = ("KeyCorridorS3R3", "ObstructedMaze"), ("default", "window_adaptive", "novelty_based")
     assert named >= {(task, model) for task in tasks for model in models}
@@ -76,7 +80,7 @@ def test_the_rate_is_over_the_episodes_of_the_last_million_frames(tmp_path):
         return rate, reached
 
     for reach in (0.3, 0.4, 0.6, 0.9, 1.1):
-        result = reproduce.outcome(folder, reach)
+        result = outcome(folder, reach, DECLARED)
         assert (result.success, result.reached_at) == pytest.approx(slow(reach))
         assert result.frames == 2_400_000 and result.mean_return == pytest.approx(result.success / 2)
         assert result.hours == pytest.approx(6)
@@ -87,13 +91,13 @@ def test_a_fall_below_half_of_what_was_reached_is_a_collapse(tmp_path):
     """Only after it was reached, and once until it is back: 0.3 up 0.9 | 0.5 | 0.4 0.1 0.8 | 0.9 | 0.2."""
     rates = [0.3, 0.9, 0.5, 0.4, 0.1, 0.8, 0.9, 0.2]
     folder = log(tmp_path / "run", [(1_000_000 * i, 10, rate) for i, rate in enumerate(rates, 1)])
-    result = reproduce.outcome(folder, 0.9)
+    result = outcome(folder, 0.9, DECLARED)
     assert (result.reached_at, result.collapses, result.recoveries) == (2_000_000, 2, 1)
-    assert reproduce.outcome(folder, 0.95)[-3:-1] == (0, 0)
+    assert outcome(folder, 0.95, DECLARED)[-3:-1] == (0, 0)
 
 
 def test_an_empty_log_has_no_outcome(tmp_path):
-    assert reproduce.outcome(log(tmp_path / "run", []), 0.9) == Outcome(0)
+    assert outcome(log(tmp_path / "run", []), 0.9, DECLARED) == Outcome(0)
 
 
 def test_a_log_that_cannot_be_read_is_named_and_not_taken_for_an_empty_one(table, tmp_path, capsys):
@@ -112,9 +116,9 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     assert sorted(p.name for p in kept.iterdir()) == ["teacher-1"]
     folder = kept / "teacher-1"
     assert sorted(p.name for p in folder.iterdir()) == ["logs.csv", "meta.json", "model.tar"]
-    whole = logs.read_run(runs / "teacher-1")
-    assert logs.read_run(folder).columns.keys() == whole.columns.keys() and len(whole.frames) == 100
-    for name, values in logs.read_run(folder).columns.items():
+    whole = read_log(runs / "teacher-1", DECLARED)
+    assert read_log(folder, DECLARED).columns.keys() == whole.columns.keys() and len(whole.frames) == 100
+    for name, values in read_log(folder, DECLARED).columns.items():
         np.testing.assert_allclose(values, whole.columns[name], rtol=1e-4, err_msg=name)
     assert (folder / "model.tar").stat().st_size < 0.8 * (runs / "teacher-1" / "model.tar").stat().st_size
     meta = (folder / "meta.json").read_text()
@@ -124,13 +128,12 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     words = ["/usr/bin/main.py", "--resume", lay, f"--savedir={runs}"]
     again = {"frames": 80, "args": start["args"] | {"resume": lay}, "command": words}
     (runs / "teacher-1" / "meta.json").write_text(json.dumps(start | {"resumed": [again]}))
-    keep.keep(runs / "teacher-1", tmp_path / "tries" / "first-1")
+    keep.keep(runs / "teacher-1", tmp_path / "tries" / "first-1", DECLARED)
     renamed = json.loads((tmp_path / "tries" / "first-1" / "meta.json").read_text())
     assert renamed["resumed"][0]["command"] == ["main.py", "--resume", "tries/first-1", "--savedir=tries"]
     assert renamed["resumed"][0]["args"]["resume"] == "tries/first-1"
     assert [renamed["xpid"], renamed["args"]["xpid"], renamed["args"]["savedir"]] == ["first-1", "first-1", "tries"]
-    flags, given = flags_module.parse(["--mode", "test", "--weight_path", str(folder / "model.tar"), "--num_episodes", "3"])
-    evaluate.evaluate(flags, given)
+    evaluate(*settings_module.parse(["--mode", "test", "--weight_path", str(folder / "model.tar"), "--num_episodes", "3"]))
     shutil.rmtree(runs)
     capfd.readouterr()
     assert reproduce.main([str(path), "--savedir", str(runs), "--keep", str(kept), "--only", "teacher"]) == 0
@@ -165,7 +168,7 @@ def test_a_thinned_log_keeps_sums_means_and_last_values(tmp_path):
         "total_loss": [1.0, 3.0, 5.0, nan, 2.0, 4.0, 9.0],
     }
     columns = {name: np.array(values, float) for name, values in columns.items()}
-    run = logs.Run("run", tmp_path, None, columns["frames"], columns, None)
+    run = Log("run", tmp_path, None, columns["frames"], columns, None, DECLARED.columns)
     thin = {name: values.tolist() for name, values in keep.thinned(run, 3).items()}
     assert thin.pop("success_rate")[:2] == [0.5, 0.25] and np.isnan(keep.thinned(run, 3)["success_rate"][2])
     assert thin == {
@@ -193,17 +196,17 @@ def test_a_stopped_table_goes_on_where_it_was(tmp_path, number, code):
     first.send_signal(number)
     assert first.wait(20) == code
     assert "the same command goes on from here" in first.stderr.read()
-    done = reproduce.outcome(runs / "teacher-1", 0.9).frames
+    done = outcome(runs / "teacher-1", 0.9, DECLARED).frames
     assert 0 < done < 48_000 and not (runs / "teacher-2").exists()
-    (experiment,) = [e for e in reproduce.read_table(path) if e.name == "teacher"]
-    assert reproduce.command(experiment, 1, runs)[-2:] == ["--resume", str(runs / "teacher-1")]
-    assert "--seed" in reproduce.command(experiment, 2, runs)
+    (experiment,) = [e for e in read_table(path, command.check_run) if e.name == "teacher"]
+    assert reproduce.command_line(experiment, 1, runs)[-2:] == ["--resume", str(runs / "teacher-1")]
+    assert "--seed" in reproduce.command_line(experiment, 2, runs)
 
 
 def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "_run", lambda arguments: 1)
     experiment = Experiment("row", ["--env", "x"], 10, [1, 2], 0.9, "nowhere")
-    assert reproduce.run_all([experiment], tmp_path) == 1
+    assert reproduce.run_all([experiment], tmp_path, None, DECLARED) == 1
     said = capsys.readouterr()
     assert said.out.count("-m main.main") == 1 and "exit code 1; its cause stands above" in said.err
 
