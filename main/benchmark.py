@@ -37,7 +37,7 @@ from torchbeast.core.ranks import ALONE, Alone, Ranks
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import torch_generator
 from torchbeast.core.settings import Parser
-from utils_folder import env_utils
+from utils_folder import minigrid
 from utils_folder.motivations import MOTIVATIONS
 
 KEY_CORRIDOR = "MiniGrid-KeyCorridorS3R3-v0"
@@ -134,7 +134,7 @@ def learner_of(ranks: Alone) -> tuple[Learner, Callable[[], Any]]:
 
 def environment_steps(env: str, engine: str, num_envs: int = 40) -> float:
     """Steps per second of random actions on one core, full observation written, resets included."""
-    environment = env_utils.make_environments(env, range(num_envs), engine=engine)
+    environment = minigrid.make_environments(env, range(num_envs), engine=engine)
     environment.initial()
     actions = np.random.default_rng(0).integers(0, environment.num_actions, (1000, num_envs))
     turns = itertools.cycle(actions)
@@ -169,7 +169,7 @@ def measure(seconds: float) -> dict[str, Any]:
     torch.set_num_threads(1)
     one_core, one_core_onednn = peaks()
     parts = Parts(KEY_CORRIDOR, 40)
-    width, height = env_utils.grid_size(KEY_CORRIDOR)
+    width, height = minigrid.grid_size(KEY_CORRIDOR)
     forward = forward_flops(width, height)
     acting, learning = parts.acting(), parts.learning()
     program = whole_program(seconds)
@@ -211,7 +211,7 @@ def heading(result: dict[str, Any]) -> str:
 
 
 def _grid_line(env: str) -> dict[str, Any]:
-    width, height = env_utils.grid_size(env)
+    width, height = minigrid.grid_size(env)
     parts = Parts(env, 40)
     return {
         "env": env,

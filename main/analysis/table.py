@@ -73,7 +73,7 @@ def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Expe
     if missing:
         raise UsageError(f"[{name}] lacks {', '.join(missing)}")
     seeds, reach = _value(row, "seeds", _seeds, "1 2 3"), _value(row, "reach", float, "0.9")
-    words = _value(row, "flags", shlex.split, "--model default --modify")
+    words = _value(row, "flags", shlex.split, "--model default --num_actors 40")
     arguments = ["--env", row["env"], *words, "--total_frames", row["frames"]]
     try:
         check(arguments)
@@ -190,7 +190,7 @@ def verdict(experiment: Experiment, folders: list[Path], declared: Declared) -> 
     frames = sorted(result.reached_at / 1e6 for result in results if result.reached_at is not None)
     when = f" after {', '.join(f'{f:.1f}' for f in frames)} million frames" if frames else ""
     return (
-        f"{experiment.name}: {'reached' if frames else 'NOT reached'} by {len(frames)} of {len(results)} finished runs{when} "
+        f"{experiment.name}: {'' if frames else 'NOT '}reached by {len(frames)} of {len(results)} finished runs{when} "
         f"(published: {experiment.published})"
     )
 

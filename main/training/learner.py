@@ -151,11 +151,7 @@ class Learner:
     def warnings(self) -> Iterator[str]:
         """What a user should know of the present state, a line each."""
         yield from self.motivation.warnings()
-        if self._optimizer.skipped:
-            yield (
-                "a student update had a loss or gradient that is not finite and was not applied; "
-                "if it happens often, lower --learning_rate"
-            )
+        yield from self._optimizer.warnings("student", "learning_rate")
         bound = LAG_FACTOR * self._max_lag
         if self._usual_lag > bound:
             yield (

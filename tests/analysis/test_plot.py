@@ -19,12 +19,14 @@ from PIL import Image
 from main import command, plot
 from main.analysis import curves
 from main.analysis.log import read_columns, read_log
+from torchbeast.core.columns import Column
 from torchbeast.core.file_writer import FileWriter
 from torchbeast.core.settings import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 DECLARED = command.declared()
-NAMES = ["frames", "mean_episode_return", "success_rate", "episodes", "generator_current_target"]
+LEVEL, REWARD = (plot.PANELS[name].name for name in ("t_star", "teacher"))
+NAMES = ["frames", "mean_episode_return", "success_rate", "episodes", LEVEL]
 
 
 def write_log(folder: Path, rows, names=NAMES, *, start=1000.0, seconds=2.0) -> Path:
@@ -46,7 +48,7 @@ def write_meta(folder: Path, *, ours=True, resumed=(), **arguments) -> None:
 
 def write_run(folder: Path, *, end=1000, rate=0.5, names=NAMES, **arguments) -> Path:
     """A run of ours: rows every 10 frames whose return is `rate` throughout."""
-    values = {"mean_episode_return": rate, "success_rate": rate, "episodes": 3, "generator_current_target": 7}
+    values = {"mean_episode_return": rate, "success_rate": rate, "episodes": 3, LEVEL: 7}
     rows = [[frame, *(values.get(name, 0.25) for name in names[1:])] for frame in range(10, end + 1, 10)]
     write_log(folder, rows, names)
     write_meta(folder, **{"model": "default", "env": "MiniGrid-Empty-5x5-v0", "seed": 1, "xpid": folder.name, **arguments})
@@ -62,16 +64,16 @@ def run(*arguments) -> int:
 
 def test_what_our_file_writer_writes(tmp_path):
     writer = FileWriter.create(tmp_path, "one", args={"model": "default", "seed": 3}, fields=NAMES)
-    writer.log({"frames": 800, "mean_episode_return": None, "episodes": 0, "generator_current_target": 7})
+    writer.log({"frames": 800, "mean_episode_return": None, "episodes": 0, LEVEL: 7})
     writer.log({"frames": 1600, "mean_episode_return": 0.25, "success_rate": 0.5, "episodes": 2})
     writer.close(True)
     read = read_log(tmp_path / "one", DECLARED)
     assert read.name == "one" and read.arguments["seed"] == 3
-    assert read.arguments["generator_batch_size"] == 32, "a flag that came later had its default"
+    assert read.arguments["unroll_length"] == 100, "a flag that came later had its default"
     assert read.frames.tolist() == [800, 1600]
     np.testing.assert_equal(read.columns["mean_episode_return"], [math.nan, 0.25])
-    np.testing.assert_equal(read.columns["generator_current_target"], [7, math.nan])
-    assert read.hours.shape == (2,) and read.has("success_rate") and not read.has("gen_rewards")
+    np.testing.assert_equal(read.columns[LEVEL], [7, math.nan])
+    assert read.hours.shape == (2,) and read.has("success_rate") and not read.has(REWARD)
 
 
 def test_torchbeasts_log_whose_fields_grow(tmp_path):
@@ -144,22 +146,22 @@ def test_groups_are_what_differs_but_for_the_seed(tmp_path):
     runs = [
         write_run(tmp_path / "a", seed=1, savedir="x", initials="me"),
         write_run(tmp_path / "b", seed=2, savedir="y", num_threads=9, checkpoint_minutes=1.5),
-        write_run(tmp_path / "c", seed=1, generator_threshold=-0.1, modify=True),
-        write_run(tmp_path / "d", seed=5, generator_threshold=-0.1, modify=True),
+        write_run(tmp_path / "c", seed=1, entropy_cost=-0.1, use_lstm=True),
+        write_run(tmp_path / "d", seed=5, entropy_cost=-0.1, use_lstm=True),
     ]
     found, names = groups(runs[:2])
     assert found == {"default": ["a", "b"]} and names == ()
     found, names = groups(runs)
     assert list(found.values()) == [["a", "b"], ["c", "d"]]
-    assert len(names) == 1 and names[0] in ("generator_threshold", "modify"), "one argument is enough to tell two groups"
+    assert len(names) == 1 and names[0] in ("entropy_cost", "use_lstm"), "one argument is enough to tell two groups"
 
 
 def test_groups_that_only_two_arguments_tell_apart(tmp_path):
-    kinds = itertools.product(["default", "window_adaptive"], [False, True], [1, 2])
-    runs = [write_run(tmp_path / f"{m}{i}{s}", model=m, inner=i, seed=s) for m, i, s in kinds]
+    kinds = itertools.product(["default", "other_variant"], [False, True], [1, 2])
+    runs = [write_run(tmp_path / f"{m}{i}{s}", model=m, use_lstm=i, seed=s) for m, i, s in kinds]
     found, names = groups(runs)
-    assert names == ("model", "inner") and list(map(len, found.values())) == [2, 2, 2, 2]
-    assert "default, off" in found and "window_adaptive, on" in found
+    assert names == ("model", "use_lstm") and list(map(len, found.values())) == [2, 2, 2, 2]
+    assert "default, off" in found and "other_variant, on" in found
 
 
 def test_by_the_experiments_of_a_table(tmp_path):
@@ -173,12 +175,12 @@ def test_by_the_experiments_of_a_table(tmp_path):
 
 def test_by_one_and_by_several(tmp_path):
     runs = [
-        write_run(tmp_path / "a", env="E", window=5),
-        write_run(tmp_path / "b", env="F", window=6),
-        write_run(tmp_path / "c", env="E", window=7, model="novelty_based"),
+        write_run(tmp_path / "a", env="E", num_actors=5),
+        write_run(tmp_path / "b", env="F", num_actors=6),
+        write_run(tmp_path / "c", env="E", num_actors=7, model="other_variant"),
     ]
-    assert groups(runs, ["model"])[0] == {"default": ["a", "b"], "novelty_based": ["c"]}
-    assert groups(runs, ["model", "env"])[0] == {"default, E": ["a"], "default, F": ["b"], "novelty_based, E": ["c"]}
+    assert groups(runs, ["model"])[0] == {"default": ["a", "b"], "other_variant": ["c"]}
+    assert groups(runs, ["model", "env"])[0] == {"default, E": ["a"], "default, F": ["b"], "other_variant, E": ["c"]}
 
 
 def test_runs_of_other_programs_are_not_mixed_with_ours(tmp_path):
@@ -249,7 +251,7 @@ def test_rows_are_weighted_by_their_episodes_where_they_say_so(tmp_path):
 
     assert value(weighted, "mean_episode_return") == [0.9] and value(weighted, "success_rate") == [0.9]
     assert value(plain, "mean_episode_return") == [0.5]
-    assert value(weighted, "generator_current_target") == [17], "not an average over episodes"
+    assert value(weighted, LEVEL) == [17], "not an average over episodes"
 
 
 def slow_bootstrap(column, statistic):
@@ -315,7 +317,7 @@ def test_the_window_has_a_round_default(tmp_path, frames, window):
 def two_groups(tmp_path):
     return [
         write_run(tmp_path / "runs" / f"{model}{seed}", end=end, rate=rate, model=model, seed=seed)
-        for model, seed, end, rate in [("default", 1, 1000, 0.5), ("default", 2, 700, 0.7), ("window_adaptive", 1, 1000, 0.1)]
+        for model, seed, end, rate in [("default", 1, 1000, 0.5), ("default", 2, 700, 0.7), ("other_variant", 1, 1000, 0.1)]
     ]
 
 
@@ -323,9 +325,9 @@ def test_json_holds_what_is_drawn(two_groups, tmp_path):
     out, numbers = tmp_path / "a.png", tmp_path / "a.json"
     assert run(*two_groups, "--by", "model", "--window", "100", "--out", out, "--json", numbers) == 0
     data = json.loads(numbers.read_text())
-    assert [panel["column"] for panel in data["panels"]] == ["mean_episode_return", "generator_current_target"]
+    assert [panel["column"] for panel in data["panels"]] == ["mean_episode_return", LEVEL]
     first, second = data["panels"][0]["curves"]
-    assert first["label"] == "default" and first["seeds"] == [2] * 7 + [1] * 3 and second["label"] == "window_adaptive"
+    assert first["label"] == "default" and first["seeds"] == [2] * 7 + [1] * 3 and second["label"] == "other_variant"
     np.testing.assert_allclose(first["value"], [0.6] * 7 + [0.5] * 3)
     assert first["low"][-1] is None and first["low"][0] == pytest.approx(0.5) and second["value"] == pytest.approx([0.1] * 10)
     assert data["groups"][0]["runs"] == [str(folder / "logs.csv") for folder in two_groups[:2]]
@@ -362,9 +364,9 @@ def draw(labels, *, panels=3, **options):
 
 @pytest.mark.parametrize("labels, options", [
     (["default"], {}),
-    ([f"model {i}, MiniGrid-KeyCorridorS3R3-v0, {i / 10}" for i in range(9)], {"legend": "model, env, generator_threshold"}),
+    ([f"model {i}, MiniGrid-KeyCorridorS3R3-v0, {i / 10}" for i in range(9)], {"legend": "model, env, intrinsic_reward_coef"}),
     (["a very long name of a run " * 8, "b"], {"title": "MiniGrid-ObstructedMaze-1Dl-v0 and some more " * 6}),
-    (["default", "window_adaptive"], {"size": (5.0, 7.0), "title": "MiniGrid-KeyCorridorS3R3-v0"}),
+    (["default", "other_variant"], {"size": (5.0, 7.0), "title": "MiniGrid-KeyCorridorS3R3-v0"}),
     (["b"], {"panels": 1}),
 ])  # fmt: skip
 def test_every_word_is_inside_and_the_legend_covers_no_data(labels, options):
@@ -433,6 +435,15 @@ def test_the_caption_tells_of_ranges_and_of_dots_where_there_are_some(tmp_path, 
         assert ("dot: a run ends" in captions[-1]) == said and "(of 2 or 3 seeds, their range)" in captions[-1]
 
 
+def test_panels_are_those_of_the_declared_columns():
+    """What episodes come to first, and only that unless asked for; of the others the last declared ones first."""
+    kinds = [("a", "mean", "low"), ("b", "episodes", "high"), ("c", "sum", ""), ("d", "last", "top"), ("e", "episodes", "next")]
+    columns = {name: Column(name, "", join, panel=panel) for name, join, panel in kinds}
+    panels = [(key, column.name) for key, column in plot.panels_of(columns).items()]
+    assert panels == [("high", "b"), ("next", "e"), ("top", "d"), ("low", "a")]
+    assert [*plot.PANELS][:2] == ["return", "success"] and plot.FURTHER == ("t_star", "teacher", "intrinsic")
+
+
 def empty(folder: Path) -> Path:
     return write_log(folder, [])
 
@@ -445,7 +456,7 @@ def empty(folder: Path) -> Path:
     (lambda p: write_log(p / "e", [[5]], ["loss"]), [], "no column frames"),
     (lambda p: write_log(p / "e", [[9, None, None, 0, 7]]), [], "no values of mean_episode_return"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--y", "success"], "choose one of return"),
-    (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--panels", "teacher"], "no RUN has values of gen_rewards"),
+    (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--panels", "teacher"], f"no RUN has values of {REWARD}"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--by", "model"], "leave out --by"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--window", ".000001"], "give a larger one"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2], seconds=0, start=math.nan), ["--x", "hours"], "use --x frames"),
@@ -488,7 +499,7 @@ def test_wrong_words(tmp_path, capsys, options):
 def test_without_a_screen_and_with_another_matplotlibrc(tmp_path):
     """A process of its own: the user's settings (here: cut to the contents) and the lack of a screen change nothing."""
     (tmp_path / "matplotlibrc").write_text("savefig.bbox: tight\nbackend: TkAgg\n")
-    folder = write_run(tmp_path / "a", names=[*NAMES, "gen_rewards", "mean_intrinsic_rewards"])
+    folder = write_run(tmp_path / "a", names=[*NAMES, REWARD, "mean_intrinsic_rewards"])
     command = [sys.executable, "-m", "main.plot", folder, "--out", tmp_path / "a.png", "--size", "6x9", "--dpi", "40"]
     environment = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "OMP_NUM_THREADS": "1", "DISPLAY": ":77", "PATH": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)

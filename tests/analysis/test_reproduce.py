@@ -21,8 +21,11 @@ from main.analysis.log import Log, read_log
 from main.analysis.table import Experiment, Outcome, outcome, read_table
 from main.playing.evaluate import evaluate
 from tests.helpers.program import ROOT
+from torchbeast.core.columns import Column
+from utils_folder.motivations import MOTIVATIONS
 
-SMALL = "--num_actors 5 --batch_size 4 --unroll_length 6 --modify --generator_batch_size 3 --num_actor_processes 1"
+OTHER = next(name for name in MOTIVATIONS if name != "default" and "_" in name)
+SMALL = "--num_actors 5 --batch_size 4 --unroll_length 6 --state_embedding_dim 32 --num_actor_processes 1"
 DECLARED = command.declared()
 TABLE = f"""
 [DEFAULT]
@@ -33,8 +36,8 @@ reach = 0.9
 published = nowhere
 [teacher]
 flags = --model default {SMALL}
-[novelty]
-flags = --model novelty_based {SMALL}
+[other]
+flags = --model {OTHER} {SMALL}
 seeds = 3
 """
 
@@ -59,9 +62,8 @@ def log(folder: Path, rows: list[tuple]) -> Path:
 def test_the_shipped_table_is_one_that_works():
     experiments = read_table(ROOT / "results" / "experiments.ini", command.check_run)
     named = {(e.arguments[1].split("-")[1], e.arguments[e.arguments.index("--model") + 1]) for e in experiments}
-    tasks, models = ("KeyCorridorS3R3", "ObstructedMaze"), ("default", "window_adaptive", "novelty_based")
-    assert named >= {(task, model) for task in tasks for model in models}
-    assert any("--as_published" in e.arguments for e in experiments)
+    assert named >= {(task, model) for task in ("KeyCorridorS3R3", "ObstructedMaze") for model in MOTIVATIONS}
+    assert any(e.name.endswith("as-published") for e in experiments)
     assert any("S4R3" in e.arguments[1] for e in experiments)
     assert all(e.published and e.seeds and 0 < e.reach <= 1 for e in experiments)
 
@@ -101,10 +103,10 @@ def test_an_empty_log_has_no_outcome(tmp_path):
 
 
 def test_a_log_that_cannot_be_read_is_named_and_not_taken_for_an_empty_one(table, tmp_path, capsys):
-    folder = log(tmp_path / "runs" / "novelty-3", [(1, 2, 0.5)])
+    folder = log(tmp_path / "runs" / "other-3", [(1, 2, 0.5)])
     (folder / "logs.csv").write_text("what,is,this\n1,2,3\n")
     assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), "--list"]) == 2
-    assert "novelty-3/logs.csv" in capsys.readouterr().err
+    assert "other-3/logs.csv" in capsys.readouterr().err
 
 
 def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
@@ -144,16 +146,16 @@ def test_rows_are_run_once_and_judged(table, tmp_path, capfd):
     arguments = [str(table), "--savedir", str(tmp_path / "runs")]
     assert reproduce.main([*arguments, "--list"]) == 0
     assert capfd.readouterr().out.count("not started") == 3
-    assert reproduce.main([*arguments, "--only", "novelty"]) == 0
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "novelty-3"]
-    meta = json.loads((tmp_path / "runs" / "novelty-3" / "meta.json").read_text())
-    assert meta["args"]["seed"] == 3 and meta["args"]["model"] == "novelty_based" and meta["successful"] is True
+    assert reproduce.main([*arguments, "--only", "other"]) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "other-3"]
+    meta = json.loads((tmp_path / "runs" / "other-3" / "meta.json").read_text())
+    assert meta["args"]["seed"] == 3 and meta["args"]["model"] == OTHER and meta["successful"] is True
     capfd.readouterr()
     assert reproduce.main(arguments) == 0
     out = capfd.readouterr().out
     assert out.count("-m main.main") == 2  # the finished one is not run again
-    assert "teacher-1: finished" in out and "teacher-2: finished" in out and "novelty-3: finished" in out
-    assert [row.split(":")[0] for row in out.splitlines()[-2:]] == ["teacher", "novelty"], "a verdict for each row"
+    assert "teacher-1: finished" in out and "teacher-2: finished" in out and "other-3: finished" in out
+    assert [row.split(":")[0] for row in out.splitlines()[-2:]] == ["teacher", "other"], "a verdict for each row"
     assert "by 0 of 1 finished runs" in out.splitlines()[-1] and "published: nowhere" in out.splitlines()[-1]
 
 
@@ -162,21 +164,31 @@ def test_a_thinned_log_keeps_sums_means_and_last_values(tmp_path):
     nan = math.nan
     columns = {
         "frames": [8, 16, 24, 32, 40, 48, 56],
-        "generator_current_target": [7, 7, 8, 8, 9, 9, 10],
+        "level": [7, 7, 8, 8, 9, 9, 10],
         "episodes": [0, 4, 1, 3, 0, 0, 0],
         "success_rate": [nan, 0.5, 1.0, 0.0, nan, nan, nan],
         "total_loss": [1.0, 3.0, 5.0, nan, 2.0, 4.0, 9.0],
     }
     columns = {name: np.array(values, float) for name, values in columns.items()}
-    run = Log("run", tmp_path, None, columns["frames"], columns, None, DECLARED.columns)
+    declared = DECLARED.columns | {"level": Column("level", "", "last")}
+    run = Log("run", tmp_path, None, columns["frames"], columns, None, declared)
     thin = {name: values.tolist() for name, values in keep.thinned(run, 3).items()}
     assert thin.pop("success_rate")[:2] == [0.5, 0.25] and np.isnan(keep.thinned(run, 3)["success_rate"][2])
     assert thin == {
         "frames": [16, 32, 56],
-        "generator_current_target": [7, 8, 10],
+        "level": [7, 8, 10],
         "episodes": [4, 4, 0],
         "total_loss": [2.0, 5.0, 5.0],
     }
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_playing_needs_is_kept_and_what_training_needs_is_not(listed):
+    """Newer checkpoints list what only training needs; of older ones it is told by its name."""
+    needed = {"format": "1", "flags": {}, "model_state_dict": {}, "frames": 3, "other_state_dict": {}}
+    training = {"optimizer_state_dict": {}, "other_scheduler_state_dict": {}, "recent_returns": []}
+    more = {"waiting": {}, "training_keys": [*training, "waiting"]} if listed else {}
+    assert keep.playing({**needed, **training, **more, "source": {}, "other_ranks": []}) == needed
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
@@ -218,18 +230,18 @@ def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
         ("[a]\nenv = MiniGrid-Empty-5x5-v0\n", "lacks flags"),
         (TABLE.replace("Empty-5x5", "Emty-5x5"), "did you mean"),
         (TABLE.replace("--batch_size 4", "--batch_size 0"), "[teacher] --batch_size"),
-        (TABLE.replace("novelty_based", "novelty"), "did you mean novelty_based"),
+        (TABLE.replace(OTHER, OTHER[:-2]), f"did you mean {OTHER}"),
         (
-            TABLE.replace("--model novelty", "--modle novelty"),
-            "[novelty] no such flag: --modle; did you mean --mode or --model?",
+            TABLE.replace(f"--model {OTHER}", f"--modle {OTHER}"),
+            "[other] no such flag: --modle; did you mean --mode or --model?",
         ),
         (TABLE.replace("frames = 480", "frames = 1e6"), "[teacher] --total_frames: invalid int value"),
         (TABLE.replace("seeds = 1 2", "seeds = 1,2"), "[teacher] seeds = 1,2: write it as 1 2 3"),
-        (TABLE.replace("seeds = 3", "seeds ="), "[novelty] seeds ="),
+        (TABLE.replace("seeds = 3", "seeds ="), "[other] seeds ="),
         (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),
-        (TABLE.replace("--modify", "--modify '"), "[teacher] flags ="),
+        (TABLE.replace("--batch_size 4", "--batch_size 4 '"), "[teacher] flags ="),
         ("[DEFAULT]\nframes = 480\n", "has no row"),
-        (TABLE.replace("--modify", "%(recipe)s"), "table.ini: Bad value substitution: option 'flags'"),
+        (TABLE.replace("--batch_size 4", "%(recipe)s"), "table.ini: Bad value substitution: option 'flags'"),
     ],
 )
 def test_a_wrong_table_is_refused_before_anything_runs(tmp_path, text, word, capsys):
@@ -249,16 +261,16 @@ def test_a_table_that_is_no_text_is_refused(tmp_path, capsys):
 
 def test_a_run_made_with_other_flags_than_its_rows_is_not_taken_for_it(table, tmp_path, capsys):
     """Neither as a finished one nor to be gone on with."""
-    arguments = [str(table), "--savedir", str(tmp_path / "runs"), "--only", "novelty"]
+    arguments = [str(table), "--savedir", str(tmp_path / "runs"), "--only", "other"]
     assert reproduce.main(arguments) == 0
     for old, new, named in (
         ("frames = 480", "frames = 960", "total_frames 480"),
-        ("--modify", "--modify --inner", "inner False"),
+        ("--batch_size 4", "--batch_size 4 --use_lstm", "use_lstm False"),
     ):
         table.write_text(TABLE.replace(old, new))
         for more in ([], ["--list"]):
             assert reproduce.main([*arguments, *more]) == 2
-            assert f"novelty-3 was made with {named}, and [novelty] has" in capsys.readouterr().err
+            assert f"other-3 was made with {named}, and [other] has" in capsys.readouterr().err
     table.write_text(TABLE)
     assert reproduce.main(arguments) == 0
 
@@ -268,7 +280,7 @@ def test_folders_that_are_files_and_damaged_runs_are_named_before_anything_runs(
     for flag in ("--savedir", "--keep"):
         assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), flag, str(tmp_path / "file")]) == 2
         assert f"{flag} {tmp_path / 'file'} is no folder" in capsys.readouterr().err
-    folder = log(tmp_path / "runs" / "novelty-3", [(1, 2, 0.5)])
+    folder = log(tmp_path / "runs" / "other-3", [(1, 2, 0.5)])
     (folder / "meta.json").write_text("{")
     assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), "--list"]) == 2
     assert "meta.json is damaged" in capsys.readouterr().err
@@ -282,4 +294,4 @@ def test_a_missing_table_and_an_unknown_row_are_named(table, tmp_path, capsys):
     assert reproduce.main([str(tmp_path / "none.ini")]) == 2
     assert reproduce.main([str(table), "--only", "teachr"]) == 2
     errors = capsys.readouterr().err
-    assert "no such table" in errors and "there are teacher, novelty" in errors
+    assert "no such table" in errors and "there are teacher, other" in errors

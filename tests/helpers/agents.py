@@ -7,19 +7,19 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-from main import flags as flags_module
 from main.actor import Actor
 from main.learner import Learner, rollout_fields
 from main.sources import InlineActor
+from torch import Tensor, nn
+from utils_folder.motivation import Task, make_motivation
+
+from main import flags as flags_module
 from tests.helpers.plain_networks import PlainRandomNetwork, PlainStudent, PlainTeacher
 from torchbeast.core.environment import Environment
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.weights import Reader
-from utils_folder import env_utils
-from utils_folder.motivation import Task, make_motivation
-from utils_folder.partial_view import VIEW_SHAPE
+from utils_folder import minigrid
+from utils_folder.minigrid.view import VIEW_SHAPE
 
 AGENT = 10
 
@@ -244,7 +244,7 @@ def assert_same_tree(a, b, path="") -> None:
 def make_inline(flags: argparse.Namespace, *, num_envs: int, seed: int = 0) -> tuple[Learner, InlineActor, Rollouts]:
     """A learner and an actor in this process on real environments, as main/train.py puts them together."""
     torch.manual_seed(seed)
-    environment = env_utils.make_environments(
+    environment = minigrid.make_environments(
         flags.env, [seed + 10 + e for e in range(num_envs)], engine=flags.engine, num_input_frames=flags.num_input_frames
     )
     task = Task.of(environment)

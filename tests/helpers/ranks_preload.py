@@ -6,8 +6,8 @@ import torch.utils.tensorboard  # noqa: F401
 
 import main.main  # noqa: F401
 import tests.helpers.agents  # noqa: F401
-from utils_folder import env_utils
+from utils_folder import minigrid
 
-_environment = env_utils.make_environments("MiniGrid-Empty-5x5-v0", [0])
+_environment = minigrid.make_environments("MiniGrid-Empty-5x5-v0", [0])
 _environment.initial()
 _environment.step(np.zeros(1, np.int64))

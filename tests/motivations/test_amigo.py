@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from utils_folder.amigo import AmigoActor, ended_goals
+from utils_folder.motivation import Task, make_motivation
 
 from tests.helpers.agents import (
     AGENT,
@@ -20,9 +22,7 @@ from tests.helpers.agents import (
 )
 from tests.helpers.plain_networks import PlainTeacher
 from utils_folder import difficulty, goals, rewards
-from utils_folder.amigo import AmigoActor, ended_goals
-from utils_folder.env_utils import make_environments
-from utils_folder.motivation import Task, make_motivation
+from utils_folder.minigrid import make_environments
 
 E = 3
 FIELDS = ("goal", "goal_frame", "generator_logits", "goal_step", "reached", "late_goal")

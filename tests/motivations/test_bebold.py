@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from utils_folder.motivation import Task, make_motivation
 
 from tests.helpers.agents import (
     PlainRMSprop,
@@ -17,9 +18,8 @@ from tests.helpers.agents import (
     random_frames,
     snapshot,
 )
-from utils_folder.env_utils import make_environments
-from utils_folder.motivation import Task, make_motivation
-from utils_folder.partial_view import partial_view
+from utils_folder.minigrid import make_environments
+from utils_folder.minigrid.view import partial_view
 
 TASK = Task((6, 4, 3), 7, 50)
 T, B = 5, 3
@@ -204,7 +204,7 @@ def test_the_predictor_learns_by_adam_where_that_is_asked_for():
 
 @pytest.mark.parametrize("channels", [3, 6])
 def test_actors_give_the_partial_view_where_novelty_is_judged_by_it(channels):
-    """Of the newest frame, if frames are stacked; tests/test_partial_view.py says what it is."""
+    """Of the newest frame, if frames are stacked; tests/minigrid/test_view.py says what it is."""
     environment = make_environments("MiniGrid-LavaGapS5-v0", [1, 2, 3], num_input_frames=channels // 3)
     motivation = make_motivation(novelty_flags(novelty_view="partial"), Task.of(environment))
     actor = motivation.actor(3, torch.Generator())

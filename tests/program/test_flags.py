@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 
 import pytest
+from main.flags import UsageError
 
 from main import flags as flags_module
 from main import main as entry
-from main.flags import UsageError
-from utils_folder import env_utils
+from utils_folder import minigrid
 
 REFERENCE_DEFAULTS = {
     "env": "MiniGrid-Empty-8x8-v0", "mode": "train", "xpid": None, "window": 50, "disable_checkpoint": False,
@@ -106,7 +106,7 @@ def test_values_out_of_range_are_refused(bad):
 
 
 def test_a_grid_too_large_is_refused(monkeypatch):
-    monkeypatch.setattr(env_utils, "grid_size", lambda name: (33, 20))
+    monkeypatch.setattr(minigrid, "grid_size", lambda name: (33, 20))
     assert "33x20" in flags_module.problems(parsed())[0]
 
 

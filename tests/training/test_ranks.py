@@ -18,22 +18,22 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from main.learner import Learner
+from main.sources import ActorProcesses, ActorsFailed
+from main.train import Run
 from torch import nn
+from utils_folder.amigo import shares
+from utils_folder.motivation import Task, make_motivation, registry
 
 from main import flags as flags_module
 from main import main as entry
 from main import preflight
-from main.learner import Learner
-from main.sources import ActorProcesses, ActorsFailed
-from main.train import Run
 from tests.helpers.agents import make_flags, random_batch
 from tests.helpers.program import COMMON, ROOT, alive, children, command, rows, scripts
 from tests.helpers.ranks import CPU, in_ranks
 from torchbeast.core.optimizer import Diverged, Optimizer
 from torchbeast.core.ranks import ALONE, Ranks, RanksFailed, from_environment
 from utils_folder import checkpoint
-from utils_folder.amigo import shares
-from utils_folder.motivation import Task, make_motivation, registry
 
 TASK = Task((6, 4, 3), 7, 50)
 T, B = 4, 3  # T + 1, B and 2 B all differ

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -109,6 +109,14 @@ class Optimizer:
         if counts:
             self.schedule.step()
         return norm
+
+    def warnings(self, whose: str, flag: str) -> Iterator[str]:
+        """What a user should know, a line each. `whose`: updates these are; `flag`: sets the learning rate."""
+        if self.skipped:
+            yield (
+                f"a {whose} update had a loss or gradient that is not finite and was not applied; "
+                f"if it happens often, lower --{flag}"
+            )
 
     @property
     def updates(self) -> int:
