@@ -31,8 +31,9 @@ from main.training import recipe
 from main.training.learner import Learner
 from main.training.processes import cores
 from models.linear import product
-from torchbeast.core.file_writer import processor_name
+from torchbeast.core import run_folder
 from torchbeast.core.optimizer import LearningSettings
+from torchbeast.core.provenance import processor_name
 from torchbeast.core.ranks import ALONE, Alone, Ranks
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import torch_generator
@@ -147,7 +148,7 @@ def whole_program(seconds: float, *more: str) -> float:
         words = [sys.executable, "-m", "main.main", *DOCUMENT, "--savedir", savedir, "--xpid", "benchmark", *more]
         errors = open(Path(savedir) / "errors", "w+")  # noqa: SIM115  (a pipe that nobody reads would fill)
         process = subprocess.Popen(words, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        log = Path(savedir) / "benchmark" / "logs.csv"
+        log = Path(savedir) / "benchmark" / run_folder.LOG
         try:
             deadline = time.monotonic() + 60
             while not (log.exists() and len(log.read_text().splitlines()) > 1):

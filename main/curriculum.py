@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from main import command, outputs, plot
+from torchbeast.core import checkpoint, run_folder
 from torchbeast.core.settings import Parser, UsageError
-from utils_folder import checkpoint, video
+from utils_folder import video
 from utils_folder.motivations import curriculum
 from utils_folder.motivations.curriculum import NAMES, OBJECT_TO_IDX, PROPOSED, REACHED, History
 
@@ -44,7 +45,7 @@ PAGE_TITLES = (
 def read(run_dir: Path) -> tuple[History, str]:
     """A run's history and its title. Raises: UsageError if there is none."""
     try:
-        state, _ = checkpoint.load_newest(run_dir / "model.tar")
+        state, _ = checkpoint.load_newest(run_dir / run_folder.CHECKPOINT)
     except checkpoint.CheckpointError as error:
         raise UsageError(str(error)) from None
     if curriculum.KEY not in state:

@@ -12,6 +12,7 @@ from main import settings as settings_module
 from main.analysis import table
 from main.analysis.table import Experiment
 from main.playing import score, trained
+from torchbeast.core import run_folder
 from torchbeast.core.settings import Parser, UsageError
 
 AGENT_HEAD = ("agent", "success", "return", "steps")
@@ -33,7 +34,7 @@ def agent_rows(experiments: Sequence[Experiment], runs: Path) -> list[list[str]]
     rows = []
     for experiment in experiments:
         for folder in table.finished(experiment, runs):
-            settings, given = settings_module.parse(["--weight_path", str(folder / "model.tar"), *EVALUATION])
+            settings, given = settings_module.parse(["--weight_path", str(folder / run_folder.CHECKPOINT), *EVALUATION])
             scores = score.score(trained.load(settings, given))
             interval = [
                 f"{scores[name]:.3f} ({scores[f'{name}_interval'][0]:.3f} to {scores[f'{name}_interval'][1]:.3f})"

@@ -16,12 +16,13 @@ from main.analysis import keep, table
 from main.analysis.log import Declared, read_meta
 from main.analysis.table import Experiment, is_finished, run_dir
 from main.training.interrupt import EXIT_CODES
+from torchbeast.core import run_folder
 from torchbeast.core.settings import Parser, UsageError
 
 
 def check_same(experiment: Experiment, folder: Path) -> None:
     """Raises: UsageError if the run there was not made with the row's flags, as when the row has changed since."""
-    made_with = read_meta(folder / "meta.json", settings_module.defaults()).arguments
+    made_with = read_meta(folder / run_folder.METADATA, settings_module.defaults()).arguments
     if made_with is None:
         return
     _, wanted = settings_module.parse(experiment.arguments)
@@ -37,7 +38,7 @@ def command_line(experiment: Experiment, seed: int, savedir: Path) -> list[str]:
     """Starts the run, or goes on with it."""
     folder = run_dir(experiment, seed, savedir)
     program = [sys.executable, "-m", "main.main"]
-    if (folder / "model.tar").exists():
+    if (folder / run_folder.CHECKPOINT).exists():
         return [*program, "--resume", str(folder)]
     return [*program, *experiment.arguments, "--seed", str(seed), "--savedir", str(savedir), "--xpid", folder.name]
 

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from main.analysis.log import EXPERIMENT, Log, means
+from torchbeast.core import run_folder
 from torchbeast.core.settings import UsageError
 
 ABSENT = "not recorded"
@@ -116,7 +117,7 @@ def _labels(firsts: Sequence[Log], names: Sequence[str]) -> list[str]:
         else:
             labels.append(str(log.arguments.get("model", log.name)))
     twice = {label for label in labels if labels.count(label) > 1}
-    own = [str(log.path.parent if log.path.name == "logs.csv" else log.path) for log in firsts]
+    own = [str(log.path.parent if log.path.name == run_folder.LOG else log.path) for log in firsts]
     return [path if label in twice and log.arguments is None else label for log, label, path in zip(firsts, labels, own)]
 
 

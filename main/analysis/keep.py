@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from main.analysis.log import Declared, Log, means, read_log
+from torchbeast.core import checkpoint, run_folder
 from torchbeast.core.settings import UsageError
-from utils_folder import checkpoint
 
 ROWS = 1000
 DIGITS = 5
@@ -25,11 +24,11 @@ def keep(run_dir: Path, folder: Path, declared: Declared) -> None:
     Raises: UsageError if the run has no readable log or checkpoint.
     """
     try:
-        state = checkpoint.load(run_dir / "model.tar")
+        state = checkpoint.load(run_dir / run_folder.CHECKPOINT)
     except checkpoint.CheckpointError as error:
         raise UsageError(str(error)) from None
     log = read_log(run_dir, declared)
-    meta = json.loads((run_dir / "meta.json").read_text())
+    meta = run_folder.read_metadata(run_dir)
     meta["xpid"] = folder.name
     # As if it had been made in `folder`: where code and runs lay is nobody's business.
     place = {"savedir": folder.parent.name, "xpid": folder.name, "resume": f"{folder.parent.name}/{folder.name}"}
@@ -39,11 +38,11 @@ def keep(run_dir: Path, folder: Path, declared: Declared) -> None:
         start["command"] = [Path(program).name, *(_word(*pair, after) for pair in zip(("", *words), words))]
         start["args"] = _placed(start["args"], place)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(folder / "model.tar", playing(state) | {"flags": _placed(state["flags"], place)})
-    with open(folder / "logs.csv", "w", newline="") as file:
+    checkpoint.save(folder / run_folder.CHECKPOINT, playing(state) | {"flags": _placed(state["flags"], place)})
+    with run_folder.replacing(folder / run_folder.LOG) as temporary, open(temporary, "w", newline="") as file:
         file.write("# " + ",".join(log.columns) + "\n")
         csv.writer(file, lineterminator="\n").writerows(zip(*(map(_cell, column) for column in thinned(log).values())))
-    (folder / "meta.json").write_text(json.dumps(meta, indent=4) + "\n")
+    run_folder.write_metadata(folder, meta)
 
 
 def playing(state: dict[str, Any]) -> dict[str, Any]:

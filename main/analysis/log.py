@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from torchbeast.core import run_folder
 from torchbeast.core.columns import Column
 from torchbeast.core.settings import UsageError
 
@@ -112,11 +113,11 @@ def read_log(given: str | Path, declared: Declared) -> Log:
     if left_out:
         print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
     columns = {name: values[rows] for name, values in columns.items()}
-    meta = read_meta(path.with_name("meta.json"), declared.defaults)
+    meta = read_meta(path.with_name(run_folder.METADATA), declared.defaults)
     frames = frames[rows]
     seams[np.searchsorted(frames, [f for f in meta.resumed_at if f < frames[-1]], side="right")] = True
     hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
-    name = path.resolve().parent.name if path.name == "logs.csv" else path.stem
+    name = path.resolve().parent.name if path.name == run_folder.LOG else path.stem
     return Log(name, path, meta.arguments, frames, columns, hours, declared.columns)
 
 
@@ -125,9 +126,9 @@ def _log_path(given: Path) -> Path:
         return given
     if not given.exists():
         raise UsageError(f"{given} does not exist: give the folder of a run, or its logs.csv")
-    if (given / "logs.csv").is_file():
-        return given / "logs.csv"
-    inside = any(given.glob("*/logs.csv"))
+    if (given / run_folder.LOG).is_file():
+        return given / run_folder.LOG
+    inside = any(given.glob(f"*/{run_folder.LOG}"))
     remedy = f"but folders in it have one: give {given}/*" if inside else "give the folder of a run (SAVEDIR/XPID)"
     raise UsageError(f"{given} has no logs.csv; {remedy}")
 
@@ -141,7 +142,7 @@ def read_columns(path: Path) -> tuple[dict[str, np.ndarray], int]:
     """
     text = _text(path)
     complete = text[: text.rfind("\n") + 1]
-    longer = {len(names): names for names in _table(path.with_name("fields.csv"))}
+    longer = {len(names): names for names in _table(path.with_name(run_folder.FIELDS))}
     header: list[str] = max(longer.values(), key=len, default=[])
     blocks: list[tuple[list[str], list[list[str]]]] = []
     left_out = int(complete != text)

@@ -13,6 +13,7 @@ import numpy as np
 
 from main.analysis import curves
 from main.analysis.log import Declared, Log, NoRows, means, read_log, read_meta
+from torchbeast.core import run_folder
 from torchbeast.core.settings import UsageError
 
 WINDOW_FRAMES = 1_000_000
@@ -102,7 +103,7 @@ def run_dir(experiment: Experiment, seed: int, savedir: Path) -> Path:
 
 def is_finished(folder: Path) -> bool:
     """Whether a run has come to its end. Raises: UsageError for a damaged meta.json."""
-    return read_meta(folder / "meta.json", {}).finished
+    return read_meta(folder / run_folder.METADATA, {}).finished
 
 
 def finished(experiment: Experiment, runs: Path) -> list[Path]:
@@ -166,7 +167,7 @@ def _number(value: float) -> float | None:
 
 def line(experiment: Experiment, folder: Path, declared: Declared) -> str:
     """The state of one run, for a person."""
-    if not (folder / "logs.csv").exists():
+    if not (folder / run_folder.LOG).exists():
         return f"{folder.name}: not started"
     result = outcome(folder, experiment.reach, declared)
     state = "finished" if is_finished(folder) else f"{result.frames / experiment.frames:.0%} done"

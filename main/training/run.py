@@ -24,12 +24,13 @@ from main.training.loop import Loop
 from main.training.processes import ProcessSettings
 from main.training.record import Record, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
+from torchbeast.core import checkpoint
 from torchbeast.core.optimizer import Diverged, LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
-from utils_folder import checkpoint, minigrid
+from utils_folder import minigrid
 from utils_folder.minigrid import EnvironmentSettings
 
 logger = logging.getLogger("amigo")

@@ -13,7 +13,7 @@ import pytest
 from main import curriculum
 from main.curriculum import merged
 from tests.helpers.curriculum import batches, seen
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 from utils_folder.motivations.curriculum import KEY, history
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

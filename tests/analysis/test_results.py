@@ -11,8 +11,8 @@ from main import command, report
 from main import settings as settings_module
 from main.analysis import table
 from tests.helpers.program import ROOT
+from torchbeast.core import checkpoint
 from torchbeast.core.settings import UsageError
-from utils_folder import checkpoint
 
 RESULTS = ROOT / "results"
 TABLE = RESULTS / "experiments.ini"

@@ -14,15 +14,16 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from main.evaluate import Agent, Episodes, play, report, summarise
+from utils_folder.goals import cell_to_inner
+from utils_folder.motivation import Task, make_motivation
 
 from main import evaluate
 from main import flags as flags_module
 from main import main as entry
-from main.evaluate import Agent, Episodes, play, report, summarise
 from tests.helpers.agents import make_flags
-from utils_folder import checkpoint, video
-from utils_folder.goals import cell_to_inner
-from utils_folder.motivation import Task, make_motivation
+from torchbeast.core import checkpoint
+from utils_folder import video
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT.parent / "shared" / "reference"
@@ -446,17 +447,3 @@ def test_weights_that_do_not_fit_their_flags_are_refused(trained, tmp_path, caps
     torch.save(state, tmp_path / "x.tar")
     assert test(tmp_path / "x.tar") == 2
     assert "do not fit" in capsys.readouterr().err
-
-
-def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "model.tar"
-    checkpoint.save(path, {"model_state_dict": {}, "flags": {"a": 1}})
-    before = path.read_bytes()
-
-    def fail(descriptor):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.save(path, {})
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
