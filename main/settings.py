@@ -9,6 +9,7 @@ from typing import Any
 from main.training.processes import ProcessSettings
 from models import STUDENTS
 from models.grid import CellSettings
+from torchbeast.core import run_folder
 from torchbeast.core import settings as core
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.settings import Flag, Settings, UsageError, flag
@@ -72,7 +73,7 @@ class EvaluationSettings:
     """How a trained agent plays, and what is shown of it."""
 
     title = "Evaluation"
-    weight_path: str = flag("model.tar", "checkpoint of the agent to play with", resumable=True)
+    weight_path: str = flag(run_folder.CHECKPOINT, "checkpoint of the agent to play with", resumable=True)
     num_episodes: int = flag(100, "episodes to play", at_least=1, resumable=True)
     greedy: bool = flag(False, "take the most probable action (default: sample)", resumable=True)
     json: str | None = flag(None, "also write the statistics to this file", resumable=True)

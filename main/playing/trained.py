@@ -13,9 +13,10 @@ from main.settings import EvaluationSettings, RunSettings
 from main.training import recipe
 from main.training.actor import Actor
 from models import STUDENTS
+from torchbeast.core import checkpoint
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
-from utils_folder import checkpoint, minigrid
+from utils_folder import minigrid
 from utils_folder.motivations.base import Motivation
 
 logger = logging.getLogger("amigo")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 
 Damage = Callable[[Path, Path], object]  # to the checkpoint at the first path; the second is where code in it would show
 

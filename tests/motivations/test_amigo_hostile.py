@@ -11,7 +11,7 @@ import torch
 from main import main as entry
 from tests.helpers.damage import changed, contents
 from tests.helpers.program import command
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 
 
 @pytest.fixture(scope="module")

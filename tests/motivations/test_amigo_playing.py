@@ -12,7 +12,8 @@ from main import settings as settings_module
 from main.training import recipe
 from models.teacher import Teacher
 from tests.helpers.playing import REFERENCE, load, play, train, watch
-from utils_folder import checkpoint, video
+from torchbeast.core import checkpoint
+from utils_folder import video
 from utils_folder.motivations.amigo import TeacherSettings
 from utils_folder.motivations.base import Task
 from utils_folder.motivations.goals import cell_to_inner

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.helpers.playing import load, train, watch
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 
 
 @pytest.fixture(scope="module")

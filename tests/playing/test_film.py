@@ -14,7 +14,8 @@ from main.playing import film
 from main.playing.trained import Trained
 from main.training import recipe
 from tests.helpers.playing import load, play, watch
-from utils_folder import checkpoint, video
+from torchbeast.core import checkpoint
+from utils_folder import video
 
 OUTCOMES = {"task solved", "time is up", "episode over"}
 

@@ -12,7 +12,7 @@ from main import settings as settings_module
 from main.playing import trained as trained_module
 from main.settings import RunSettings
 from tests.helpers.playing import REFERENCE, load, play
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 from utils_folder.motivations import MOTIVATIONS
 
 

@@ -17,7 +17,7 @@ from main import settings as settings_module
 from main.training import recipe
 from tests.helpers.damage import changed, contents, flag
 from tests.helpers.program import command, rows
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 from utils_folder.motivations import MOTIVATIONS
 
 
@@ -259,21 +259,6 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
     assert entry.main(args) == 0
     frames = [checkpoint.load(tmp_path / "run" / name)["frames"] for name in ("model.tar", "milestone-000000000216.tar")]
     assert frames == [480, 216] and (tmp_path / "run" / "model-1.tar").exists()
-
-
-def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_good_one(tmp_path):
-    path = tmp_path / "model.tar"
-    for frames in (1, 2):
-        checkpoint.save(path, {"model_state_dict": {}, "flags": {}, "frames": frames}, keep=2)
-    path.write_bytes(b"damaged")
-    checkpoint.save(path, {"model_state_dict": {}, "flags": {}, "frames": 3}, keep=2)
-    assert [checkpoint.load(p)["frames"] for p in (path, tmp_path / "model-1.tar")] == [3, 1]
-
-
-def test_what_a_killed_save_left_is_removed(tmp_path):
-    (tmp_path / ".model.tar.abc.tmp").write_bytes(b"half")
-    checkpoint.save(tmp_path / "model.tar", {"model_state_dict": {}, "flags": {}})
-    assert [p.name for p in tmp_path.iterdir()] == ["model.tar"]
 
 
 def test_milestones_stay(tmp_path):

@@ -1,7 +1,7 @@
 """What a newcomer adds is one file and one line; everything else follows by itself.
 
-In a copy of the program the examples of the pages, a motivation and a student's network, are added, each by a file and a line in
-its registry. Then the copy trains, is interrupted, goes on, keeps, plays, plots and prints its tables, as any user would do it.
+In a copy of the program the examples of the pages, a motivation and a student's network, are added, each by a file and a line
+in its registry. Then the copy trains, is interrupted, goes on, keeps, plays, plots and prints its tables.
 """
 
 from __future__ import annotations

@@ -10,20 +10,20 @@ import sys
 
 import pytest
 import torch
+from main.flags import UsageError
+from main.learner import Learner
 from torch import nn
+from utils_folder.amigo import Amigo, Watch
+from utils_folder.difficulty import Threshold, Window
+from utils_folder.motivation import Task, make_motivation
 
 from main import flags as flags_module
 from main import main as entry
 from main import preflight
-from main.flags import UsageError
-from main.learner import Learner
 from tests.helpers.agents import random_batch
 from tests.helpers.program import ROOT, command, rows
 from torchbeast.core.file_writer import FileWriter
 from torchbeast.core.optimizer import Diverged, Optimizer
-from utils_folder.amigo import Amigo, Watch
-from utils_folder.difficulty import Threshold, Window
-from utils_folder.motivation import Task, make_motivation
 
 
 def parsed(*more: str) -> argparse.Namespace:
@@ -261,7 +261,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeyp
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("utils_folder.checkpoint.save", full)
+    monkeypatch.setattr("torchbeast.core.checkpoint.save", full)
     assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 1
     assert "the last checkpoint could not be written" in capfd.readouterr().err
 

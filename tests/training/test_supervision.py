@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from main import main as entry
-from main import sources
 from main.actor import Actor
 from main.learner import Learner
 from main.train import Run
+
+from main import main as entry
+from main import sources
 from tests.helpers.program import actor_pids, alive, children, command, rows, start
+from torchbeast.core import checkpoint
 from torchbeast.core.rollouts import shared_array
-from utils_folder import checkpoint
 
 NOTICED_SECONDS = 5.0
 

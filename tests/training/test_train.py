@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from main.actor import Actor
+from main.learner import Learner
+from utils_folder.motivation import registry
 
 from main import main as entry
 from main import sources
-from main.actor import Actor
-from main.learner import Learner
 from tests.helpers.program import actor_pids, command, rows, start
-from utils_folder import checkpoint
-from utils_folder.motivation import registry
+from torchbeast.core import checkpoint
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -78,6 +78,7 @@ class Optimizer:
             return 1 - min(updates * frames_per_update, total_frames) / total_frames
 
         self._remaining = remaining
+        self._frames_per_update = frames_per_update
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.rule, remaining)
         self.skipped = 0  # updates not applied
         self._bad_in_a_row = 0
@@ -125,9 +126,14 @@ class Optimizer:
 
     def state_dict(self) -> tuple[dict, dict]:
         """(The update rule's state, the schedule's)."""
-        return self.rule.state_dict(), self.schedule.state_dict()
+        return self.rule.state_dict(), {**self.schedule.state_dict(), "frames_per_update": self._frames_per_update}
 
     def load_state_dict(self, rule: dict, schedule: dict) -> None:
+        """Goes on from there; where an update now takes other frames (of more ranks, or fewer), from the same frames."""
+        schedule = dict(schedule)
+        then = schedule.pop("frames_per_update", self._frames_per_update)
+        if then != self._frames_per_update:
+            schedule["last_epoch"] = schedule["last_epoch"] * then / self._frames_per_update
         self.rule.load_state_dict(rule)
         self.schedule.load_state_dict(schedule)
         for group in self.rule.param_groups:  # total_frames may be another than when the state was saved
