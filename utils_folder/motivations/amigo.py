@@ -190,7 +190,7 @@ class Amigo(Motivation):
     )
     columns = (
         *UPDATE_COLUMNS,
-        Column("generator_current_target", "t*", "last", panel="t_star", label="t* (steps)"),
+        Column("generator_current_target", "target distance of goals, in steps", "last", panel="t_star", label="t* (steps)"),
         Column("goals_reached", "share of steps on which the goal was reached"),
     )
     goal_conditioned = True
