@@ -24,14 +24,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from main import command, outputs
+from main import command
 from main import settings as settings_module
 from main.analysis import scaling
 from main.training import recipe
 from main.training.learner import Learner
 from main.training.processes import cores
 from models.linear import product
-from torchbeast.core import run_folder
+from torchbeast.core import outputs, run_folder
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.provenance import processor_name
 from torchbeast.core.ranks import ALONE, Alone, Ranks
@@ -329,7 +329,7 @@ def measure_scaling() -> dict[str, Any]:
 def benchmark(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is measured."""
     if options.json:
-        outputs.check("--json", options.json)
+        outputs.must_be_writable("--json", options.json)
     if options.scaling:
         result = {**machine(), **measure_scaling()}
         print(heading(result), scaling.report(result), sep="\n\n")

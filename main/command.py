@@ -76,3 +76,7 @@ def check_run(argv: Sequence[str]) -> None:
     """Raises UsageError with all problems at once if no run can have this command line."""
     settings, _ = settings_module.parse(argv)
     settings_module.check(settings)
+
+
+if __name__ == "__main__":
+    raise SystemExit("main.command is no command: python -m main --help names them")

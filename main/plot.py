@@ -25,10 +25,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from main import command, outputs
+from main import command
 from main.analysis.curves import CONFIDENCE, STATISTICS, Curve, Group, default_window, group_logs, make_curve
 from main.analysis.log import Log, read_log
 from main.training import recipe
+from torchbeast.core import outputs
 from torchbeast.core.columns import Column
 from torchbeast.core.settings import Parser, UsageError
 
@@ -326,9 +327,9 @@ def _check_output(options: argparse.Namespace) -> str:
     kind = Path(options.out).suffix[1:].lower()
     if kind not in FORMATS:
         raise UsageError(f"--out {options.out}: give a name that ends in .png, .svg or .pdf")
-    outputs.check("--out", options.out)
+    outputs.must_be_writable("--out", options.out)
     if options.json:
-        outputs.check("--json", options.json)
+        outputs.must_be_writable("--json", options.json)
     if options.json and Path(options.json).resolve() == Path(options.out).resolve():
         raise UsageError("--out and --json name the same file; give two")
     return kind

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from main import command, outputs
+from main import command
 from main import settings as settings_module
 from main.analysis import table
 from main.analysis.table import Experiment
 from main.playing import score, trained
-from torchbeast.core import run_folder
+from torchbeast.core import outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError
 
 AGENT_HEAD = ("agent", "success", "return", "steps")

@@ -19,7 +19,10 @@ from utils_folder.motivations import MOTIVATIONS, canonical_name
 from utils_folder.motivations.rewards import RewardSettings
 
 PROGRAM = "python -m main.main"
-DESCRIPTION = "AMIGo: adversarially motivated intrinsic goals, on MiniGrid."
+DESCRIPTION = (
+    "AMIGo: adversarially motivated intrinsic goals, on MiniGrid. Trains an agent, or plays with a trained one. "
+    "Other commands: python -m main.plot, main.curriculum, main.reproduce, main.report and main.benchmark, each with --help."
+)
 
 
 @dataclass(frozen=True)
@@ -136,3 +139,7 @@ def check(settings: Settings) -> None:
     found = problems(settings)
     if found:
         raise UsageError("\n".join(found))
+
+
+if __name__ == "__main__":
+    raise SystemExit("main.settings is no command: python -m main --help names them")

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from main import outputs
 from main.playing import film, score, trained
 from main.playing.trained import Trained
 from main.settings import EvaluationSettings, RunSettings
+from torchbeast.core import outputs
 from torchbeast.core.settings import Settings, UsageError
 from utils_folder import video
 
@@ -42,9 +42,9 @@ def _check_outputs(run: RunSettings, own: EvaluationSettings) -> None:
             "--mode test_render shows episodes and writes nothing: leave out --json and --record_video, or use test"
         )
     if own.json is not None:
-        outputs.check("--json", own.json)
+        outputs.must_be_writable("--json", own.json)
     if own.record_video:
-        outputs.check("--video_path", own.video_path)
+        outputs.must_be_writable("--video_path", own.video_path)
         if Path(own.video_path).suffix.lower() not in video.VIDEO_SUFFIXES:
             raise UsageError(
                 f"--video_path {own.video_path}: choose a name that ends with {' or '.join(video.VIDEO_SUFFIXES)}"

@@ -42,7 +42,7 @@ class Finding(NamedTuple):
     problem: str | None = None
 
 
-def check(settings: Settings, ranks: Alone = ALONE, *, rollout_bytes: int, checkpoint_bytes: int) -> None:
+def examine(settings: Settings, ranks: Alone = ALONE, *, rollout_bytes: int, checkpoint_bytes: int) -> None:
     """Logs a line per finding. Raises UsageError with every problem. Writes nothing, starts nothing, touches no CUDA here."""
     processes = settings[ProcessSettings].processes
     findings = [

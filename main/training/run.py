@@ -112,7 +112,7 @@ class Run:
         self.learner = self.agent.learner(ranks)
         self.lockstep = Lockstep(self.learner, self.interrupt, ranks)
         size = {"rollout_bytes": self.agent.rollout_bytes, "checkpoint_bytes": self.agent.checkpoint_bytes}
-        preflight.check(checked or settings, ranks, **size)
+        preflight.examine(checked or settings, ranks, **size)
         if state is not None:
             self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
         self.rollouts = self.agent.rollouts()

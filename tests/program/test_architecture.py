@@ -133,8 +133,8 @@ def test_a_module_that_can_be_run_is_a_command_with_help(path):
     text = path.read_text()
     if "def main(" in text:
         assert 'if __name__ == "__main__"' in text and f"`python -m main.{path.stem}" in ast.get_docstring(ast.parse(text))
-    elif path.stem != "__main__":
-        assert "__main__" not in text
+    elif path.stem not in ("__init__", "__main__"):
+        assert "is no command" in text  # and says so, in place of a silent exit
 
 
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("main.analysis")))

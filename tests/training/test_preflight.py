@@ -32,7 +32,7 @@ def parsed(*more: str) -> argparse.Namespace:
 
 def problems(monkeypatch=None, *more: str) -> str:
     with pytest.raises(UsageError) as error:
-        preflight.check(parsed(*more), rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+        preflight.examine(parsed(*more), rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
     return str(error.value)
 
 
@@ -41,7 +41,7 @@ def problems(monkeypatch=None, *more: str) -> str:
 
 def test_a_machine_that_is_enough_passes_and_is_described(caplog):
     caplog.set_level("INFO", "amigo")
-    preflight.check(parsed(), rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+    preflight.examine(parsed(), rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
     text = caplog.text
     for word in ("memory", "open files", "disk", "cores", "GPU"):
         assert f"check: {word}" in text or word in text

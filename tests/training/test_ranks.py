@@ -408,10 +408,10 @@ def test_ranks_on_one_machine_share_its_cores_and_memory(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert flags_module.processes(flags) == 3
-    preflight.check(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+    preflight.examine(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "100000")
     with pytest.raises(flags_module.UsageError, match="of memory"):
-        preflight.check(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+        preflight.examine(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
 
 
 def drift(ranks: Ranks, flags: argparse.Namespace):

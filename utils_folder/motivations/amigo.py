@@ -23,8 +23,8 @@ from torchbeast.core.rollouts import Field
 from torchbeast.core.sampling import sample
 from torchbeast.core.settings import Settings, flag
 from torchbeast.core.weights import Reader, SharedWeights
+from utils_folder.motivations import curriculum, goals, rewards
 from utils_folder.motivations import difficulty as difficulties
-from utils_folder.motivations import goals, rewards
 from utils_folder.motivations.alarms import TeacherAlarms
 from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown, Task
 from utils_folder.motivations.curriculum import Curriculum
@@ -195,7 +195,7 @@ class Amigo(Motivation):
     )
     goal_conditioned = True
     waiting_keys = ("generator_batch",)
-    own_keys = ("curriculum",)
+    own_keys = (curriculum.KEY,)
     make_difficulty = staticmethod(threshold_difficulty)
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
@@ -312,7 +312,7 @@ class Amigo(Motivation):
         return {
             "generator_model_state_dict": self.teacher.state_dict(),
             "difficulty": difficulties.state_dict(self.difficulty),
-            "curriculum": self._curriculum.state_dict(),
+            curriculum.KEY: self._curriculum.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -334,7 +334,7 @@ class Amigo(Motivation):
         self._optimizer.load_state_dict(state["generator_model_optimizer_state_dict"], state["generator_scheduler_state_dict"])
         device = next(self.teacher.parameters()).device
         self._waiting = {k: v.to(device) for k, v in state["generator_batch"].items()}
-        self._curriculum.load_state_dict(state["curriculum"])
+        self._curriculum.load_state_dict(state[curriculum.KEY])
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
         width, height, _ = self._task.frame_shape

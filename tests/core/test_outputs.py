@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from main import outputs
+from torchbeast.core import outputs
 from torchbeast.core.settings import UsageError
 
 

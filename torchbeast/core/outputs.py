@@ -10,7 +10,7 @@ from torchbeast.core.run_folder import replacing
 from torchbeast.core.settings import UsageError
 
 
-def check(flag: str, path: str | Path) -> None:
+def must_be_writable(flag: str, path: str | Path) -> None:
     """Raises: UsageError if no file can lie there. `flag`: what named it."""
     path = Path(path)
     try:
