@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import io
 import math
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import nn, tensor
 
-from torchbeast.core.optimizer import Optimizer, from_flags
+from torchbeast.core.optimizer import LearningSettings, Optimizer, optimizer_maker
 
 SETTINGS = dict(
     learning_rate=0.5, frames_per_update=30, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0.0
@@ -141,9 +140,9 @@ def test_a_saved_optimizer_goes_on_identically(momentum):
         assert torch.equal(mine, theirs)
 
 
-def test_from_flags():
-    flags = argparse.Namespace(unroll_length=5, batch_size=3, total_frames=60, alpha=0.8, epsilon=0.2, momentum=0.3)
-    optimizer = from_flags([p := parameter(1.0)], flags, learning_rate=0.25)
+def test_the_maker_gives_all_of_a_run_one_schedule():
+    learning = LearningSettings(unroll_length=5, batch_size=3, alpha=0.8, epsilon=0.2, momentum=0.3)
+    optimizer = optimizer_maker(learning, total_frames=60)([p := parameter(1.0)], learning_rate=0.25)
     (group,) = optimizer.rule.param_groups
     assert (group["lr"], group["alpha"], group["eps"], group["momentum"]) == (0.25, 0.8, 0.2, 0.3)
     assert optimizer.max_norm == 40

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from main.actor import Actor
+from main.training.actor import Actor
 from models.student import Student
 from torchbeast.core.environment import Environment
 from torchbeast.core.rollouts import POISON, Field, Rollouts, agent_fields, shared_array
 from torchbeast.core.sampling import torch_generator
 from torchbeast.core.weights import Reader, SharedWeights
-from utils_folder.motivation import MotivationActor
+from utils_folder.motivations.base import MotivationActor
 
 T, E, W, H, A = 3, 2, 4, 5, 7
 LAYERS, HIDDEN, SLOTS = 2, 6, 9

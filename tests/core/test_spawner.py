@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from main import preflight
+from main.training import preflight
 from torchbeast.core.spawner import Spawner
 
 
@@ -137,5 +137,5 @@ def test_a_dead_spawner_is_noticed(spawner):
 
 
 def test_more_processes_than_cores_are_named(monkeypatch):
-    monkeypatch.setattr("main.flags.cores", lambda: 2)
+    monkeypatch.setattr("main.training.processes.cores", lambda: 2)
     assert "take turns" in preflight.cores(3).text and "take turns" not in preflight.cores(1).text

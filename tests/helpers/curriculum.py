@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.helpers.agents import make_settings
-from tests.helpers.amigo import random_batch
+from tests.helpers.motivations.amigo import random_batch
 from utils_folder.motivations.base import Task
 from utils_folder.motivations.curriculum import Curriculum
 

@@ -14,6 +14,7 @@ from models.student import StudentSettings
 from tests.helpers.plain_networks import PlainStudent
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.settings import Settings
+from utils_folder.motivations.rewards import RewardSettings
 
 
 def plain_twin(network: nn.Module, plain: nn.Module) -> nn.Module:
@@ -25,6 +26,11 @@ def plain_twin(network: nn.Module, plain: nn.Module) -> nn.Module:
     return plain.double()
 
 
+def sizes(settings: Settings) -> tuple[int, int]:
+    """(T, B)."""
+    return settings[LearningSettings].unroll_length, settings[LearningSettings].batch_size
+
+
 def plain_student(agent: Agent) -> PlainStudent:
     own = agent.settings[StudentSettings]
     plain = PlainStudent(
@@ -33,6 +39,50 @@ def plain_student(agent: Agent) -> PlainStudent:
         num_lstm_layers=own.num_lstm_layers, use_embedding=not agent.settings[CellSettings].disable_use_embedding,
     )  # fmt: skip
     return plain_twin(agent.student, plain)
+
+
+class PlainStudentLearner:
+    """The student's update of SPEC section 4 in float64, entry by entry, given the intrinsic rewards and the goals."""
+
+    def __init__(self, agent: Agent):
+        self.settings, self.T, self.B = agent.settings, *sizes(agent.settings)
+        self.student = plain_student(agent)
+        self.optimizer = PlainRMSprop(self.student, agent.settings[LearningSettings].learning_rate, agent.settings)
+
+    def learn(self, batch, intrinsic, goals) -> tuple[tuple[Tensor, ...], int]:
+        """(total, pg, baseline, entropy), and how many importance weights were clipped; `intrinsic` [T][B], t = 1..T."""
+        losses, clipped = self.loss(batch, intrinsic, goals)
+        self.optimizer.step(losses[0])
+        return losses, clipped
+
+    def loss(self, batch, intrinsic, goals):
+        T, B, own = self.T, self.B, self.settings[LearningSettings]
+        inputs = {name: batch[name] for name in ("frame", "carried_obj", "carried_col", "done")} | {"goal": goals}
+        core = tuple(batch[f"core_state_{i}"].transpose(0, 1).double() for i in range(2) if f"core_state_{i}" in batch)
+        outputs, _ = self.student(inputs, core)
+        policy, values = outputs["policy_logits"].log_softmax(-1), outputs["baseline"]
+        behaviour = batch["policy_logits"].double().log_softmax(-1)
+        zeros = [[0.0] * B for _ in range(T)]
+        log_rhos, discounts, rewards = ([row[:] for row in zeros] for _ in range(3))
+        for t in range(1, T + 1):
+            for b in range(B):
+                a = int(batch["action"][t, b])
+                log_rhos[t - 1][b] = float(policy[t - 1, b, a] - behaviour[t, b, a])
+                discounts[t - 1][b] = 0.0 if batch["done"][t, b] else own.discounting
+                rewards[t - 1][b] = self.reward(float(batch["reward"][t, b]), float(intrinsic[t - 1][b]))
+        targets, advantages = plain_vtrace(log_rhos, discounts, rewards, values[:-1].detach(), values[-1].detach())
+        pg = baseline = entropy = 0.0
+        for t in range(T):
+            for b in range(B):
+                pg = pg - policy[t, b, int(batch["action"][t + 1, b])] * advantages[t][b] / B
+                baseline = baseline + own.baseline_cost * 0.5 * (targets[t][b] - values[t, b]) ** 2 / B
+                entropy = entropy + own.entropy_cost * (policy[t, b].exp() * policy[t, b]).sum() / B
+        return (pg + baseline + entropy, pg, baseline, entropy), sum(x > 0 for row in log_rhos for x in row)
+
+    def reward(self, extrinsic: float, intrinsic: float) -> float:
+        counts = not self.settings[RewardSettings].no_extrinsic_rewards
+        clipped = min(max(extrinsic + intrinsic if counts else intrinsic, -1.0), 1.0)
+        return clipped + (1.0 if extrinsic > 0 and counts else 0.0)
 
 
 class PlainRMSprop:

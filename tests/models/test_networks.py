@@ -13,6 +13,7 @@ from models.linear import ONEDNN_FROM, linear
 from models.novelty import RandomNetwork
 from models.student import Student
 from models.teacher import Teacher
+from tests.helpers.agents import random_frames
 from tests.helpers.plain_networks import PlainRandomNetwork, PlainStudent, PlainTeacher
 
 GRIDS = [(7, 7), (11, 6), (3, 5), (16, 16), (9, 20)]
@@ -23,19 +24,6 @@ CHECKPOINTS = Path(__file__).resolve().parents[3] / "shared" / "reference"
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def random_frames(*shape: int) -> torch.Tensor:
-    """uint8 [..., W, H, 3k] of random cells, exactly one agent in each of the k frames."""
-    *leading, width, height, channels = shape
-    frames = torch.empty(*leading, width * height, channels // 3, 3, dtype=torch.uint8)
-    for channel, size in enumerate((10, 6, 4)):
-        frames[..., channel] = torch.randint(size, frames.shape[:-1])
-    flat = frames.view(-1, *frames.shape[-3:])
-    for frame in flat:
-        for i in range(frame.shape[1]):
-            frame[torch.randint(width * height, ()), i] = torch.tensor([10, 0, torch.randint(4, ())], dtype=torch.uint8)
-    return frames.reshape(shape)
 
 
 def random_inputs(T: int, B: int, width: int, height: int, k: int = 1) -> dict[str, torch.Tensor]:
@@ -266,23 +254,16 @@ def student_without_goal(student: Student, width: int, height: int) -> torch.Ten
 
 @pytest.mark.parametrize("name, width, height", [("KeyCorridorS3R3", 7, 7), ("ObstructedMaze-1Dl", 11, 6)])
 def test_published_checkpoints_load(name, width, height):
+    """The student's part; the teacher's is loaded by who owns it, in tests/motivations."""
     path = CHECKPOINTS / f"{name}.tar"
     if not path.exists():
         pytest.skip("no published checkpoints here")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    student, teacher = Student((width, height, 3), A, goal_conditioned=True), Teacher((width, height, 3), mirrored=True)
-    student.load_state_dict(checkpoint["model_state_dict"], strict=True)
-    teacher.load_state_dict(checkpoint["generator_model_state_dict"], strict=True)
-    plain, plain_teacher = (
-        PlainStudent((width, height, 3), A, goal_conditioned=True),
-        PlainTeacher((width, height, 3), mirrored=True),
-    )
-    plain.load_state_dict(checkpoint["model_state_dict"])
-    plain_teacher.load_state_dict(checkpoint["generator_model_state_dict"])
+    weights = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
+    student, plain = (network((width, height, 3), A, goal_conditioned=True) for network in (Student, PlainStudent))
+    student.load_state_dict(weights, strict=True)
+    plain.load_state_dict(weights)
     inputs = random_inputs(2, 3, width, height)
     for ours, theirs in zip(student(inputs)[0].values(), plain(inputs)[0].values()):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
-    for ours, theirs in zip(teacher(inputs["frame"][0]), plain_teacher(inputs["frame"][0])):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 

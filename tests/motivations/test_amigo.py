@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers.agents import (
-    AGENT,
-    PlainRMSprop,
-    ScriptedEnvironment,
-    assert_same_change,
-    make_flags,
-    plain_teacher,
-    plain_twin,
-    random_batch,
-    random_frames,
-    snapshot,
+from main.settings import RunSettings
+from main.training.recipe import make_environments
+from tests.helpers.agents import AGENT, ScriptedEnvironment, make_motivation, make_settings, random_frames
+from tests.helpers.learning import (
+    TASK,
+    assert_behaviour_is_recomputed,
+    assert_goes_on_bit_for_bit,
+    assert_student_updates_are_the_twins,
+    assert_updates_stay_finite,
+    learner_settings,
+    make_agent,
+    real_settings,
 )
+from tests.helpers.motivations.amigo import plain_teacher, random_batch
 from tests.helpers.plain_networks import PlainTeacher
-from utils_folder import difficulty, goals, rewards
-from utils_folder.amigo import AmigoActor, ended_goals
-from utils_folder.env_utils import make_environments
-from utils_folder.motivation import Task, make_motivation
+from tests.helpers.twins import PlainRMSprop, assert_same_change, plain_twin, snapshot
+from torchbeast.core.optimizer import LearningSettings
+from utils_folder.motivations import difficulty, goals, rewards
+from utils_folder.motivations.amigo import AmigoActor, TeacherSettings, ended_goals
+from utils_folder.motivations.base import Task
+from utils_folder.motivations.rewards import RewardSettings
 
 E = 3
 FIELDS = ("goal", "goal_frame", "generator_logits", "goal_step", "reached", "late_goal")
-GRID_TASK = Task((6, 4, 3), 7, 50)
 WALL, KEY, BALL = 2, 5, 6
 
 
@@ -38,7 +43,7 @@ def _seed():
 # -- the actor's side ------------------------------------------------------------------------------------------------------
 
 
-def plain_time_line(environment, flags, actions, proposed, logits_of):
+def plain_time_line(environment, own, actions, proposed, logits_of):
     """SPEC section 3, word for word: per environment and step, what state t's fields are, with the goals `proposed[t][e]`."""
     height = environment.frame_shape[1]
     memory = [None] * environment.num_envs
@@ -52,11 +57,11 @@ def plain_time_line(environment, flags, actions, proposed, logits_of):
                 continue
             x, y = divmod(last["goal"], height)
             newest, then = out["frame"][e, x, y, -3:].tolist(), last["goal_frame"][x, y, -3:].tolist()
-            reached = newest != then if flags.modify else newest[0] == AGENT
-            if flags.no_boundary_awareness and out["done"][e]:
+            reached = newest != then if own.modify else newest[0] == AGENT
+            if own.no_boundary_awareness and out["done"][e]:
                 reached = False
             row[e] |= {"reached": reached, "goal_step": t - last["proposed_at"], "late_goal": last["goal"]}
-        if flags.restart_episode and any(fields["reached"] for fields in row):
+        if own.restart_episode and any(fields["reached"] for fields in row):
             out = environment.restart(np.array([fields["reached"] for fields in row]))
         for e in range(len(memory)):
             row[e]["done"] = bool(out["done"][e])
@@ -101,13 +106,12 @@ GAMES = [("gym", "MiniGrid-LavaGapS5-v0", 400), ("compiled", "MiniGrid-KeyCorrid
 @pytest.mark.parametrize(("engine", "env_name", "steps"), GAMES, ids=[engine for engine, *_ in GAMES])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_time_line_is_the_twins(variant, engine, env_name, steps):
-    flags = make_flags(**VARIANTS[variant])
-    first, second = (
-        make_environments(env_name, [4, 5, 6], engine=engine, num_input_frames=flags.num_input_frames) for _ in range(2)
-    )
+    settings = make_settings(env=env_name, engine=engine, **VARIANTS[variant])
+    own = settings[TeacherSettings]
+    first, second = (make_environments(settings, [4, 5, 6]) for _ in range(2))
     actions = np.random.default_rng(1).choice(7, size=(steps, E), p=[0.15, 0.15, 0.4, 0.1, 0.1, 0.08, 0.02])
-    motivation = make_motivation(flags, Task.of(first))
-    plain = plain_teacher(motivation.teacher, Task.of(first), flags)
+    motivation = make_motivation(settings, Task.of(first))
+    plain = plain_teacher(motivation.teacher, Task.of(first), settings)
     logits_of = {}
 
     def plain_logits(frame):
@@ -118,7 +122,7 @@ def test_time_line_is_the_twins(variant, engine, env_name, steps):
         return logits_of[key]
 
     observed = observed_time_line(first, motivation, actions)
-    expected = plain_time_line(second, flags, actions, [[int(g) for g in row["goal"]] for row in observed], plain_logits)
+    expected = plain_time_line(second, own, actions, [[int(g) for g in row["goal"]] for row in observed], plain_logits)
     width, height, _ = first.frame_shape
     seen = {"reached": 0, "done": 0, "both": 0, "kept": 0}
     for t, (row, twins) in enumerate(zip(observed, expected)):
@@ -127,17 +131,17 @@ def test_time_line_is_the_twins(variant, engine, env_name, steps):
                 assert np.array_equal(row[name][e], twin[name]), f"{name} of environment {e} in state {t}"
             np.testing.assert_allclose(row["generator_logits"][e], twin["generator_logits"], atol=2e-5)
             x, y = divmod(int(row["goal"][e]), height)
-            assert not flags.inner or (0 < x < width - 1 and 0 < y < height - 1)
+            assert not own.inner or (0 < x < width - 1 and 0 < y < height - 1)
             seen["reached"] += twin["reached"]
             seen["done"] += twin["done"] and t > 0
             seen["both"] += twin["reached"] and twin["done"]
             seen["kept"] += not twin["reached"] and not twin["done"]
-    if flags.no_boundary_awareness and not flags.restart_episode:
+    if own.no_boundary_awareness and not own.restart_episode:
         assert seen["both"] == 0
     else:
-        assert seen["both"] > 0 or not (flags.modify or flags.restart_episode)
+        assert seen["both"] > 0 or not (own.modify or own.restart_episode)
     assert (
-        seen["reached"] >= (4 if flags.modify and not flags.no_boundary_awareness else 1)
+        seen["reached"] >= (4 if own.modify and not own.no_boundary_awareness else 1)
         and seen["done"] >= 3
         and seen["kept"] >= 20
     ), seen
@@ -173,9 +177,9 @@ def grid(goal, agent=(0, 0), **changes):
 
 def play(frames, done, *, restarted=None, **overrides):
     """Rows of one scripted environment, [t] -> field, and the environment."""
-    flags = make_flags(**overrides)
+    own = make_settings(**overrides)[TeacherSettings]
     environment = ScriptedEnvironment(np.array(frames)[:, None], np.array(done)[:, None], restarted=restarted)
-    actor = AmigoActor(ScriptedTeacher(), 1, Task.of(environment), flags, torch.Generator().manual_seed(0))
+    actor = AmigoActor(ScriptedTeacher(), 1, Task.of(environment), own, torch.Generator().manual_seed(0))
     rows = []
     for t in range(len(frames)):
         out = environment.initial() if t == 0 else environment.step(np.zeros(1, int))
@@ -230,20 +234,20 @@ def test_restart_looks_at_the_cell_before_the_reset_and_proposes_after_it():
 
 @pytest.mark.parametrize("overrides", [{}, {"inner": True}, {"as_published": True}], ids=["full", "inner", "as published"])
 def test_goals_follow_the_softmax_of_the_logits_stored_with_them(overrides):
-    flags, per_frame = make_flags(**overrides), 4000
-    motivation = make_motivation(flags, GRID_TASK)
+    settings, per_frame = make_settings(**overrides), 4000
+    motivation = make_motivation(settings, TASK)
     with torch.no_grad():
         motivation.teacher.get_parameter("extract_representation.6.weight").mul_(25)
     motivation._shared.publish(motivation.teacher)
-    frames = random_frames(2, *GRID_TASK.frame_shape)
+    frames = random_frames(2, *TASK.frame_shape)
     environment = ScriptedEnvironment(frames.repeat(per_frame, 1, 1, 1).numpy()[None])
     actor = motivation.actor(2 * per_frame, torch.Generator().manual_seed(5))
     row = actor.observe(environment.initial(), environment)
     with torch.no_grad():
-        logits = plain_teacher(motivation.teacher, GRID_TASK, flags)(frames)[0]
+        logits = plain_teacher(motivation.teacher, TASK, settings)(frames)[0]
     probabilities = logits.softmax(1).numpy()
     assert probabilities.max() > 3 / probabilities.shape[1], "too even to tell anything"
-    cells = [x * 4 + y for x in range(1, 5) for y in range(1, 3)] if flags.inner else list(range(24))
+    cells = [x * 4 + y for x in range(1, 5) for y in range(1, 3)] if settings[TeacherSettings].inner else list(range(24))
     for i in range(2):
         np.testing.assert_allclose(row["generator_logits"][i::2], np.tile(logits[i].numpy(), (per_frame, 1)), atol=1e-4)
         drawn = row["goal"][i::2].tolist()
@@ -256,9 +260,9 @@ def test_goals_follow_the_softmax_of_the_logits_stored_with_them(overrides):
 
 
 def test_an_actor_goes_on_exactly_where_it_was_saved():
-    flags = make_flags(modify=True)
-    environment = ScriptedEnvironment(random_frames(9, E, *GRID_TASK.frame_shape).numpy())
-    motivation = make_motivation(flags, GRID_TASK)
+    settings = make_settings(modify=True)
+    environment = ScriptedEnvironment(random_frames(9, E, *TASK.frame_shape).numpy())
+    motivation = make_motivation(settings, TASK)
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
     actor, other = (motivation.actor(E, generator) for generator in generators)
     for t in range(9):
@@ -298,8 +302,8 @@ def plain_entries(batch):
 
 
 def test_entries_are_the_twins():
-    flags = make_flags(unroll_length=6, batch_size=5)
-    batch = random_batch(GRID_TASK, flags)
+    settings = make_settings(unroll_length=6, batch_size=5)
+    batch = random_batch(TASK, settings)
     assert (batch["done"] & batch["reached"])[1:].any() and (batch["done"] ^ batch["reached"])[1:].any()
     batch["done"][0], batch["reached"][0] = True, True  # state 0 belongs to the rollout before
     found, expected = ended_goals(batch), plain_entries(batch)
@@ -316,18 +320,18 @@ def test_entries_are_the_twins():
 class PlainTarget:
     """t* and its counts, as SPEC section 5 words them."""
 
-    def __init__(self, flags):
-        self.flags, self.count, self.up, self.down = flags, 0, 0, 0
-        self.window = flags.model == "window_adaptive"
-        self.t = flags.generator_start or (100 if self.window else 7)
+    def __init__(self, settings):
+        self.own, self.count, self.up, self.down = settings[TeacherSettings], 0, 0, 0
+        self.window = settings[RunSettings].model == "window_adaptive"
+        self.t = self.own.generator_start or (100 if self.window else 7)
 
     def success(self, entry):
         if self.window:
-            return entry["reached"] and abs(entry["goal_step"] - self.t) <= self.flags.window
+            return entry["reached"] and abs(entry["goal_step"] - self.t) <= self.own.window
         return entry["reached"] and entry["goal_step"] >= self.t
 
     def after_update(self, mean, mean_ex_reward):
-        f, good = self.flags, mean >= self.flags.generator_threshold
+        f, good = self.own, mean >= self.own.generator_threshold
         if not self.window:
             self.count = self.count + 1 if good else 0
             if self.count == f.generator_counts and self.t <= f.generator_maximum:
@@ -343,31 +347,33 @@ class PlainTarget:
 class PlainTeacherLearner:
     """SPEC section 5 in float64, entry by entry."""
 
-    def __init__(self, motivation, flags, task):
-        self.flags, self.height, self.width = flags, task.frame_shape[1], task.frame_shape[0]
-        self.network = plain_teacher(motivation.teacher, task, flags)
-        self.optimizer = PlainRMSprop(self.network, flags.generator_learning_rate, flags)
-        self.target, self.waiting, self.clipped, self.targets = PlainTarget(flags), [], 0, []
+    def __init__(self, motivation, settings, task):
+        self.own, self.height, self.width = settings[TeacherSettings], task.frame_shape[1], task.frame_shape[0]
+        self.baseline_cost = settings[LearningSettings].baseline_cost
+        self.extrinsic = not settings[RewardSettings].no_extrinsic_rewards
+        self.network = plain_teacher(motivation.teacher, task, settings)
+        self.optimizer = PlainRMSprop(self.network, self.own.generator_learning_rate, settings)
+        self.target, self.waiting, self.clipped, self.targets = PlainTarget(settings), [], 0, []
 
     def learn(self, batch):
         self.waiting += plain_entries(batch)
         updates = []
-        while len(self.waiting) >= self.flags.generator_batch_size:
-            entries = self.waiting[: self.flags.generator_batch_size]
-            self.waiting = self.waiting[self.flags.generator_batch_size :]
+        while len(self.waiting) >= self.own.generator_batch_size:
+            entries = self.waiting[: self.own.generator_batch_size]
+            self.waiting = self.waiting[self.own.generator_batch_size :]
             updates.append(self.update(entries, counts=not updates))
         return {name: np.mean([update[name] for update in updates]) for name in updates[0]} if updates else None
 
     def index(self, goal):
         x, y = divmod(int(goal), self.height)
-        return (x - 1) * (self.height - 2) + y - 1 if self.flags.inner else x * self.height + y
+        return (x - 1) * (self.height - 2) + y - 1 if self.own.inner else x * self.height + y
 
     def update(self, entries, *, counts):
-        f, n = self.flags, len(entries)
+        f, n = self.own, len(entries)
         raw = [f.generator_reward_negative + f.generator_reward_coef * self.target.success(entry) for entry in entries]
         learned, pg, baseline, entropy = [], 0.0, 0.0, 0.0
         for entry, r in zip(entries, raw):
-            learned.append(1.0 if entry["ex_reward"] > 0 and not f.no_extrinsic_rewards else min(max(r, -1.0), 1.0))
+            learned.append(1.0 if entry["ex_reward"] > 0 and self.extrinsic else min(max(r, -1.0), 1.0))
             logits, value = (x[0] for x in self.network(entry["goal_frame"][None]))
             probabilities, i = logits.softmax(0), self.index(entry["goal"])
             ratio = float(probabilities[i] / entry["generator_logits"].double().softmax(0)[i])
@@ -375,7 +381,7 @@ class PlainTeacherLearner:
             weight = min(1.0, ratio)
             advantage = weight * (learned[-1] - float(value))
             pg = pg - probabilities[i].log() * advantage / n
-            baseline = baseline + f.baseline_cost * 0.5 * (float(value) + advantage - value) ** 2 / n
+            baseline = baseline + self.baseline_cost * 0.5 * (float(value) + advantage - value) ** 2 / n
             entropy = entropy + f.generator_entropy_cost * (probabilities * probabilities.log()).sum() / n
         self.optimizer.step(pg + baseline + entropy, counts=counts)
         mean_ex_reward = sum(entry["ex_reward"] for entry in entries) / n
@@ -388,12 +394,12 @@ class PlainTeacherLearner:
         }  # fmt: skip
 
 
-def teacher_flags(**overrides):
+def teacher_settings(**overrides):
     common = {
         "unroll_length": 4, "batch_size": 3, "generator_batch_size": 5, "total_frames": 4 * 3 * 20, "generator_counts": 2,
         "generator_threshold": 0.22, "generator_start": None, "generator_learning_rate": 0.003,
     }  # fmt: skip
-    return make_flags(**{**common, **overrides})
+    return make_settings(**{**common, **overrides})
 
 
 TEACHERS = {
@@ -410,16 +416,16 @@ TEACHERS = {
 
 @pytest.mark.parametrize("variant", TEACHERS)
 def test_teacher_updates_are_the_twins(variant):
-    flags = teacher_flags(**TEACHERS[variant])
-    motivation = make_motivation(flags, GRID_TASK)
+    settings = teacher_settings(**TEACHERS[variant])
+    motivation = make_motivation(settings, TASK)
     with torch.no_grad():
         motivation.teacher.get_parameter("extract_representation.6.weight").mul_(
             3
         )  # uneven logits, weights on both sides of the clip
-    twin, before = PlainTeacherLearner(motivation, flags, GRID_TASK), snapshot(motivation.teacher)
+    twin, before = PlainTeacherLearner(motivation, settings, TASK), snapshot(motivation.teacher)
     updates_at = []
     for _ in range(8):
-        batch = random_batch(GRID_TASK, flags, p_done=0.2, p_reached=0.4, steps=(60, 70) if twin.target.window else (1, 30))
+        batch = random_batch(TASK, settings, p_done=0.2, p_reached=0.4, steps=(60, 70) if twin.target.window else (1, 30))
         stats, expected = motivation.learn(dict(batch)), twin.learn(batch)
         updates_at.append(len(twin.targets))
         assert stats["generator_current_target"] == twin.target.t
@@ -434,9 +440,9 @@ def test_teacher_updates_are_the_twins(variant):
     assert_same_change(motivation.teacher, twin.network, before, unused=())
 
 
-def with_entries(flags, count, *, reached, goal_step, reward=0.0):
+def with_entries(settings, count, *, reached, goal_step, reward=0.0):
     """A batch with `count` entries: `reached` tells of which kind."""
-    batch = random_batch(GRID_TASK, flags, p_done=0, p_reached=0)
+    batch = random_batch(TASK, settings, p_done=0, p_reached=0)
     batch["reward"][:] = reward
     field = batch["reached" if reached else "done"]
     batch["goal_step"][:] = goal_step
@@ -445,54 +451,176 @@ def with_entries(flags, count, *, reached, goal_step, reward=0.0):
 
 
 def test_a_half_filled_batch_waits_and_the_rest_too():
-    flags = teacher_flags(generator_batch_size=5)
-    motivation = make_motivation(flags, GRID_TASK)
+    settings = teacher_settings(generator_batch_size=5)
+    motivation = make_motivation(settings, TASK)
     before = snapshot(motivation.teacher)
-    stats = motivation.learn(with_entries(flags, 3, reached=True, goal_step=9))
+    stats = motivation.learn(with_entries(settings, 3, reached=True, goal_step=9))
     assert all(torch.equal(v, before[k]) for k, v in motivation.teacher.named_parameters()) and "gg_loss" not in stats
-    assert "gg_loss" in motivation.learn(with_entries(flags, 3, reached=True, goal_step=20))  # 3 and 2 of 3; 1 waits
-    stats = motivation.learn(with_entries(flags, 4, reached=False, goal_step=30))
+    assert "gg_loss" in motivation.learn(with_entries(settings, 3, reached=True, goal_step=20))  # 3 and 2 of 3; 1 waits
+    stats = motivation.learn(with_entries(settings, 4, reached=False, goal_step=30))
     assert stats["mean_episode_steps"] == pytest.approx((20 + 4 * 30) / 5)
-    assert "gg_loss" not in motivation.learn(with_entries(flags, 4, reached=False, goal_step=30))
+    assert "gg_loss" not in motivation.learn(with_entries(settings, 4, reached=False, goal_step=30))
 
 
 def test_the_learning_rate_reaches_zero_after_as_many_own_updates_as_total_frames_make():
-    flags = teacher_flags(total_frames=2 * 4 * 3)
-    motivation = make_motivation(flags, GRID_TASK)
+    settings = teacher_settings(total_frames=2 * 4 * 3)
+    motivation = make_motivation(settings, TASK)
     for moves in (True, True, False):
-        motivation.learn(with_entries(flags, 2, reached=True, goal_step=9))  # no update: does not count
+        motivation.learn(with_entries(settings, 2, reached=True, goal_step=9))  # no update: does not count
         before = snapshot(motivation.teacher)
-        motivation.learn(with_entries(flags, 3, reached=True, goal_step=9))
+        motivation.learn(with_entries(settings, 3, reached=True, goal_step=9))
         changed = any(not torch.equal(v, before[k]) for k, v in motivation.teacher.named_parameters())
         assert changed == moves
 
 
 def test_several_updates_after_one_batch_lower_the_learning_rate_once():
     """Or it would be zero early in a run in which goals end fast, and t* go on without a teacher that learns."""
-    flags = teacher_flags(total_frames=8 * 4 * 3, generator_batch_size=4)
-    motivation = make_motivation(flags, GRID_TASK)
+    settings = teacher_settings(total_frames=8 * 4 * 3, generator_batch_size=4)
+    motivation = make_motivation(settings, TASK)
     for done in range(1, 9):
-        motivation.learn(with_entries(flags, 12, reached=True, goal_step=9))  # three updates
-        (group,) = motivation.state_dict()["generator_model_optimizer_state_dict"]["param_groups"]
+        motivation.learn(with_entries(settings, 12, reached=True, goal_step=9))  # three updates
+        (group,) = motivation.training_state_dict()["generator_model_optimizer_state_dict"]["param_groups"]
         assert group["lr"] == pytest.approx(0.003 * (1 - done / 8), abs=1e-9)
 
 
 def test_actors_propose_with_the_new_weights_after_an_update_and_a_refresh():
-    flags = teacher_flags()
-    motivation = make_motivation(flags, GRID_TASK)
-    frames = random_frames(3, 1, *GRID_TASK.frame_shape)
+    settings = teacher_settings()
+    motivation = make_motivation(settings, TASK)
+    frames = random_frames(3, 1, *TASK.frame_shape)
     environment = ScriptedEnvironment(frames[:1].expand(3, -1, -1, -1, -1).numpy(), done=np.ones((3, 1)))
     actor = motivation.actor(1, torch.Generator().manual_seed(0))
     old = actor.observe(environment.initial(), environment)["generator_logits"].copy()
-    motivation.learn(with_entries(flags, 5, reached=True, goal_step=9))
+    motivation.learn(with_entries(settings, 5, reached=True, goal_step=9))
     same = actor.observe(environment.step(np.zeros(1, int)), environment)["generator_logits"].copy()
     np.testing.assert_array_equal(old, same)
     actor.refresh()
     new = actor.observe(environment.step(np.zeros(1, int)), environment)["generator_logits"]
     with torch.no_grad():
-        expected = plain_twin(motivation.teacher, PlainTeacher(GRID_TASK.frame_shape))(frames[0])[0]
+        expected = plain_twin(motivation.teacher, PlainTeacher(TASK.frame_shape))(frames[0])[0]
     assert np.abs(new - old).max() > 1e-4
     np.testing.assert_allclose(new, expected.numpy(), atol=1e-5)
+
+
+# -- the student's update --------------------------------------------------------------------------------------------------
+
+
+def plain_intrinsic(batch, coef):
+    """[T][B], t = 1..T."""
+    goal_step, reached = batch["goal_step"][1:].tolist(), batch["reached"][1:].tolist()
+    return [
+        [coef * (1 - 0.9 * steps / TASK.max_steps) * was for steps, was in zip(*row)] for row in zip(goal_step, reached)
+    ]  # fmt: skip
+
+
+def plain_goals(batch, own):
+    """The goal in force when acting in state t; the published learner takes the one of state t-1."""
+    goals = batch["goal"].clone()
+    if own.as_published:
+        for t in range(len(goals)):
+            goals[t] = batch["late_goal"][0] if t == 0 else batch["goal"][t - 1]
+    return goals
+
+
+STUDENTS = {
+    "default": {},
+    "default, LSTM": {"use_lstm": True},
+    "default, two LSTM layers, as published": {"use_lstm": True, "num_lstm_layers": 2, "as_published": True},
+    "as published": {"as_published": True},
+    "coefficient 3, no decay, momentum": {"intrinsic_reward_coef": 3.0, "total_frames": 10**9, "momentum": 0.5},
+    "no extrinsic rewards": {"no_extrinsic_rewards": True, "intrinsic_reward_coef": 0.5},
+    "clipped gradient": {"baseline_cost": 300.0},
+    "raw channels": {"disable_use_embedding": True, "learning_rate": 0.002},
+    "window_adaptive": {"model": "window_adaptive", "discounting": 0.9},
+}
+
+
+@pytest.mark.parametrize("variant", STUDENTS)
+def test_student_updates_are_the_twins(variant):
+    settings = learner_settings(generator_batch_size=7, **STUDENTS[variant])
+    norms = assert_student_updates_are_the_twins(
+        make_agent(settings),
+        lambda: random_batch(TASK, settings),
+        lambda batch: plain_intrinsic(batch, settings[RewardSettings].intrinsic_reward_coef),
+        lambda batch: plain_goals(batch, settings[TeacherSettings]),
+    )
+    assert (max(norms) > 40) or variant != "clipped gradient"
+
+
+def test_the_goal_of_every_state_reaches_the_loss_at_its_own_state():
+    """Changing goal[t] alone changes the update for t = 0..T (the bootstrap's too), unless the code is to be as published."""
+    for published in (False, True):
+        settings = learner_settings(as_published=published)
+        batch = random_batch(TASK, settings, p_done=0.0)
+
+        def total_loss(batch, settings=settings):
+            return make_agent(settings).learner().learn(dict(batch))["total_loss"]
+
+        base = total_loss(batch)
+        for name in ("goal", "late_goal"):
+            for t in range(len(batch[name])):
+                changed = {**batch, name: batch[name].clone()}
+                changed[name][t] = (changed[name][t] + 1) % 24
+                assert (total_loss(changed) != base) == ((name == "late_goal") == published), (published, name, t)
+
+
+# -- on real environments --------------------------------------------------------------------------------------------------
+
+
+def amigo_settings(model, **overrides):
+    return real_settings(**{"model": model, "generator_batch_size": 4, "modify": True, **overrides})
+
+
+MODELS = ["default", "window_adaptive"]
+SETTINGS = {
+    "plain": {"use_lstm": False},
+    "LSTM": {},
+    "everything": {
+        "num_input_frames": 2, "inner": True, "as_published": True, "restart_episode": True, "disable_use_embedding": True,
+        "no_boundary_awareness": True, "no_extrinsic_rewards": True, "num_lstm_layers": 2, "window_rule": "tracking",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_few_updates_on_real_rollouts_stay_finite(model, setting):
+    settings = amigo_settings(model, env="MiniGrid-LavaGapS5-v0", **SETTINGS[setting])
+    assert "gg_loss" in assert_updates_stay_finite(settings, updates=12), "the motivation never learned"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_behaviour_on_rollouts_is_what_the_learner_recomputes(model):
+    assert_behaviour_is_recomputed(amigo_settings(model, env="MiniGrid-LavaGapS5-v0", engine="gym", unroll_length=9))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_saved_learner_goes_on_bit_for_bit(model, tmp_path):
+    def reach_now_and_then(batch, number):  # the teacher learns from random rollouts too
+        batch["reached"] = torch.rand(batch["done"].shape, generator=torch.Generator().manual_seed(number)) < 0.1
+
+    settings = amigo_settings(model, generator_batch_size=5, generator_counts=2)
+    state = assert_goes_on_bit_for_bit(settings, tmp_path, reach_now_and_then)
+    assert 0 < len(state["generator_batch"]["goal"]) < 5, "no half-filled teacher batch: the test is weaker than it says"
+
+
+CHECKPOINTS = Path(__file__).resolve().parents[3] / "shared" / "reference"
+
+
+@pytest.mark.parametrize("name, width, height", [("KeyCorridorS3R3", 7, 7), ("ObstructedMaze-1Dl", 11, 6)])
+def test_published_checkpoints_load(name, width, height):
+    """The teacher's part; tests/models has the student's."""
+    path = CHECKPOINTS / f"{name}.tar"
+    if not path.exists():
+        pytest.skip("no published checkpoints here")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    settings, task = make_settings(as_published=True), Task((width, height, 3), 7, 50)
+    motivation = make_motivation(settings, task)
+    motivation.load_state_dict(checkpoint)
+    plain = PlainTeacher(task.frame_shape, mirrored=True)
+    plain.load_state_dict(checkpoint["generator_model_state_dict"])
+    frames = random_frames(3, *task.frame_shape)
+    for ours, theirs in zip(motivation.teacher(frames), plain(frames)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 # -- t* --------------------------------------------------------------------------------------------------------------------
@@ -500,19 +628,19 @@ def test_actors_propose_with_the_new_weights_after_an_update_and_a_refresh():
 
 def test_default_target_is_judged_by_r_before_the_extrinsic_replacement():
     """Every entry failed but was rewarded by the environment: the teacher learns from 1, t* sees -beta."""
-    flags = teacher_flags(generator_threshold=0.0, generator_counts=1)
-    motivation = make_motivation(flags, GRID_TASK)
-    stats = motivation.learn(with_entries(flags, 5, reached=False, goal_step=9, reward=0.5))
+    settings = teacher_settings(generator_threshold=0.0, generator_counts=1)
+    motivation = make_motivation(settings, TASK)
+    stats = motivation.learn(with_entries(settings, 5, reached=False, goal_step=9, reward=0.5))
     assert stats["gen_rewards"] == 1 and stats["generator_current_target"] == 7
-    stats = motivation.learn(with_entries(flags, 5, reached=True, goal_step=7))  # just far enough
+    stats = motivation.learn(with_entries(settings, 5, reached=True, goal_step=7))  # just far enough
     assert stats["gen_rewards"] == pytest.approx(0.9) and stats["generator_current_target"] == 8
-    stats = motivation.learn(with_entries(flags, 5, reached=True, goal_step=7))  # one step short of the new t*
+    stats = motivation.learn(with_entries(settings, 5, reached=True, goal_step=7))  # one step short of the new t*
     assert stats["gen_rewards"] == pytest.approx(-0.1) and stats["generator_current_target"] == 8
 
 
 def test_no_extrinsic_rewards_leaves_the_teacher_its_own_reward():
-    flags = teacher_flags(no_extrinsic_rewards=True)
-    stats = make_motivation(flags, GRID_TASK).learn(with_entries(flags, 5, reached=False, goal_step=9, reward=0.5))
+    settings = teacher_settings(no_extrinsic_rewards=True)
+    stats = make_motivation(settings, TASK).learn(with_entries(settings, 5, reached=False, goal_step=9, reward=0.5))
     assert stats["gen_rewards"] == pytest.approx(-0.1) and stats["ex_reward"] == 0.5
 
 
@@ -531,9 +659,9 @@ def test_no_extrinsic_rewards_leaves_the_teacher_its_own_reward():
     ],
 )
 def test_target_tables(model, goal_step, reached, reward, expected):
-    flags = teacher_flags(model=model, generator_threshold=0.0)
-    motivation = make_motivation(flags, GRID_TASK)
-    batches = [with_entries(flags, 5, reached=reached, goal_step=goal_step, reward=reward) for _ in expected]
+    settings = teacher_settings(model=model, generator_threshold=0.0)
+    motivation = make_motivation(settings, TASK)
+    batches = [with_entries(settings, 5, reached=reached, goal_step=goal_step, reward=reward) for _ in expected]
     assert [motivation.learn(batch)["generator_current_target"] for batch in batches] == expected
 
 
@@ -547,8 +675,8 @@ def test_window_edges_belong_to_the_window():
 @pytest.mark.parametrize("model", ["default", "window_adaptive"])
 @pytest.mark.parametrize("start", [7, 18, 21, 98, 101, 102, 268, 271])
 def test_targets_and_counts_follow_the_twin_over_hundreds_of_updates(model, start):
-    flags = teacher_flags(model=model, generator_start=start, generator_counts=3)
-    rule, twin = make_motivation(flags, GRID_TASK).difficulty, PlainTarget(flags)
+    settings = teacher_settings(model=model, generator_start=start, generator_counts=3)
+    rule, twin = make_motivation(settings, TASK).difficulty, PlainTarget(settings)
     random = np.random.default_rng(start)
     moves = set()
     for i in range(600):
@@ -564,7 +692,7 @@ def test_targets_and_counts_follow_the_twin_over_hundreds_of_updates(model, star
             assert (rule.up, rule.down) == (twin.up, twin.down)
         else:
             # at the maximum the twin's and our counts no longer matter
-            assert rule.target > flags.generator_maximum or rule.count == twin.count
+            assert rule.target > twin.own.generator_maximum or rule.count == twin.count
     if model == "window_adaptive":
         assert moves == ({0, 1, -1})
     else:
@@ -572,8 +700,8 @@ def test_targets_and_counts_follow_the_twin_over_hundreds_of_updates(model, star
 
 
 def test_tracking_rule_moves_with_the_students_skill_between_its_bounds():
-    flags = teacher_flags(model="window_adaptive", window_rule="tracking", generator_start=9, generator_maximum=11)
-    rule = make_motivation(flags, GRID_TASK).difficulty
+    settings = teacher_settings(model="window_adaptive", window_rule="tracking", generator_start=9, generator_maximum=11)
+    rule = make_motivation(settings, TASK).difficulty
     targets = []
     for good in [True] * 7 + [False] * 3 + [True, False] * 3 + [False] * 5:
         rule.update(0.5 if good else 0.0, 0.9)
@@ -584,9 +712,9 @@ def test_tracking_rule_moves_with_the_students_skill_between_its_bounds():
 @pytest.mark.parametrize("negative", [-0.1, -0.3, -0.5])
 def test_a_threshold_at_minus_beta_lets_every_mean_pass(negative):
     """SPEC section 5: generator_threshold <= -beta makes every mean pass, an update without any success too."""
-    flags = teacher_flags(generator_threshold=negative, generator_reward_negative=negative, generator_counts=1)
-    motivation = make_motivation(flags, GRID_TASK)
-    stats = motivation.learn(with_entries(flags, 5, reached=False, goal_step=9))
+    settings = teacher_settings(generator_threshold=negative, generator_reward_negative=negative, generator_counts=1)
+    motivation = make_motivation(settings, TASK)
+    stats = motivation.learn(with_entries(settings, 5, reached=False, goal_step=9))
     assert stats["generator_current_target"] == 8
 
 

@@ -6,23 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.agents import (
-    PlainRMSprop,
-    ScriptedEnvironment,
-    assert_same_change,
-    make_flags,
-    make_inline,
-    plain_random_network,
-    random_batch,
-    random_frames,
-    snapshot,
-)
-from utils_folder.env_utils import make_environments
-from utils_folder.motivation import Task, make_motivation
+from main.training.recipe import make_environments
+from tests.helpers.agents import ScriptedEnvironment, make_inline, make_motivation, make_settings, random_frames
+from tests.helpers.learning import TASK, B, T, assert_student_updates_are_the_twins, learner_settings, make_agent
+from tests.helpers.motivations.bebold import plain_random_network, random_batch
+from tests.helpers.twins import PlainRMSprop, assert_same_change, snapshot
+from torchbeast.core.optimizer import LearningSettings
+from utils_folder.motivations.base import Task
+from utils_folder.motivations.bebold import NoveltySettings
 from utils_folder.partial_view import partial_view
-
-TASK = Task((6, 4, 3), 7, 50)
-T, B = 5, 3
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +22,9 @@ def _seed():
     torch.manual_seed(0)
 
 
-def novelty_flags(**overrides):
+def novelty_settings(**overrides):
     common = {"model": "novelty_based", "unroll_length": T, "batch_size": B, "total_frames": T * B * 10, "learning_rate": 0.01}
-    return make_flags(**{**common, **overrides})
+    return make_settings(**{**common, **overrides})
 
 
 # -- visits ----------------------------------------------------------------------------------------------------------------
@@ -54,7 +46,7 @@ def test_visits_by_hand():
     done = np.zeros((6, 2), bool)
     done[3, 0] = True
     environment = ScriptedEnvironment(frames, done)
-    actor = make_motivation(novelty_flags(), Task.of(environment)).actor(2, torch.Generator())
+    actor = make_motivation(novelty_settings(), Task.of(environment)).actor(2, torch.Generator())
     visits = [actor.observe(environment.initial(), environment)["visits"].tolist()]
     visits += [actor.observe(environment.step(np.zeros(2, int)), environment)["visits"].tolist() for _ in range(5)]
     assert visits == [[1, 1], [2, 2], [1, 3], [1, 1], [2, 2], [1, 4]]
@@ -62,8 +54,9 @@ def test_visits_by_hand():
 
 @pytest.mark.parametrize("engine", ["gym", "compiled"])
 def test_visits_are_the_twins(engine):
-    environment = make_environments("MiniGrid-LavaGapS5-v0", [1, 2, 3], engine=engine)
-    actor = make_motivation(novelty_flags(), Task.of(environment)).actor(3, torch.Generator())
+    settings = novelty_settings(env="MiniGrid-LavaGapS5-v0", engine=engine)
+    environment = make_environments(settings, [1, 2, 3])
+    actor = make_motivation(settings, Task.of(environment)).actor(3, torch.Generator())
     random = np.random.default_rng(0)
     frames, done, visits = [], [], []
     for t in range(150):
@@ -73,7 +66,7 @@ def test_visits_are_the_twins(engine):
         done.append(out["done"].copy())
         if t == 70:  # saved and loaded in the middle of episodes
             state = actor.state_dict()
-            actor = make_motivation(novelty_flags(), Task.of(environment)).actor(3, torch.Generator())
+            actor = make_motivation(settings, Task.of(environment)).actor(3, torch.Generator())
             actor.load_state_dict(state)
     frames, done, visits = np.array(frames), np.array(done), np.array(visits)
     assert done[1:].sum() >= 3 and (visits > 2).any() and (visits == 1).any()
@@ -82,8 +75,8 @@ def test_visits_are_the_twins(engine):
 
 
 def test_each_row_is_counted_once_though_rollouts_overlap():
-    flags = novelty_flags(env="MiniGrid-LavaGapS5-v0", unroll_length=11, batch_size=2, engine="compiled")
-    _, source, rollouts = make_inline(flags, num_envs=2)
+    settings = novelty_settings(env="MiniGrid-LavaGapS5-v0", unroll_length=11, batch_size=2, engine="compiled")
+    _, source, rollouts = make_inline(settings, num_envs=2)
     batches = [source.get(2) for _ in range(5)]
     for before, after in zip(batches, batches[1:]):
         for name in rollouts.fields:
@@ -97,7 +90,7 @@ def test_each_row_is_counted_once_though_rollouts_overlap():
 
 def test_the_agents_cell_is_embedded_in_ten_numbers_whatever_goal_dim_says():
     """--goal_dim sizes what no forward pass of the student's uses, not the novelty networks."""
-    motivation = make_motivation(make_flags(model="novelty_based", goal_dim=3), TASK)
+    motivation = make_motivation(make_settings(model="novelty_based", goal_dim=3), TASK)
     for network in (motivation.target, motivation.predictor):
         assert network.embed_agent_loc.weight.shape == (25, 10)
 
@@ -108,14 +101,15 @@ def test_the_agents_cell_is_embedded_in_ten_numbers_whatever_goal_dim_says():
 class PlainBeBold:
     """SPEC section 4's novelty in float64: N(s), the intrinsic reward and the predictor's loss, with loops."""
 
-    def __init__(self, motivation, flags):
-        self.flags = flags
-        self.seen = "view" if flags.novelty_view == "partial" else "frame"
+    def __init__(self, motivation, settings):
+        own = self.own = settings[NoveltySettings]
+        self.seen = "view" if own.novelty_view == "partial" else "frame"
         task = TASK._replace(frame_shape=(7, 7, 3)) if self.seen == "view" else TASK
-        self.target = plain_random_network(motivation.target, task, flags.novelty_output).requires_grad_(False)
-        self.predictor = plain_random_network(motivation.predictor, task, flags.novelty_output)
-        rate = flags.learning_rate if flags.novelty_learning_rate is None else flags.novelty_learning_rate
-        self.optimizer = PlainRMSprop(self.predictor, rate, flags)
+        self.target = plain_random_network(motivation.target, task, own.novelty_output).requires_grad_(False)
+        self.predictor = plain_random_network(motivation.predictor, task, own.novelty_output)
+        rate = own.novelty_learning_rate
+        rate = settings[LearningSettings].learning_rate if rate is None else rate
+        self.optimizer = PlainRMSprop(self.predictor, rate, settings)
 
     def novelty(self, batch):
         batch = batch | {"frame": batch[self.seen]}
@@ -127,8 +121,8 @@ class PlainBeBold:
         for t in range(1, N.shape[0]):
             for b in range(N.shape[1]):
                 if batch["visits"][t, b] == 1:
-                    gain = max(N[t, b].item() - self.flags.novelty_scale * N[t - 1, b].item(), 0.0)
-                    reward[t - 1, b] = self.flags.novelty_coef * gain
+                    gain = max(N[t, b].item() - self.own.novelty_scale * N[t - 1, b].item(), 0.0)
+                    reward[t - 1, b] = self.own.novelty_coef * gain
         return reward
 
     def learn(self, batch):
@@ -150,12 +144,12 @@ NUMBERS = [
 
 @pytest.mark.parametrize("overrides", NUMBERS)
 def test_intrinsic_reward_and_predictor_are_the_twins(overrides):
-    flags = novelty_flags(**overrides)
-    motivation = make_motivation(flags, TASK)
-    twin = PlainBeBold(motivation, flags)
+    settings = novelty_settings(**overrides)
+    motivation = make_motivation(settings, TASK)
+    twin = PlainBeBold(motivation, settings)
     before, target = snapshot(motivation.predictor), snapshot(motivation.target)
     for _ in range(4):
-        batch = random_batch(TASK, flags)
+        batch = random_batch(TASK, settings)
         mine = dict(batch)
         reward, expected = motivation.intrinsic_reward(mine), twin.intrinsic(batch)
         assert reward.dtype == torch.float32 and not reward.requires_grad
@@ -172,11 +166,11 @@ def test_known_states_lose_their_novelty_with_linear_outputs_only():
     """Outputs that died under ReLU cannot follow the target's any more: a part of the distance stays for good."""
     left = {}
     for output in ("relu", "linear"):
-        flags = novelty_flags(
+        settings = novelty_settings(
             novelty_output=output, novelty_optimizer="adam", novelty_learning_rate=0.001, total_frames=T * B * 10_000
         )
-        motivation = make_motivation(flags, TASK)
-        batch = random_batch(TASK, flags)
+        motivation = make_motivation(settings, TASK)
+        batch = random_batch(TASK, settings)
         for _ in range(300):
             motivation.intrinsic_reward(batch)
             motivation.learn(batch)
@@ -190,10 +184,10 @@ def test_known_states_lose_their_novelty_with_linear_outputs_only():
 
 def test_the_predictor_learns_by_adam_where_that_is_asked_for():
     """Adam's first step moves every weight that has a gradient by the learning rate, however large the gradient."""
-    flags = novelty_flags(novelty_optimizer="adam", novelty_learning_rate=0.004)
-    motivation = make_motivation(flags, TASK)
+    settings = novelty_settings(novelty_optimizer="adam", novelty_learning_rate=0.004)
+    motivation = make_motivation(settings, TASK)
     before = snapshot(motivation.predictor)
-    batch = random_batch(TASK, flags)
+    batch = random_batch(TASK, settings)
     motivation.intrinsic_reward(batch)
     motivation.learn(batch)
     change = motivation.predictor.fc[2].bias.detach() - before["fc.2.bias"]
@@ -205,8 +199,9 @@ def test_the_predictor_learns_by_adam_where_that_is_asked_for():
 @pytest.mark.parametrize("channels", [3, 6])
 def test_actors_give_the_partial_view_where_novelty_is_judged_by_it(channels):
     """Of the newest frame, if frames are stacked; tests/test_partial_view.py says what it is."""
-    environment = make_environments("MiniGrid-LavaGapS5-v0", [1, 2, 3], num_input_frames=channels // 3)
-    motivation = make_motivation(novelty_flags(novelty_view="partial"), Task.of(environment))
+    settings = novelty_settings(env="MiniGrid-LavaGapS5-v0", num_input_frames=channels // 3, novelty_view="partial")
+    environment = make_environments(settings, [1, 2, 3])
+    motivation = make_motivation(settings, Task.of(environment))
     actor = motivation.actor(3, torch.Generator())
     out = environment.initial()
     for _ in range(5):
@@ -218,9 +213,9 @@ def test_actors_give_the_partial_view_where_novelty_is_judged_by_it(channels):
 
 
 def test_target_and_predictor_start_different_and_the_novelty_of_known_states_falls():
-    flags = novelty_flags(total_frames=10**6, learning_rate=0.001)
-    motivation = make_motivation(flags, TASK)
-    batch = random_batch(TASK, flags)
+    settings = novelty_settings(total_frames=10**6, learning_rate=0.001)
+    motivation = make_motivation(settings, TASK)
+    batch = random_batch(TASK, settings)
     losses = []
     for _ in range(30):
         mine = dict(batch)
@@ -230,15 +225,45 @@ def test_target_and_predictor_start_different_and_the_novelty_of_known_states_fa
 
 
 def test_state_0_belongs_to_the_rollout_before_and_is_not_learned_again():
-    flags = novelty_flags()
+    settings = novelty_settings()
     learned = []
     for first in random_frames(2, B, *TASK.frame_shape):
         torch.manual_seed(1)
-        motivation = make_motivation(flags, TASK)
-        batch = random_batch(TASK, flags)
+        motivation = make_motivation(settings, TASK)
+        batch = random_batch(TASK, settings)
         batch["frame"][0] = first
         motivation.intrinsic_reward(batch)
         motivation.learn(batch)
         learned.append(snapshot(motivation.predictor))
     for name, value in learned[0].items():
         torch.testing.assert_close(value, learned[1][name], rtol=0, atol=1e-6)
+
+
+# -- the student's update --------------------------------------------------------------------------------------------------
+
+
+def plain_intrinsic(motivation, batch, own):
+    """[T][B], t = 1..T."""
+    target, predictor = (plain_random_network(network, TASK, "relu") for network in (motivation.target, motivation.predictor))
+    with torch.no_grad():
+        N = ((predictor(batch) - target(batch)) ** 2).sum(-1).sqrt()
+    gain, first = own.novelty_coef * (N[1:] - own.novelty_scale * N[:-1]), batch["visits"][1:] == 1
+    return [[max(float(gain[t, b]), 0.0) if first[t, b] else 0.0 for b in range(B)] for t in range(T)]
+
+
+STUDENTS = {
+    "novelty_based": {},
+    "novelty_based, LSTM": {"use_lstm": True, "novelty_scale": 0.5, "novelty_coef": 0.6},
+}
+
+
+@pytest.mark.parametrize("variant", STUDENTS)
+def test_student_updates_are_the_twins(variant):
+    settings = learner_settings(model="novelty_based", **STUDENTS[variant])
+    agent = make_agent(settings)
+    assert_student_updates_are_the_twins(
+        agent,
+        lambda: random_batch(TASK, settings),
+        lambda batch: plain_intrinsic(agent.motivation, batch, settings[NoveltySettings]),
+        lambda batch: None,
+    )

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from utils_folder import difficulty, rewards
-from utils_folder.difficulty import Threshold, TrackingWindow, Window
+from utils_folder.motivations import difficulty, rewards
+from utils_folder.motivations.difficulty import Threshold, TrackingWindow, Window
 
 GOOD, BAD, EDGE = 0.5, -0.4, 0.1  # mean rewards; the threshold is 0.1, and a mean at the threshold is good
 

@@ -10,7 +10,7 @@ from gym_minigrid.minigrid import COLOR_TO_IDX, OBJECT_TO_IDX
 
 from models.student import Student
 from models.teacher import Teacher
-from utils_folder.goals import (
+from utils_folder.motivations.goals import (
     cell_contents,
     cell_to_inner,
     inner_to_cell,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import tensor
 
-from utils_folder.rewards import (
+from utils_folder.motivations.rewards import (
     novelty_bonus,
     student_bonus,
     student_reward,
