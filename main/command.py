@@ -38,6 +38,7 @@ class RankHandler(logging.Handler):
         except RanksFailed:
             print(f"rank {self._ranks.rank}: {text}", file=sys.stderr)
 
+
 def run(work: Callable[[], int | None], ranks: Alone = ALONE) -> int:
     """Does the work of a command, as one of `ranks`. Returns the exit code: the work's own (None is 0), or 2."""
     logger = logging.getLogger("amigo")
