@@ -10,7 +10,7 @@ import torch
 
 from main.training.recipe import Agent
 from tests.helpers.agents import make_settings
-from tests.helpers.amigo import random_batch
+from tests.helpers.motivations.amigo import random_batch
 from tests.helpers.program import command, rows
 from tests.helpers.ranks import (
     CPU,
@@ -167,7 +167,7 @@ def test_checkpoints_hold_the_goals_that_wait_on_every_rank(tmp_path, store):
 
 def test_two_ranks_interrupted_and_resumed_go_on_to_the_last_bit(tmp_path, store):
     """With many teacher updates."""
-    whole, cut = whole_and_cut(tmp_path, store, "--generator_batch_size", "1")
+    whole, cut = whole_and_cut(tmp_path, store, "--inner", "--generator_batch_size", "1")
     table = rows(whole)
     assert rows(cut) == table and sum(row["gg_loss"] is not None for row in table) > 2
     a, b = (checkpoint.load(run / "model.tar") for run in (whole, cut))
