@@ -1,13 +1,17 @@
-"""What every command shares: what it logs reaches the console, and a wrong input becomes one line and exit code 2."""
+"""What every command shares: what it logs reaches the console, and a wrong input becomes one line and exit code 2; and what
+commands that read finished runs are told of the program that made them."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
+from main import settings as settings_module
+from main.analysis.log import Declared
+from main.training import recipe
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.settings import UsageError
 
@@ -59,3 +63,16 @@ def say(error: object, ranks: Alone = ALONE) -> None:
     """An error, for the user."""
     name = "" if ranks.first else f"rank {ranks.rank}: "
     print(f"{name}error: {error}", file=sys.stderr)
+
+
+def declared() -> Declared:
+    """What logs and metadata of this program's runs hold."""
+    flags = settings_module.flags()
+    seed_like = frozenset(name for name, about in flags.items() if not about.experiment)
+    return Declared(recipe.columns(), seed_like, settings_module.defaults())
+
+
+def check_run(argv: Sequence[str]) -> None:
+    """Raises UsageError with all problems at once if no run can have this command line."""
+    settings, _ = settings_module.parse(argv)
+    settings_module.check(settings)

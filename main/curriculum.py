@@ -18,11 +18,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-from main import outputs, plot
-from torchbeast.core.settings import UsageError
-from utils_folder import checkpoint, video
+from main import command, outputs, plot
+from torchbeast.core import checkpoint, run_folder
+from torchbeast.core.settings import Parser, UsageError
+from utils_folder import video
 from utils_folder.motivations import curriculum
-from utils_folder.motivations.curriculum import OBJECT_TO_IDX, PROPOSED, REACHED, History
+from utils_folder.motivations.curriculum import NAMES, OBJECT_TO_IDX, PROPOSED, REACHED, History
 
 PICTURE_MOMENTS = 6
 CURVE_MOMENTS = 100
@@ -39,18 +40,17 @@ PAGE_TITLES = (
     "goals proposed (share)", "goals reached (share)", "what lay there: proposed", "what lay there: reached",
     "mean distance from the agent, in steps", "t* and steps to a reached goal",
 )  # fmt: skip
-TITLES = {PROPOSED: "proposed", REACHED: "reached"}
 
 
 def read(run_dir: Path) -> tuple[History, str]:
     """A run's history and its title. Raises: UsageError if there is none."""
     try:
-        state, _ = checkpoint.load_newest(run_dir / "model.tar")
+        state, _ = checkpoint.load_newest(run_dir / run_folder.CHECKPOINT)
     except checkpoint.CheckpointError as error:
         raise UsageError(str(error)) from None
-    if "curriculum" not in state:
+    if curriculum.KEY not in state:
         raise UsageError(f"{run_dir}: its checkpoint tells of no goals: give a run of this program that has a teacher")
-    history = curriculum.history(state["curriculum"])
+    history = curriculum.history(state[curriculum.KEY])
     if not history.cells.any():
         raise UsageError(f"{run_dir}: no goal has ended yet: wait until the run has a later checkpoint")
     flags = state["flags"]
@@ -148,11 +148,11 @@ def _draw_curves(figure, history: History) -> None:
         parts = np.nan_to_num(shares(history.kinds[:, which])[:, [OBJECT_TO_IDX[kind] for kind in kinds]])
         colours, names = [KIND_COLOURS[kind] for kind in kinds], [KIND_NAMES.get(kind, kind) for kind in kinds]
         axis.stackplot(frames, parts.T, colors=colours, labels=names, edgecolor="white", linewidth=0.8)
-        axis.set(ylim=(0, 1), ylabel=f"share of goals {TITLES[which]}\nby what lies there")
+        axis.set(ylim=(0, 1), ylabel=f"share of goals {NAMES[which]}\nby what lies there")
     axes[0, 1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     distances = mean_distances(history)
     for which, line in ((PROPOSED, "-"), (REACHED, "--")):
-        axes[1, 0].plot(frames, distances[which], line, color=plot.COLOURS[which], label=TITLES[which])
+        axes[1, 0].plot(frames, distances[which], line, color=plot.COLOURS[which], label=NAMES[which])
     axes[1, 0].set(ylabel="mean distance from the\nagent (steps along axes)", ylim=(0, None))
     axes[1, 1].plot(frames, history.target, color=plot.COLOURS[0], label="t*")
     axes[1, 1].plot(frames, mean_steps(history), "--", color=plot.COLOURS[1], label="mean steps to a reached goal")
@@ -219,7 +219,7 @@ def _add_curves(figure: go.Figure, history: History) -> None:
                 legendgroup=kind, showlegend=column == 1, line={"width": 0.5, "color": KIND_COLOURS[kind]}, row=2, col=column,
             )  # fmt: skip
     for which, values in enumerate(mean_distances(history)):
-        figure.add_scatter(x=frames, y=values, name=TITLES[which], line={"color": plot.COLOURS[which]}, row=3, col=1)
+        figure.add_scatter(x=frames, y=values, name=NAMES[which], line={"color": plot.COLOURS[which]}, row=3, col=1)
     for name, values, colour in (("t*", history.target, 2), ("steps to a reached goal", mean_steps(history), 3)):
         figure.add_scatter(x=frames, y=values, name=name, line={"color": plot.COLOURS[colour]}, row=3, col=2)
 
@@ -233,7 +233,7 @@ def _marks(history: History, moment: int, titles: Sequence) -> dict:
         for axis in (3, 4, 5, 6)
     ]  # fmt: skip
     goal, reached, steps = history.example_goals[moment, 0].tolist()
-    fate = "none ended" if goal < 0 else f"{'reached' if reached else 'not reached'} after {steps} steps"
+    fate = "none ended" if goal < 0 else f"{'' if reached else 'not '}{NAMES[REACHED]} after {steps} steps"
     note = {"text": f"an example: {fate}<br>t* {history.target[moment]}", "showarrow": False, "align": "left",
             "xref": "paper", "yref": "paper", "x": 1.03, "y": 0.78, "xanchor": "left", "yanchor": "top"}  # fmt: skip
     picture = {"source": _png(example(history, moment)), "xref": "paper", "yref": "paper", "x": 1.03, "y": 1.0,
@@ -256,23 +256,30 @@ def _slider(history: History) -> dict:
     return {"active": 0, "steps": steps, "currentvalue": {"prefix": "until million frames: "}, "pad": {"t": 60}}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m main.curriculum", description="Shows what the teacher of a run taught.")
+def show(options: argparse.Namespace) -> None:
+    """Everything the command line asks for. Raises: UsageError, before anything is written."""
+    folder = options.out or options.run
+    history, title = read(options.run)
+    if not folder.is_dir():
+        raise UsageError(f"--out {folder}: no such folder; make it first")
+    figure = picture(history, title)
+    files = {kind: plot.encoded(figure, kind, DPI) for kind in ("png", "svg")} | {"html": page(history, title).encode()}
+    outputs.write({str(folder / f"curriculum.{kind}"): content for kind, content in files.items()})
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog="python -m main.curriculum",
+        description="Shows what the teacher of a run taught: a picture, and a page with a slider over the run.",
+    )
     parser.add_argument("run", type=Path, help="folder of a run (SAVEDIR/XPID)")
     parser.add_argument("--out", type=Path, help="folder for curriculum.png, .svg and .html (default: the run's)")
-    options = parser.parse_args(argv)
-    folder = options.out or options.run
-    try:
-        history, title = read(options.run)
-        if not folder.is_dir():
-            raise UsageError(f"--out {folder}: no such folder; make it first")
-        figure = picture(history, title)
-        files = {kind: plot.encoded(figure, kind, DPI) for kind in ("png", "svg")} | {"html": page(history, title).encode()}
-        outputs.write({str(folder / f"curriculum.{kind}"): content for kind, content in files.items()})
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line. Returns the exit code: 0; 2 for a wrong input, with nothing written."""
+    return command.run(lambda: show(make_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

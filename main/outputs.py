@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from torchbeast.core.run_folder import replacing
 from torchbeast.core.settings import UsageError
 
 
@@ -25,16 +25,17 @@ def check(flag: str, path: str | Path) -> None:
 def write(files: Mapping[str | None, bytes]) -> None:
     """Writes all of the files or none, and says their names; nothing for None. Raises: UsageError."""
     paths = {Path(name): content for name, content in files.items() if name}
-    temporaries = {path: path.with_name(f".{path.name}.tmp") for path in paths}
-    try:
+    with contextlib.ExitStack() as written:
         for path, content in paths.items():
-            temporaries[path].write_bytes(content)
-        for path, temporary in temporaries.items():
-            os.replace(temporary, path)
-    except OSError as error:
-        for temporary in temporaries.values():
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written: {error.strerror}; give another file") from None
+            written.enter_context(_writing(path)).write_bytes(content)
     for path in paths:
         print(path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; give another file") from None

@@ -1,7 +1,7 @@
 """`python -m main.plot RUN...`: learning curves from the logs of any number of runs, grouped over seeds.
 
-Read in this order: a log becomes a `Run` (main/logs.py), runs become groups, groups become `Curve`s (main/curves.py), curves
-become a picture (here).
+Read in this order: a file becomes a `Log` (analysis/log.py), logs become groups, groups become `Curve`s (analysis/curves.py),
+curves become a picture (here).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import math
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -25,10 +25,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from main import outputs
-from main.curves import CONFIDENCE, STATISTICS, Curve, Group, default_window, group_runs, make_curve
-from main.logs import Run, read_run
-from torchbeast.core.settings import UsageError
+from main import command, outputs
+from main.analysis.curves import CONFIDENCE, STATISTICS, Curve, Group, default_window, group_logs, make_curve
+from main.analysis.log import Log, read_log
+from main.training import recipe
+from torchbeast.core.columns import Column
+from torchbeast.core.settings import Parser, UsageError
 
 MOST_BINS = 20_000
 
@@ -43,34 +45,31 @@ STYLE = ["default", {
 }]  # fmt: skip
 
 
-class Panel(NamedTuple):
-    """One pair of axes: which column of logs.csv it shows, and what its vertical axis says."""
+def panels_of(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns that have a panel, by its name: what episodes come to, then what else there is, the last declared first.
 
-    column: str
-    label: str
+    (So a motivation's own stand before those that every run has.)
+    """
+    shown = [column for column in columns.values() if column.panel]
+    outcomes = [column for column in shown if column.join == "episodes"]
+    return {column.panel: column for column in (*outcomes, *(c for c in reversed(shown) if c not in outcomes))}
 
 
-PANELS = {
-    "return": Panel("mean_episode_return", "mean episode return\n(environment's reward)"),
-    "success": Panel("success_rate", "success rate\n(share of episodes)"),
-    "t_star": Panel("generator_current_target", "t* (steps)"),
-    "teacher": Panel("gen_rewards", "teacher reward\n(per goal)"),
-    "intrinsic": Panel("mean_intrinsic_rewards", "intrinsic reward\n(per step)"),
-}
-FURTHER = ("t_star", "teacher", "intrinsic")
+PANELS = panels_of(recipe.columns())
+FURTHER = tuple(name for name, column in PANELS.items() if column.join != "episodes")  # drawn without being asked for
 
 
 # Drawing
 
 
 def picture(
-    panels: Sequence[tuple[Panel, Sequence[Curve]]], *, x: str, caption: str, title: str = "", legend: str = "",
+    panels: Sequence[tuple[Column, Sequence[Curve]]], *, x: str, caption: str, title: str = "", legend: str = "",
     size: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """The curves, one panel below the other, with the legend under them.
 
     Args:
-        panels: what to draw; the first one is drawn larger, and its curves are named in the legend.
+        panels: what to draw, a column each; the first one is drawn larger, and its curves are named in the legend.
         x: "frames" or "hours".
         caption, title: said above the panels.
         legend: the legend's own title.
@@ -84,14 +83,14 @@ def picture(
         ratios = [2.2] + [1] * (len(panels) - 1)
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
         scale, short, unit = _x_unit(x, max(curve.x[-1] for _, curves in panels for curve in curves if len(curve.x)))
-        for ax, (panel, curves) in zip(axes, panels):
+        for ax, (column, curves) in zip(axes, panels):
             for i, curve in enumerate(curves):
                 _draw(ax, curve, i, scale)
-            ax.set_ylabel(panel.label)
+            ax.set_ylabel(column.label)
             ax.margins(x=0.01)
         axes[-1].set_xlabel(unit)
         axes[-1].set_xlim(left=0)
-        if panels[0][0].column == "success_rate":
+        if panels[0][0] == PANELS["success"]:
             axes[0].set_ylim(-0.03, 1.03)
         figure.align_ylabels(axes)
         words = _texts(figure, axes[0], panels[0][1], (scale, short), caption, title, legend)
@@ -220,7 +219,7 @@ def encoded(figure: Figure, kind: str, dpi: int) -> bytes:
 # The program
 
 
-def numbers(panels: Sequence[tuple[Panel, Sequence[Curve]]], groups: Sequence[Group], **about) -> dict[str, Any]:
+def numbers(panels: Sequence[tuple[Column, Sequence[Curve]]], groups: Sequence[Group], **about) -> dict[str, Any]:
     """What the picture shows, as JSON: null where a value does not exist."""
 
     def plain(values: np.ndarray) -> list:
@@ -229,57 +228,55 @@ def numbers(panels: Sequence[tuple[Panel, Sequence[Curve]]], groups: Sequence[Gr
     return {
         **about,
         "confidence": CONFIDENCE,
-        "groups": [{"label": group.label, "runs": [str(run.path) for run in group.runs]} for group in groups],
+        "groups": [{"label": group.label, "runs": [str(log.path) for log in group.logs]} for group in groups],
         "panels": [
             {
-                "column": panel.column,
+                "column": column.name,
                 "curves": [{"label": c.label, **{k: plain(v) for k, v in c._asdict().items() if k != "label"}} for c in curves],
             }
-            for panel, curves in panels
+            for column, curves in panels
         ],
     }
 
 
-def choose_panels(runs: Sequence[Run], y: str, further: Sequence[str] | None) -> list[Panel]:
-    """The panel of `y` and the further ones: None for those of FURTHER that the runs have.
+def choose_panels(logs: Sequence[Log], y: str, further: Sequence[str] | None) -> list[Column]:
+    """The panel of `y` and the further ones: None for those of FURTHER that the logs have.
 
-    Raises: UsageError if a run lacks the column of `y`, or all runs that of another panel.
+    Raises: UsageError if a log lacks the column of `y`, or all logs that of another panel.
     """
     main = _panel(y)
-    for run in runs:
-        if not run.has(main.column):
-            raise UsageError(
-                f"--y {y}: {run.path} has no values of {main.column}; {_hint(run, main.column)}, or leave this run out"
-            )
+    for log in logs:
+        if not log.has(main.name):
+            hint = _hint(log, main.name)
+            raise UsageError(f"--y {y}: {log.path} has no values of {main.name}; {hint}, or leave this run out")
     if further is None:
-        further = [key for key in FURTHER if any(run.has(PANELS[key].column) for run in runs)]
+        further = [key for key in FURTHER if any(log.has(PANELS[key].name) for log in logs)]
     panels = [_panel(key) for key in further]
     for key, panel in zip(further, panels):
-        if not any(run.has(panel.column) for run in runs):
-            hint = _hint(runs[0], panel.column)
-            raise UsageError(f"--panels {key}: no RUN has values of {panel.column}; {hint}, or leave the panel out")
-    return list(dict.fromkeys([main, *(panel for panel in panels if panel.column != main.column)]))
+        if not any(log.has(panel.name) for log in logs):
+            hint = _hint(logs[0], panel.name)
+            raise UsageError(f"--panels {key}: no RUN has values of {panel.name}; {hint}, or leave the panel out")
+    return list(dict.fromkeys([main, *(panel for panel in panels if panel.name != main.name)]))
 
 
-def _panel(key: str) -> Panel:
-    return PANELS.get(key) or next(
-        (panel for panel in PANELS.values() if panel.column == key), Panel(key, textwrap.fill(key.replace("_", " "), 16))
-    )
+def _panel(key: str) -> Column:
+    by_column = {column.name: column for column in PANELS.values()}
+    return (PANELS | by_column).get(key) or Column(key, "", label=textwrap.fill(key.replace("_", " "), 16))
 
 
-def _hint(run: Run, column: str) -> str:
-    there = [key for key, panel in PANELS.items() if run.has(panel.column)]
-    close = difflib.get_close_matches(column, [name for name in run.columns if run.has(name)], n=2)
+def _hint(log: Log, column: str) -> str:
+    there = [key for key, panel in PANELS.items() if log.has(panel.name)]
+    close = difflib.get_close_matches(column, [name for name in log.columns if log.has(name)], n=2)
     return f"choose one of {', '.join(dict.fromkeys([*close, *there, 'the columns of its first line']))}"
 
 
-def _unique(runs: Sequence[Run]) -> list[Run]:
+def _unique(logs: Sequence[Log]) -> list[Log]:
     """Each log once: DIR/* names a run twice where DIR/latest is a link to it."""
-    return list({run.path.resolve(): run for run in reversed(runs)}.values())[::-1]
+    return list({log.path.resolve(): log for log in reversed(logs)}.values())[::-1]
 
 
-def _title(runs: Sequence[Run]) -> str:
-    environments = {run.arguments.get("env", "") for run in runs if run.arguments is not None}
+def _title(logs: Sequence[Log]) -> str:
+    environments = {log.arguments.get("env", "") for log in logs if log.arguments is not None}
     return environments.pop() if len(environments) == 1 else ""
 
 
@@ -287,10 +284,10 @@ def _caption(groups: Sequence[Group], x: str, window: float, width: float, stat:
     """`ends`: whether a run ends before others of its group."""
     time = f"{3600 * width:.3g} seconds" if width < 1 / 60 else f"{60 * width:.3g} minutes"
     bins = "averaged over " + (f"{window:,.0f} frames" if x == "frames" else time)
-    if all(len(group.runs) == 1 for group in groups):
+    if all(len(group.logs) == 1 for group in groups):
         return bins[0].upper() + bins[1:]
     name = {"mean": "Mean", "iqm": "Interquartile mean"}[stat]
-    sizes = [len(group.runs) for group in groups]
+    sizes = [len(group.logs) for group in groups]
     few = " (of fewer than 4 seeds, the mean)" if stat == "iqm" and min(sizes) < 4 else ""
     ranges = " (of 2 or 3 seeds, their range)" if {2, 3} & set(sizes) else ""
     dots = "; dot: a run ends" if ends else ""
@@ -300,21 +297,19 @@ def _caption(groups: Sequence[Group], x: str, window: float, width: float, stat:
 def plot(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     kind = _check_output(options)
-    runs = _unique([read_run(given) for given in options.runs])
-    _check_times(runs, options.x)
-    groups, names = group_runs(runs, _words(options.by) or ())
+    declared = command.declared()
+    logs = _unique([read_log(given, declared) for given in options.runs])
+    _check_times(logs, options.x)
+    groups, names = group_logs(logs, declared.seed_like, _words(options.by) or ())
     if len(groups) > len(COLOURS) * len(LINES):
         raise UsageError(f"{len(groups)} curves cannot be told apart: group the runs with --by, or plot fewer of them")
-    window = default_window(runs) if options.window is None else options.window
-    lengths = [getattr(run, options.x)[-1] for run in runs]
-    width = window if options.x == "frames" else window * sum(lengths) / sum(run.frames[-1] for run in runs)
-    if max(lengths) > MOST_BINS * width:
-        raise UsageError(f"--window {window:,.0f} would draw more than {MOST_BINS:,} points: give a larger one")
+    window = default_window(logs) if options.window is None else options.window
+    width = _bin_width(logs, options.x, window)
     panels = [
-        (panel, [make_curve(group, panel.column, x=options.x, width=width, stat=options.stat) for group in groups])
-        for panel in choose_panels(runs, options.y, _words(options.panels))
+        (column, [make_curve(group, column.name, x=options.x, width=width, stat=options.stat) for group in groups])
+        for column in choose_panels(logs, options.y, _words(options.panels))
     ]
-    title = _title(runs) if options.title is None else options.title
+    title = _title(logs) if options.title is None else options.title
     ends = any(_ends(curve) for _, curves in panels for curve in curves)
     caption = _caption(groups, options.x, window, width, options.stat, ends=ends)
     figure = picture(panels, x=options.x, caption=caption, title=title, legend=", ".join(names), size=options.size)
@@ -339,12 +334,21 @@ def _check_output(options: argparse.Namespace) -> str:
     return kind
 
 
-def _check_times(runs: Sequence[Run], x: str) -> None:
-    for run in runs:
-        if run.frames[-1] <= 0:
-            raise UsageError(f"{run.path} has no frames above 0 yet: wait until the run has logged some, or leave it out")
-        if x == "hours" and not (run.hours is not None and run.hours[-1] > 0):
-            raise UsageError(f"--x hours: {run.path} has no two rows with times (_time); use --x frames, or leave it out")
+def _check_times(logs: Sequence[Log], x: str) -> None:
+    for log in logs:
+        if log.frames[-1] <= 0:
+            raise UsageError(f"{log.path} has no frames above 0 yet: wait until the run has logged some, or leave it out")
+        if x == "hours" and not (log.hours is not None and log.hours[-1] > 0):
+            raise UsageError(f"--x hours: {log.path} has no two rows with times (_time); use --x frames, or leave it out")
+
+
+def _bin_width(logs: Sequence[Log], x: str, window: float) -> float:
+    """A window of so many frames, in the unit of x: in hours, what the logs took for so many on average."""
+    lengths = [getattr(log, x)[-1] for log in logs]
+    width = window if x == "frames" else window * sum(lengths) / sum(log.frames[-1] for log in logs)
+    if max(lengths) > MOST_BINS * width:
+        raise UsageError(f"--window {window:,.0f} would draw more than {MOST_BINS:,} points: give a larger one")
+    return width
 
 
 def _size(text: str) -> tuple[float, float]:
@@ -373,10 +377,9 @@ def _dpi(text: str) -> int:
 _size.__name__, _positive.__name__, _dpi.__name__ = "WIDTHxHEIGHT (1 to 100 inches)", "positive number", "30 to 1200"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m main.plot", description="Learning curves from logs, with bootstrap 95% intervals over seeds."
-    )
+def make_parser() -> Parser:
+    about = "Learning curves from logs, with bootstrap 95% intervals over seeds."
+    parser = Parser(prog="python -m main.plot", description=about)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="the folder of a run, or a logs.csv")
     add("--by", help="group by these arguments of meta.json, as model or model,env; or by experiment, the name of a row of "
@@ -385,8 +388,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--json", help="also write the plotted numbers to this file")
     add("--x", default="frames", choices=("frames", "hours"), help="(default: frames)")
     add("--y", default="return", help="return, success, or a column of logs.csv (default: return)")
-    add("--panels", help=f"further panels, as t_star,intrinsic: {', '.join(PANELS)}, columns, or none (default: {FURTHER[0]}, "
-        f"{FURTHER[1]} and {FURTHER[2]} where the runs have them)")  # fmt: skip
+    add("--panels", help=f"further panels, as t_star,intrinsic: {', '.join(PANELS)}, columns, or none (default: "
+        f"{', '.join(FURTHER[:-1])} and {FURTHER[-1]} where the runs have them)")  # fmt: skip
     add("--stat", default="mean", choices=tuple(STATISTICS), help="over seeds (default: mean)")
     add("--window", type=_positive, metavar="FRAMES", help="average over so many (default: the longest run / 100, rounded)")
     add("--title", help="(default: the environment)")
@@ -397,13 +400,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the exit code: 0; 2 for a wrong input, with nothing written."""
-    options = make_parser().parse_args(argv)
-    try:
-        plot(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.run(lambda: plot(make_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

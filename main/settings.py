@@ -9,10 +9,12 @@ from typing import Any
 from main.training.processes import ProcessSettings
 from models import STUDENTS
 from models.grid import CellSettings
+from torchbeast.core import run_folder
 from torchbeast.core import settings as core
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.settings import Flag, Settings, UsageError, flag
-from utils_folder import env_utils
+from utils_folder import minigrid
+from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations import MOTIVATIONS, canonical_name
 from utils_folder.motivations.rewards import RewardSettings
 
@@ -67,32 +69,11 @@ class FileSettings:
 
 
 @dataclass(frozen=True)
-class EnvironmentSettings:
-    """Who plays the games, and what is seen of them."""
-
-    title = "Environment"
-    engine: str = flag(
-        "auto",
-        "what plays MiniGrid: compiled, gym (gym-minigrid itself), or auto (compiled where it can)",
-        choices=env_utils.ENGINES,
-        resumable=True,
-    )
-    fix_seed: bool = flag(False, "every episode is the level of env_seed")
-    env_seed: int = flag(1, "seed of that level", at_least=0)
-    num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, agent=True)
-
-    @property
-    def fixed_seed(self) -> int | None:
-        """The seed of every level; None where each is another."""
-        return self.env_seed if self.fix_seed else None
-
-
-@dataclass(frozen=True)
 class EvaluationSettings:
     """How a trained agent plays, and what is shown of it."""
 
     title = "Evaluation"
-    weight_path: str = flag("model.tar", "checkpoint of the agent to play with", resumable=True)
+    weight_path: str = flag(run_folder.CHECKPOINT, "checkpoint of the agent to play with", resumable=True)
     num_episodes: int = flag(100, "episodes to play", at_least=1, resumable=True)
     greedy: bool = flag(False, "take the most probable action (default: sample)", resumable=True)
     json: str | None = flag(None, "also write the statistics to this file", resumable=True)
@@ -141,20 +122,12 @@ def problems(settings: Settings) -> list[str]:
     """Every reason why these settings cannot work, a line each, with the remedy."""
     found = settings.problems()
     found += settings[ProcessSettings].problems(settings[LearningSettings].batch_size)
-    return found + _environment_problems(settings)
-
-
-def _environment_problems(settings: Settings) -> list[str]:
-    env, engine = settings[RunSettings].env, settings[EnvironmentSettings].engine
+    run = settings[RunSettings]
     try:
-        env_utils.check_name(env)
-        width, height = env_utils.grid_size(env)
-        found = MOTIVATIONS[settings[RunSettings].model].problems(settings, width, height)
-        if max(width, height) > env_utils.MAX_GRID:
-            found = [f"--env {env}: its grid is {width}x{height}, the networks end at 32x32; choose a smaller one"]
-        env_utils.choose_engine(env, engine)
+        found += minigrid.problems(run.env, settings[EnvironmentSettings])
+        found += MOTIVATIONS[run.model].problems(settings, *minigrid.grid_size(run.env))
     except ValueError as error:
-        return [f"--env: {error}"]
+        found.append(f"--env: {error}")
     return found
 
 

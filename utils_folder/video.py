@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -14,6 +15,8 @@ import imageio.v2 as imageio
 import numpy as np
 from gym_minigrid.minigrid import OBJECT_TO_IDX, Grid, WorldObj
 from PIL import Image, ImageDraw, ImageFont
+
+from torchbeast.core.run_folder import replacing
 
 Colour = tuple[int, int, int]
 
@@ -196,11 +199,9 @@ class VideoWriter:
             raise ValueError(f"cannot write a video to {self.path}: name a file that ends in .mp4 or .gif (--video_path)")
         if not self.path.parent.is_dir():
             raise ValueError(f"no folder {self.path.parent} for the video: make it, or name another (--video_path)")
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.tmp{suffix}")
         self._shape = None
         self._fps = fps
-        make = _GifWriter if suffix == ".gif" else _mp4_writer
-        self._writer = make(self._temporary, fps)
+        self._make_writer = _GifWriter if suffix == ".gif" else _mp4_writer
 
     def add(self, picture: np.ndarray, seconds: float = 0) -> None:
         """Appends a picture, to be seen for that long, at least 1/fps.
@@ -216,22 +217,24 @@ class VideoWriter:
             self._writer.append_data(picture)
 
     def __enter__(self) -> VideoWriter:
+        with contextlib.ExitStack() as stack:
+            self._temporary = stack.enter_context(replacing(self.path))
+            self._writer = self._make_writer(self._temporary, self._fps)
+            stack.push(self._finish)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, error_type, error, trace) -> None:
-        try:
-            self._writer.close()
-            if error_type is None:
-                self._finish()
-        finally:
-            self._temporary.unlink(missing_ok=True)
+    def __exit__(self, *error) -> None:
+        self._stack.__exit__(*error)
 
-    def _finish(self) -> None:
+    def _finish(self, error_type, error, trace) -> None:
+        self._writer.close()
+        if error_type is not None:
+            return
         if self._shape is None:
             raise ValueError(f"no picture was added to the video {self.path}")
         if not self._temporary.is_file() or self._temporary.stat().st_size == 0:
             raise OSError(f"ffmpeg wrote no video to {self.path.parent}: is there room on the disk?")
-        os.replace(self._temporary, self.path)
 
 
 def _mp4_writer(path: Path, fps: float):

@@ -10,7 +10,7 @@ import torch
 
 from main.playing.trained import Trained
 from main.training.actor import Actor
-from utils_folder import env_utils, video
+from utils_folder import minigrid, video
 from utils_folder.motivations.base import Motivation
 
 EVENT_SECONDS, OUTCOME_SECONDS = 0.8, 2.4  # time to read a badge
@@ -96,7 +96,7 @@ def _picture(
     badges = [(arrival.event, video.TEACHER_COLOUR)] if arrival.event else []
     panel = video.Panel(
         lines,
-        bars=list(zip(env_utils.ACTION_NAMES, shares, strict=False)),  # some environments allow the first actions only
+        bars=list(zip(minigrid.ACTION_NAMES, shares, strict=False)),  # some environments allow the first actions only
         chosen=int(following["action"][0]),
         badges=badges + ([outcome] if outcome is not None else []),
     )

@@ -13,9 +13,10 @@ from main.settings import EvaluationSettings, RunSettings
 from main.training import recipe
 from main.training.actor import Actor
 from models import STUDENTS
+from torchbeast.core import checkpoint
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
-from utils_folder import checkpoint, env_utils
+from utils_folder import minigrid
 from utils_folder.motivations.base import Motivation
 
 logger = logging.getLogger("amigo")
@@ -72,7 +73,7 @@ class Trained:
 
     def _check_grid(self, state: dict) -> None:
         run, weight_path = self.settings[RunSettings], self.settings[EvaluationSettings].weight_path
-        width, height = env_utils.grid_size(run.env)
+        width, height = minigrid.grid_size(run.env)
         try:
             why = STUDENTS[run.student_network].misfit(state["model_state_dict"], width, height)
         except ValueError as error:

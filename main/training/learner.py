@@ -28,7 +28,7 @@ COLUMNS = (
     Column("pg_loss", "the student's policy gradient loss"),
     Column("baseline_loss", "the student's value loss, times baseline_cost"),
     Column("entropy_loss", "the student's negative entropy, times entropy_cost"),
-    Column("mean_intrinsic_rewards", "mean intrinsic reward of a step", panel="intrinsic",
+    Column("mean_intrinsic_rewards", "mean intrinsic reward of a step of this batch", panel="intrinsic",
            label="intrinsic reward\n(per step)"),
     Column("success_rate", "the share of those episodes with a return above 0", "episodes", panel="success",
            label="success rate\n(share of episodes)"),
@@ -151,11 +151,7 @@ class Learner:
     def warnings(self) -> Iterator[str]:
         """What a user should know of the present state, a line each."""
         yield from self.motivation.warnings()
-        if self._optimizer.skipped:
-            yield (
-                "a student update had a loss or gradient that is not finite and was not applied; "
-                "if it happens often, lower --learning_rate"
-            )
+        yield from self._optimizer.warnings("student", "learning_rate")
         bound = LAG_FACTOR * self._max_lag
         if self._usual_lag > bound:
             yield (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from main.settings import EnvironmentSettings, RunSettings
+from main.settings import RunSettings
 from main.training.actor import Actor
 from main.training.learner import COLUMNS, Learner
 from main.training.processes import ProcessSettings
@@ -20,7 +20,8 @@ from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field, Rollouts, agent_fields, rollout_bytes
 from torchbeast.core.settings import Settings
 from torchbeast.core.weights import Reader, SharedWeights
-from utils_folder import env_utils
+from utils_folder import minigrid
+from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Motivation, Task
 from utils_folder.motivations.rewards import RewardSettings
@@ -31,7 +32,7 @@ CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor
 def make_environments(settings: Settings, seeds: Sequence[int]) -> Environment:
     """Environments of the run's kind; environment e's levels come from seeds[e]."""
     own = settings[EnvironmentSettings]
-    return env_utils.make_environments(
+    return minigrid.make_environments(
         settings[RunSettings].env,
         seeds,
         engine=own.engine,
@@ -43,7 +44,7 @@ def make_environments(settings: Settings, seeds: Sequence[int]) -> Environment:
 def probe(settings: Settings) -> Task:
     """What is played. Has the compiled engine ready before a fork."""
     own = settings[EnvironmentSettings]
-    return Task.of(env_utils.probe(settings[RunSettings].env, engine=own.engine, num_input_frames=own.num_input_frames))
+    return Task.of(minigrid.probe(settings[RunSettings].env, engine=own.engine, num_input_frames=own.num_input_frames))
 
 
 class Agent(NamedTuple):
@@ -97,7 +98,7 @@ class Agent(NamedTuple):
             for i, state in enumerate(self.student.initial_state(1))
         }
         fields = agent_fields(self.task.frame_shape, self.task.num_actions)
-        return fields | env_utils.CARRIED_FIELDS | core_state | self.motivation.rollout_fields
+        return fields | minigrid.CARRIED_FIELDS | core_state | self.motivation.rollout_fields
 
     @property
     def _rollouts_size(self) -> dict[str, int]:

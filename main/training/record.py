@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from main.settings import FileSettings, RunSettings
-from main.training.resume import NAME
 from main.training.sources import Batch
+from torchbeast.core import checkpoint, run_folder
 from torchbeast.core.columns import Column
 from torchbeast.core.file_writer import FileWriter, NoWriter
 from torchbeast.core.ranks import Alone
 from torchbeast.core.settings import Settings, UsageError
-from utils_folder import checkpoint
 
 logger = logging.getLogger("amigo")
 
@@ -133,10 +132,10 @@ class Record:
             self.warn_once(f"{what} failed ({error}); the run goes on and tries again")
 
     def _write(self, state: dict) -> None:
-        path = self.run_dir / NAME
+        path = self.run_dir / run_folder.CHECKPOINT
         checkpoint.save(path, state, keep=self._settings.keep_checkpoints)
         if self._milestone_due(state["frames"]):
-            checkpoint.link(path, path.with_name(f"milestone-{state['frames']:012d}.tar"))
+            checkpoint.link(path, path.with_name(run_folder.milestone(state["frames"])))
             self._milestone = self._following(state["frames"])
 
     def _milestone_due(self, frames: int) -> bool:
@@ -151,7 +150,7 @@ class Record:
         if not self._settings.save_env or frames < self._next_environments:
             return
         self._next_environments += self._settings.save_every
-        folder = self.run_dir / "environments"
+        folder = self.run_dir / run_folder.ENVIRONMENTS
         folder.mkdir(exist_ok=True)
         fields = {name: batch[name][-1, :SAVED_ENVS].numpy() for name in ("frame", "goal") if name in batch}
         np.savez_compressed(folder / f"{frames:012d}.npz", **fields)

@@ -8,14 +8,13 @@ from typing import Any
 
 from main import settings as settings_module
 from main.settings import FileSettings, RunSettings
+from torchbeast.core import checkpoint, run_folder
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import Alone
 from torchbeast.core.settings import Settings, UsageError
-from utils_folder import checkpoint
 
 logger = logging.getLogger("amigo")
 
-NAME = "model.tar"
 RESUMABLE_KEYS = ("frames", "incarnation", "source", "optimizer_state_dict", "scheduler_state_dict", "weights_version")
 
 
@@ -24,7 +23,7 @@ def begun(files: FileSettings, ranks: Alone) -> str | None:
     if files.xpid is None:
         raise UsageError("under torchrun the run needs a name, by which ranks that are started again find it: give --xpid")
     run_dir = Path(files.savedir) / files.xpid
-    return str(run_dir) if ranks.share((run_dir / NAME).exists()) else None
+    return str(run_dir) if ranks.share((run_dir / run_folder.CHECKPOINT).exists()) else None
 
 
 def resumed(run_dir: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings, dict]:
@@ -52,7 +51,7 @@ def resumed(run_dir: Path, given: dict[str, Any], ranks: Alone) -> tuple[Setting
 def _newest(run_dir: Path, ranks: Alone) -> tuple[dict, Path]:
     """The newest readable checkpoint, and which one that is: all ranks go on from the same."""
     try:
-        state, path = checkpoint.load_newest(run_dir / NAME) if ranks.first else (None, None)
+        state, path = checkpoint.load_newest(run_dir / run_folder.CHECKPOINT) if ranks.first else (None, None)
         path = Path(ranks.share(str(path)))
         state = checkpoint.load(path) if state is None else state
         checkpoint.ranks(state)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from main import settings as settings_module
-from main.settings import EnvironmentSettings, FileSettings, RunSettings
+from main.settings import FileSettings, RunSettings
 from main.training import preflight, recipe, resume
 from main.training.actor import Actor
 from main.training.beside import Beside, Progress
@@ -24,12 +24,14 @@ from main.training.loop import Loop
 from main.training.processes import ProcessSettings
 from main.training.record import Record, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
+from torchbeast.core import checkpoint
 from torchbeast.core.optimizer import Diverged, LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
-from utils_folder import checkpoint, env_utils, minigrid_engine
+from utils_folder import minigrid
+from utils_folder.minigrid import EnvironmentSettings
 
 logger = logging.getLogger("amigo")
 
@@ -255,11 +257,11 @@ def announce(settings: Settings, device: torch.device, rollouts: Rollouts, run_d
     run, processes = settings[RunSettings], settings[ProcessSettings]
     where = f"{processes.processes} actor processes" if processes.processes else "this process"
     asked = settings[EnvironmentSettings].engine
-    engine = env_utils.choose_engine(run.env, asked)
+    engine = minigrid.choose_engine(run.env, asked)
     several = "" if ranks.alone else f"{ranks.size} ranks, each: "
     logger.info(
-        f"{run.model} on {run.env}: {several}{processes.num_actors} environments in {where}, {engine} engine, learning on "
-        f"{device}, {rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {run.seed}; writing {run_dir}"
+        f"{run.model} on {run.env}: {several}{processes.num_actors} environments in {where}, {engine} engine, "
+        f"learning on {device}, {rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {run.seed}; writing {run_dir}"
     )
-    if asked == "auto" and engine == "gym":
-        logger.warning(f"gym-minigrid itself plays {run.env}: {minigrid_engine.playable(run.env)}")
+    if why := minigrid.why_not_first(run.env, asked):
+        logger.warning(why)

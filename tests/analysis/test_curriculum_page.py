@@ -13,8 +13,8 @@ import pytest
 from main import curriculum
 from main.curriculum import merged
 from tests.helpers.curriculum import batches, seen
-from utils_folder import checkpoint
-from utils_folder.curriculum import history
+from torchbeast.core import checkpoint
+from utils_folder.motivations.curriculum import KEY, history
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = {"model": "default", "env": "MiniGrid-Fetch-5x5-N2-v0", "seed": 3}
@@ -22,7 +22,7 @@ FLAGS = {"model": "default", "env": "MiniGrid-Fetch-5x5-N2-v0", "seed": 3}
 
 @pytest.fixture
 def run_dir(tmp_path):
-    state = {"model_state_dict": {}, "flags": FLAGS, "curriculum": seen(batches(12), width=12).state_dict()}
+    state = {"model_state_dict": {}, "flags": FLAGS, KEY: seen(batches(12), width=12).state_dict()}
     checkpoint.save(tmp_path / "model.tar", state)
     return tmp_path
 
@@ -86,7 +86,7 @@ def test_maps_and_shares_are_drawn_where_they_belong(run_dir):
     [
         (None, "give the folder of a run of this program (SAVEDIR/XPID)"),
         ({}, "has a teacher"),
-        ({"curriculum": seen([]).state_dict()}, "no goal has ended yet"),
+        ({KEY: seen([]).state_dict()}, "no goal has ended yet"),
     ],
 )
 def test_runs_without_goals_are_refused(tmp_path, content, word, capsys):

@@ -16,12 +16,17 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
 
-from main import curves, logs, plot
-from main.flags import UsageError
+from main import command, plot
+from main.analysis import curves
+from main.analysis.log import read_columns, read_log
+from torchbeast.core.columns import Column
 from torchbeast.core.file_writer import FileWriter
+from torchbeast.core.settings import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["frames", "mean_episode_return", "success_rate", "episodes", "generator_current_target"]
+DECLARED = command.declared()
+LEVEL, REWARD = (plot.PANELS[name].name for name in ("t_star", "teacher"))
+NAMES = ["frames", "mean_episode_return", "success_rate", "episodes", LEVEL]
 
 
 def write_log(folder: Path, rows, names=NAMES, *, start=1000.0, seconds=2.0) -> Path:
@@ -43,7 +48,7 @@ def write_meta(folder: Path, *, ours=True, resumed=(), **arguments) -> None:
 
 def write_run(folder: Path, *, end=1000, rate=0.5, names=NAMES, **arguments) -> Path:
     """A run of ours: rows every 10 frames whose return is `rate` throughout."""
-    values = {"mean_episode_return": rate, "success_rate": rate, "episodes": 3, "generator_current_target": 7}
+    values = {"mean_episode_return": rate, "success_rate": rate, "episodes": 3, LEVEL: 7}
     rows = [[frame, *(values.get(name, 0.25) for name in names[1:])] for frame in range(10, end + 1, 10)]
     write_log(folder, rows, names)
     write_meta(folder, **{"model": "default", "env": "MiniGrid-Empty-5x5-v0", "seed": 1, "xpid": folder.name, **arguments})
@@ -59,16 +64,16 @@ def run(*arguments) -> int:
 
 def test_what_our_file_writer_writes(tmp_path):
     writer = FileWriter.create(tmp_path, "one", args={"model": "default", "seed": 3}, fields=NAMES)
-    writer.log({"frames": 800, "mean_episode_return": None, "episodes": 0, "generator_current_target": 7})
+    writer.log({"frames": 800, "mean_episode_return": None, "episodes": 0, LEVEL: 7})
     writer.log({"frames": 1600, "mean_episode_return": 0.25, "success_rate": 0.5, "episodes": 2})
     writer.close(True)
-    read = logs.read_run(tmp_path / "one")
+    read = read_log(tmp_path / "one", DECLARED)
     assert read.name == "one" and read.arguments["seed"] == 3
-    assert read.arguments["generator_batch_size"] == 32, "a flag that came later had its default"
+    assert read.arguments["unroll_length"] == 100, "a flag that came later had its default"
     assert read.frames.tolist() == [800, 1600]
     np.testing.assert_equal(read.columns["mean_episode_return"], [math.nan, 0.25])
-    np.testing.assert_equal(read.columns["generator_current_target"], [7, math.nan])
-    assert read.hours.shape == (2,) and read.has("success_rate") and not read.has("gen_rewards")
+    np.testing.assert_equal(read.columns[LEVEL], [7, math.nan])
+    assert read.hours.shape == (2,) and read.has("success_rate") and not read.has(REWARD)
 
 
 def test_torchbeasts_log_whose_fields_grow(tmp_path):
@@ -80,24 +85,24 @@ def test_torchbeasts_log_whose_fields_grow(tmp_path):
         "# _tick,_time,step,loss\n0,10.0,80,nan\r\n1,11.0,160,-1.5\r\n"
         '2,12.0,240,2.0,"(0.5, 1.0)",0.75\r\n3,13.0,320,inf,"tensor([0.,\n 1.])",0.5\r\n4,14.0,400,1.0,"()",0.2'
     )
-    columns, left_out = logs.read_log(tmp_path / "logs.csv")
+    columns, left_out = read_columns(tmp_path / "logs.csv")
     assert left_out == 1
     np.testing.assert_equal(columns["step"], [80, 160, 240, 320])
     np.testing.assert_equal(columns["loss"], [math.nan, -1.5, 2, math.nan])
     np.testing.assert_equal(columns["mean_episode_return"], [math.nan, math.nan, 0.75, 0.5])
-    assert logs.read_run(tmp_path).arguments is None
+    assert read_log(tmp_path, DECLARED).arguments is None
 
 
 def test_header_lines_in_the_middle_and_none_at_all(tmp_path):
     log = tmp_path / "logs.csv"
     log.write_text("# _tick,_time,frames,a\n0,1,10,5\n# _tick,_time,frames,b,a\n# a remark\n1,2,20,6,7\n")
-    columns, left_out = logs.read_log(log)
+    columns, left_out = read_columns(log)
     np.testing.assert_equal(columns["a"], [5, 7])
     np.testing.assert_equal(columns["b"], [math.nan, 6])
     assert left_out == 1  # the remark
     log.write_text("0,1,10,5\n")
     (tmp_path / "fields.csv").write_text("_tick,_time,frames,a\n")
-    assert logs.read_log(log)[0]["a"].tolist() == [5]
+    assert read_columns(log)[0]["a"].tolist() == [5]
 
 
 def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
@@ -105,14 +110,14 @@ def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
     lines = log.read_text().splitlines()
     lines[2] = lines[2][:9] + lines[3]  # a crash inside row 1, and the resumed program appends
     log.write_text("\n".join([*lines, "\0\0\0", lines[3].replace(",30,", ",40,"), ""]))
-    assert logs.read_run(tmp_path).frames.tolist() == [10, 30, 40]
+    assert read_log(tmp_path, DECLARED).frames.tolist() == [10, 30, 40]
     assert "unreadable: 1\n" in capsys.readouterr().err
 
 
 def test_rows_written_again_after_a_resume_count_once(tmp_path):
     frames = [10, 20, 30, 40, 30, 40, 50, 50]
     write_log(tmp_path, [[f, i, None, 1, 7] for i, f in enumerate(frames)])
-    read = logs.read_run(tmp_path / "logs.csv")
+    read = read_log(tmp_path / "logs.csv", DECLARED)
     assert read.frames.tolist() == [10, 20, 30, 40, 50]
     assert read.columns["mean_episode_return"].tolist() == [0, 1, 4, 5, 7], "the later rows count"
 
@@ -126,56 +131,56 @@ def test_hours_leave_pauses_out(tmp_path, how):
     (tmp_path / "logs.csv").write_text("\n".join(lines) + "\n")
     if how == "recorded":
         write_meta(tmp_path, resumed=[30], model="default")
-    np.testing.assert_allclose(logs.read_run(tmp_path).hours * 3600, [2, 4, 6, 8, 10, 12])
+    np.testing.assert_allclose(read_log(tmp_path, DECLARED).hours * 3600, [2, 4, 6, 8, 10, 12])
 
 
 # Grouping
 
 
 def groups(runs, by=()):
-    found, names = curves.group_runs([logs.read_run(path) for path in runs], by)
-    return {group.label: [run.name for run in group.runs] for group in found}, names
+    found, names = curves.group_logs([read_log(path, DECLARED) for path in runs], DECLARED.seed_like, by)
+    return {group.label: [log.name for log in group.logs] for group in found}, names
 
 
 def test_groups_are_what_differs_but_for_the_seed(tmp_path):
     runs = [
         write_run(tmp_path / "a", seed=1, savedir="x", initials="me"),
         write_run(tmp_path / "b", seed=2, savedir="y", num_threads=9, checkpoint_minutes=1.5),
-        write_run(tmp_path / "c", seed=1, generator_threshold=-0.1, modify=True),
-        write_run(tmp_path / "d", seed=5, generator_threshold=-0.1, modify=True),
+        write_run(tmp_path / "c", seed=1, entropy_cost=-0.1, use_lstm=True),
+        write_run(tmp_path / "d", seed=5, entropy_cost=-0.1, use_lstm=True),
     ]
     found, names = groups(runs[:2])
     assert found == {"default": ["a", "b"]} and names == ()
     found, names = groups(runs)
     assert list(found.values()) == [["a", "b"], ["c", "d"]]
-    assert len(names) == 1 and names[0] in ("generator_threshold", "modify"), "one argument is enough to tell two groups"
+    assert len(names) == 1 and names[0] in ("entropy_cost", "use_lstm"), "one argument is enough to tell two groups"
 
 
 def test_groups_that_only_two_arguments_tell_apart(tmp_path):
-    kinds = itertools.product(["default", "window_adaptive"], [False, True], [1, 2])
-    runs = [write_run(tmp_path / f"{m}{i}{s}", model=m, inner=i, seed=s) for m, i, s in kinds]
+    kinds = itertools.product(["default", "other_variant"], [False, True], [1, 2])
+    runs = [write_run(tmp_path / f"{m}{i}{s}", model=m, use_lstm=i, seed=s) for m, i, s in kinds]
     found, names = groups(runs)
-    assert names == ("model", "inner") and list(map(len, found.values())) == [2, 2, 2, 2]
-    assert "default, off" in found and "window_adaptive, on" in found
+    assert names == ("model", "use_lstm") and list(map(len, found.values())) == [2, 2, 2, 2]
+    assert "default, off" in found and "other_variant, on" in found
 
 
 def test_by_the_experiments_of_a_table(tmp_path):
     """Named EXPERIMENT-SEED; only where that is asked for."""
     folders = [write_run(tmp_path / name, seed=int(name[-1])) for name in ("row-1", "row-2", "row-2-2", "other-1")]
-    runs = [logs.read_run(folder) for folder in folders]
-    grouped, _ = curves.group_runs(runs, ("experiment",))
-    assert [(group.label, len(group.runs)) for group in grouped] == [("row", 2), ("row-2", 1), ("other", 1)]
-    assert len(curves.group_runs(runs)[0]) == 1
+    runs = [read_log(folder, DECLARED) for folder in folders]
+    grouped, _ = curves.group_logs(runs, DECLARED.seed_like, ("experiment",))
+    assert [(group.label, len(group.logs)) for group in grouped] == [("row", 2), ("row-2", 1), ("other", 1)]
+    assert len(curves.group_logs(runs, DECLARED.seed_like)[0]) == 1
 
 
 def test_by_one_and_by_several(tmp_path):
     runs = [
-        write_run(tmp_path / "a", env="E", window=5),
-        write_run(tmp_path / "b", env="F", window=6),
-        write_run(tmp_path / "c", env="E", window=7, model="novelty_based"),
+        write_run(tmp_path / "a", env="E", num_actors=5),
+        write_run(tmp_path / "b", env="F", num_actors=6),
+        write_run(tmp_path / "c", env="E", num_actors=7, model="other_variant"),
     ]
-    assert groups(runs, ["model"])[0] == {"default": ["a", "b"], "novelty_based": ["c"]}
-    assert groups(runs, ["model", "env"])[0] == {"default, E": ["a"], "default, F": ["b"], "novelty_based, E": ["c"]}
+    assert groups(runs, ["model"])[0] == {"default": ["a", "b"], "other_variant": ["c"]}
+    assert groups(runs, ["model", "env"])[0] == {"default, E": ["a"], "default, F": ["b"], "other_variant, E": ["c"]}
 
 
 def test_runs_of_other_programs_are_not_mixed_with_ours(tmp_path):
@@ -191,7 +196,7 @@ def test_the_newest_arguments_of_a_resumed_run_count(tmp_path):
     folder = write_run(tmp_path / "a")
     old = {"args": {"model": "default", "total_frames": 10}, "versions": {}}
     (folder / "meta.json").write_text(json.dumps({**old, "resumed": [{"frames": 5, "args": {"total_frames": 20}}]}))
-    assert logs.read_run(folder).arguments["total_frames"] == 20
+    assert read_log(folder, DECLARED).arguments["total_frames"] == 20
 
 
 # Statistics
@@ -237,16 +242,16 @@ def test_bins_by_hand():
 
 def test_rows_are_weighted_by_their_episodes_where_they_say_so(tmp_path):
     rows = [[10, 1.0, 1.0, 9, 7], [20, 0.0, 0.0, 1, 17], [30, None, None, 0, 27]]
-    weighted = logs.read_run(write_log(tmp_path / "a", rows))
+    weighted = read_log(write_log(tmp_path / "a", rows), DECLARED)
     names = [name for name in NAMES if name != "episodes"]
-    plain = logs.read_run(write_log(tmp_path / "b", [[*row[:3], row[4]] for row in rows], names))
+    plain = read_log(write_log(tmp_path / "b", [[*row[:3], row[4]] for row in rows], names), DECLARED)
 
     def value(run, column):
         return curves.make_curve(curves.Group("g", [run]), column, x="frames", width=40, stat="mean").value.tolist()
 
     assert value(weighted, "mean_episode_return") == [0.9] and value(weighted, "success_rate") == [0.9]
     assert value(plain, "mean_episode_return") == [0.5]
-    assert value(weighted, "generator_current_target") == [17], "not an average over episodes"
+    assert value(weighted, LEVEL) == [17], "not an average over episodes"
 
 
 def slow_bootstrap(column, statistic):
@@ -282,7 +287,7 @@ def test_the_iqm_leaves_outliers_out():
 def test_runs_of_different_length(tmp_path):
     """Three seeds, then two, then one: each part is of those that are there, and one seed has no band."""
     runs = [
-        logs.read_run(write_run(tmp_path / f"r{i}", end=e, rate=r))
+        read_log(write_run(tmp_path / f"r{i}", end=e, rate=r), DECLARED)
         for i, (e, r) in enumerate([(300, 0), (200, 0.6), (100, 0.9)])
     ]
     curve = curves.make_curve(curves.Group("g", runs), "mean_episode_return", x="frames", width=100, stat="mean")
@@ -294,14 +299,14 @@ def test_runs_of_different_length(tmp_path):
 
 
 def test_one_seed_is_a_line_alone(tmp_path):
-    run = logs.read_run(write_run(tmp_path / "a"))
+    run = read_log(write_run(tmp_path / "a"), DECLARED)
     curve = curves.make_curve(curves.Group("g", [run]), "success_rate", x="hours", width=run.hours[-1] / 4, stat="mean")
     assert curve.value.tolist() == [0.5] * 4 and np.isnan(curve.low).all() and plot._entry(curve, 1, " h") == "g (1 run)"
 
 
 @pytest.mark.parametrize("frames, window", [(30e6, 2e5), (1e8, 1e6), (800, 10), (40, 1)])
 def test_the_window_has_a_round_default(tmp_path, frames, window):
-    run = logs.read_run(write_log(tmp_path, [[frames, 0.5, 0.5, 1, 7]]))
+    run = read_log(write_log(tmp_path, [[frames, 0.5, 0.5, 1, 7]]), DECLARED)
     assert curves.default_window([run]) == pytest.approx(window)
 
 
@@ -312,7 +317,7 @@ def test_the_window_has_a_round_default(tmp_path, frames, window):
 def two_groups(tmp_path):
     return [
         write_run(tmp_path / "runs" / f"{model}{seed}", end=end, rate=rate, model=model, seed=seed)
-        for model, seed, end, rate in [("default", 1, 1000, 0.5), ("default", 2, 700, 0.7), ("window_adaptive", 1, 1000, 0.1)]
+        for model, seed, end, rate in [("default", 1, 1000, 0.5), ("default", 2, 700, 0.7), ("other_variant", 1, 1000, 0.1)]
     ]
 
 
@@ -320,9 +325,9 @@ def test_json_holds_what_is_drawn(two_groups, tmp_path):
     out, numbers = tmp_path / "a.png", tmp_path / "a.json"
     assert run(*two_groups, "--by", "model", "--window", "100", "--out", out, "--json", numbers) == 0
     data = json.loads(numbers.read_text())
-    assert [panel["column"] for panel in data["panels"]] == ["mean_episode_return", "generator_current_target"]
+    assert [panel["column"] for panel in data["panels"]] == ["mean_episode_return", LEVEL]
     first, second = data["panels"][0]["curves"]
-    assert first["label"] == "default" and first["seeds"] == [2] * 7 + [1] * 3 and second["label"] == "window_adaptive"
+    assert first["label"] == "default" and first["seeds"] == [2] * 7 + [1] * 3 and second["label"] == "other_variant"
     np.testing.assert_allclose(first["value"], [0.6] * 7 + [0.5] * 3)
     assert first["low"][-1] is None and first["low"][0] == pytest.approx(0.5) and second["value"] == pytest.approx([0.1] * 10)
     assert data["groups"][0]["runs"] == [str(folder / "logs.csv") for folder in two_groups[:2]]
@@ -359,9 +364,9 @@ def draw(labels, *, panels=3, **options):
 
 @pytest.mark.parametrize("labels, options", [
     (["default"], {}),
-    ([f"model {i}, MiniGrid-KeyCorridorS3R3-v0, {i / 10}" for i in range(9)], {"legend": "model, env, generator_threshold"}),
+    ([f"model {i}, MiniGrid-KeyCorridorS3R3-v0, {i / 10}" for i in range(9)], {"legend": "model, env, intrinsic_reward_coef"}),
     (["a very long name of a run " * 8, "b"], {"title": "MiniGrid-ObstructedMaze-1Dl-v0 and some more " * 6}),
-    (["default", "window_adaptive"], {"size": (5.0, 7.0), "title": "MiniGrid-KeyCorridorS3R3-v0"}),
+    (["default", "other_variant"], {"size": (5.0, 7.0), "title": "MiniGrid-KeyCorridorS3R3-v0"}),
     (["b"], {"panels": 1}),
 ])  # fmt: skip
 def test_every_word_is_inside_and_the_legend_covers_no_data(labels, options):
@@ -430,6 +435,15 @@ def test_the_caption_tells_of_ranges_and_of_dots_where_there_are_some(tmp_path, 
         assert ("dot: a run ends" in captions[-1]) == said and "(of 2 or 3 seeds, their range)" in captions[-1]
 
 
+def test_panels_are_those_of_the_declared_columns():
+    """What episodes come to first, and only that unless asked for; of the others the last declared ones first."""
+    kinds = [("a", "mean", "low"), ("b", "episodes", "high"), ("c", "sum", ""), ("d", "last", "top"), ("e", "episodes", "next")]
+    columns = {name: Column(name, "", join, panel=panel) for name, join, panel in kinds}
+    panels = [(key, column.name) for key, column in plot.panels_of(columns).items()]
+    assert panels == [("high", "b"), ("next", "e"), ("top", "d"), ("low", "a")]
+    assert [*plot.PANELS][:2] == ["return", "success"] and plot.FURTHER == ("t_star", "teacher", "intrinsic")
+
+
 def empty(folder: Path) -> Path:
     return write_log(folder, [])
 
@@ -442,7 +456,7 @@ def empty(folder: Path) -> Path:
     (lambda p: write_log(p / "e", [[5]], ["loss"]), [], "no column frames"),
     (lambda p: write_log(p / "e", [[9, None, None, 0, 7]]), [], "no values of mean_episode_return"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--y", "success"], "choose one of return"),
-    (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--panels", "teacher"], "no RUN has values of gen_rewards"),
+    (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--panels", "teacher"], f"no RUN has values of {REWARD}"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--by", "model"], "leave out --by"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--window", ".000001"], "give a larger one"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2], seconds=0, start=math.nan), ["--x", "hours"], "use --x frames"),
@@ -475,16 +489,17 @@ def test_damaged_metadata(tmp_path, capsys, content):
 
 
 @pytest.mark.parametrize("options", [["--size", "7"], ["--size", "nanx3"], ["--window", "0"], ["--x", "days"], ["--dpi", "0"]])
-def test_wrong_words(tmp_path, options):
-    with pytest.raises(SystemExit) as end:
-        run(tmp_path, *options)
-    assert end.value.code == 2
+def test_wrong_words(tmp_path, capsys, options):
+    assert run(tmp_path, *options) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {options[0]}: invalid ") and message.count("\n") == 1
+    assert message.endswith("; see python -m main.plot --help\n")
 
 
 def test_without_a_screen_and_with_another_matplotlibrc(tmp_path):
     """A process of its own: the user's settings (here: cut to the contents) and the lack of a screen change nothing."""
     (tmp_path / "matplotlibrc").write_text("savefig.bbox: tight\nbackend: TkAgg\n")
-    folder = write_run(tmp_path / "a", names=[*NAMES, "gen_rewards", "mean_intrinsic_rewards"])
+    folder = write_run(tmp_path / "a", names=[*NAMES, REWARD, "mean_intrinsic_rewards"])
     command = [sys.executable, "-m", "main.plot", folder, "--out", tmp_path / "a.png", "--size", "6x9", "--dpi", "40"]
     environment = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "OMP_NUM_THREADS": "1", "DISPLAY": ":77", "PATH": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)

@@ -14,12 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from main import evaluate, keep, logs, reproduce
-from main import flags as flags_module
-from main.reproduce import Experiment, Outcome
+from main import command, reproduce
+from main import settings as settings_module
+from main.analysis import keep
+from main.analysis.log import Log, read_log
+from main.analysis.table import Experiment, Outcome, outcome, read_table
+from main.playing.evaluate import evaluate
 from tests.helpers.program import ROOT
+from torchbeast.core.columns import Column
+from utils_folder.motivations import MOTIVATIONS
 
-SMALL = "--num_actors 5 --batch_size 4 --unroll_length 6 --modify --generator_batch_size 3 --num_actor_processes 1"
+OTHER = next(name for name in MOTIVATIONS if name != "default" and "_" in name)
+SMALL = "--num_actors 5 --batch_size 4 --unroll_length 6 --state_embedding_dim 32 --num_actor_processes 1"
+DECLARED = command.declared()
 TABLE = f"""
 [DEFAULT]
 env = MiniGrid-Empty-5x5-v0
@@ -29,8 +36,8 @@ reach = 0.9
 published = nowhere
 [teacher]
 flags = --model default {SMALL}
-[novelty]
-flags = --model novelty_based {SMALL}
+[other]
+flags = --model {OTHER} {SMALL}
 seeds = 3
 """
 
@@ -53,11 +60,10 @@ def log(folder: Path, rows: list[tuple]) -> Path:
 
 
 def test_the_shipped_table_is_one_that_works():
-    experiments = reproduce.read_table(ROOT / "results" / "experiments.ini")
+    experiments = read_table(ROOT / "results" / "experiments.ini", command.check_run)
     named = {(e.arguments[1].split("-")[1], e.arguments[e.arguments.index("--model") + 1]) for e in experiments}
-    tasks, models = ("KeyCorridorS3R3", "ObstructedMaze"), ("default", "window_adaptive", "novelty_based")
-    assert named >= {(task, model) for task in tasks for model in models}
-    assert any("--as_published" in e.arguments for e in experiments)
+    assert named >= {(task, model) for task in ("KeyCorridorS3R3", "ObstructedMaze") for model in MOTIVATIONS}
+    assert any(e.name.endswith("as-published") for e in experiments)
     assert any("S4R3" in e.arguments[1] for e in experiments)
     assert all(e.published and e.seeds and 0 < e.reach <= 1 for e in experiments)
 
@@ -76,7 +82,7 @@ def test_the_rate_is_over_the_episodes_of_the_last_million_frames(tmp_path):
         return rate, reached
 
     for reach in (0.3, 0.4, 0.6, 0.9, 1.1):
-        result = reproduce.outcome(folder, reach)
+        result = outcome(folder, reach, DECLARED)
         assert (result.success, result.reached_at) == pytest.approx(slow(reach))
         assert result.frames == 2_400_000 and result.mean_return == pytest.approx(result.success / 2)
         assert result.hours == pytest.approx(6)
@@ -87,20 +93,20 @@ def test_a_fall_below_half_of_what_was_reached_is_a_collapse(tmp_path):
     """Only after it was reached, and once until it is back: 0.3 up 0.9 | 0.5 | 0.4 0.1 0.8 | 0.9 | 0.2."""
     rates = [0.3, 0.9, 0.5, 0.4, 0.1, 0.8, 0.9, 0.2]
     folder = log(tmp_path / "run", [(1_000_000 * i, 10, rate) for i, rate in enumerate(rates, 1)])
-    result = reproduce.outcome(folder, 0.9)
+    result = outcome(folder, 0.9, DECLARED)
     assert (result.reached_at, result.collapses, result.recoveries) == (2_000_000, 2, 1)
-    assert reproduce.outcome(folder, 0.95)[-3:-1] == (0, 0)
+    assert outcome(folder, 0.95, DECLARED)[-3:-1] == (0, 0)
 
 
 def test_an_empty_log_has_no_outcome(tmp_path):
-    assert reproduce.outcome(log(tmp_path / "run", []), 0.9) == Outcome(0)
+    assert outcome(log(tmp_path / "run", []), 0.9, DECLARED) == Outcome(0)
 
 
 def test_a_log_that_cannot_be_read_is_named_and_not_taken_for_an_empty_one(table, tmp_path, capsys):
-    folder = log(tmp_path / "runs" / "novelty-3", [(1, 2, 0.5)])
+    folder = log(tmp_path / "runs" / "other-3", [(1, 2, 0.5)])
     (folder / "logs.csv").write_text("what,is,this\n1,2,3\n")
     assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), "--list"]) == 2
-    assert "novelty-3/logs.csv" in capsys.readouterr().err
+    assert "other-3/logs.csv" in capsys.readouterr().err
 
 
 def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
@@ -112,9 +118,9 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     assert sorted(p.name for p in kept.iterdir()) == ["teacher-1"]
     folder = kept / "teacher-1"
     assert sorted(p.name for p in folder.iterdir()) == ["logs.csv", "meta.json", "model.tar"]
-    whole = logs.read_run(runs / "teacher-1")
-    assert logs.read_run(folder).columns.keys() == whole.columns.keys() and len(whole.frames) == 100
-    for name, values in logs.read_run(folder).columns.items():
+    whole = read_log(runs / "teacher-1", DECLARED)
+    assert read_log(folder, DECLARED).columns.keys() == whole.columns.keys() and len(whole.frames) == 100
+    for name, values in read_log(folder, DECLARED).columns.items():
         np.testing.assert_allclose(values, whole.columns[name], rtol=1e-4, err_msg=name)
     assert (folder / "model.tar").stat().st_size < 0.8 * (runs / "teacher-1" / "model.tar").stat().st_size
     meta = (folder / "meta.json").read_text()
@@ -124,13 +130,12 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     words = ["/usr/bin/main.py", "--resume", lay, f"--savedir={runs}"]
     again = {"frames": 80, "args": start["args"] | {"resume": lay}, "command": words}
     (runs / "teacher-1" / "meta.json").write_text(json.dumps(start | {"resumed": [again]}))
-    keep.keep(runs / "teacher-1", tmp_path / "tries" / "first-1")
+    keep.keep(runs / "teacher-1", tmp_path / "tries" / "first-1", DECLARED)
     renamed = json.loads((tmp_path / "tries" / "first-1" / "meta.json").read_text())
     assert renamed["resumed"][0]["command"] == ["main.py", "--resume", "tries/first-1", "--savedir=tries"]
     assert renamed["resumed"][0]["args"]["resume"] == "tries/first-1"
     assert [renamed["xpid"], renamed["args"]["xpid"], renamed["args"]["savedir"]] == ["first-1", "first-1", "tries"]
-    flags, given = flags_module.parse(["--mode", "test", "--weight_path", str(folder / "model.tar"), "--num_episodes", "3"])
-    evaluate.evaluate(flags, given)
+    evaluate(*settings_module.parse(["--mode", "test", "--weight_path", str(folder / "model.tar"), "--num_episodes", "3"]))
     shutil.rmtree(runs)
     capfd.readouterr()
     assert reproduce.main([str(path), "--savedir", str(runs), "--keep", str(kept), "--only", "teacher"]) == 0
@@ -141,16 +146,16 @@ def test_rows_are_run_once_and_judged(table, tmp_path, capfd):
     arguments = [str(table), "--savedir", str(tmp_path / "runs")]
     assert reproduce.main([*arguments, "--list"]) == 0
     assert capfd.readouterr().out.count("not started") == 3
-    assert reproduce.main([*arguments, "--only", "novelty"]) == 0
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "novelty-3"]
-    meta = json.loads((tmp_path / "runs" / "novelty-3" / "meta.json").read_text())
-    assert meta["args"]["seed"] == 3 and meta["args"]["model"] == "novelty_based" and meta["successful"] is True
+    assert reproduce.main([*arguments, "--only", "other"]) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "other-3"]
+    meta = json.loads((tmp_path / "runs" / "other-3" / "meta.json").read_text())
+    assert meta["args"]["seed"] == 3 and meta["args"]["model"] == OTHER and meta["successful"] is True
     capfd.readouterr()
     assert reproduce.main(arguments) == 0
     out = capfd.readouterr().out
     assert out.count("-m main.main") == 2  # the finished one is not run again
-    assert "teacher-1: finished" in out and "teacher-2: finished" in out and "novelty-3: finished" in out
-    assert [row.split(":")[0] for row in out.splitlines()[-2:]] == ["teacher", "novelty"], "a verdict for each row"
+    assert "teacher-1: finished" in out and "teacher-2: finished" in out and "other-3: finished" in out
+    assert [row.split(":")[0] for row in out.splitlines()[-2:]] == ["teacher", "other"], "a verdict for each row"
     assert "by 0 of 1 finished runs" in out.splitlines()[-1] and "published: nowhere" in out.splitlines()[-1]
 
 
@@ -159,21 +164,31 @@ def test_a_thinned_log_keeps_sums_means_and_last_values(tmp_path):
     nan = math.nan
     columns = {
         "frames": [8, 16, 24, 32, 40, 48, 56],
-        "generator_current_target": [7, 7, 8, 8, 9, 9, 10],
+        "level": [7, 7, 8, 8, 9, 9, 10],
         "episodes": [0, 4, 1, 3, 0, 0, 0],
         "success_rate": [nan, 0.5, 1.0, 0.0, nan, nan, nan],
         "total_loss": [1.0, 3.0, 5.0, nan, 2.0, 4.0, 9.0],
     }
     columns = {name: np.array(values, float) for name, values in columns.items()}
-    run = logs.Run("run", tmp_path, None, columns["frames"], columns, None)
+    declared = DECLARED.columns | {"level": Column("level", "", "last")}
+    run = Log("run", tmp_path, None, columns["frames"], columns, None, declared)
     thin = {name: values.tolist() for name, values in keep.thinned(run, 3).items()}
     assert thin.pop("success_rate")[:2] == [0.5, 0.25] and np.isnan(keep.thinned(run, 3)["success_rate"][2])
     assert thin == {
         "frames": [16, 32, 56],
-        "generator_current_target": [7, 8, 10],
+        "level": [7, 8, 10],
         "episodes": [4, 4, 0],
         "total_loss": [2.0, 5.0, 5.0],
     }
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_playing_needs_is_kept_and_what_training_needs_is_not(listed):
+    """Newer checkpoints list what only training needs; of older ones it is told by its name."""
+    needed = {"format": "1", "flags": {}, "model_state_dict": {}, "frames": 3, "other_state_dict": {}}
+    training = {"optimizer_state_dict": {}, "other_scheduler_state_dict": {}, "recent_returns": []}
+    more = {"waiting": {}, "training_keys": [*training, "waiting"]} if listed else {}
+    assert keep.playing({**needed, **training, **more, "source": {}, "other_ranks": []}) == needed
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
@@ -193,17 +208,17 @@ def test_a_stopped_table_goes_on_where_it_was(tmp_path, number, code):
     first.send_signal(number)
     assert first.wait(20) == code
     assert "the same command goes on from here" in first.stderr.read()
-    done = reproduce.outcome(runs / "teacher-1", 0.9).frames
+    done = outcome(runs / "teacher-1", 0.9, DECLARED).frames
     assert 0 < done < 48_000 and not (runs / "teacher-2").exists()
-    (experiment,) = [e for e in reproduce.read_table(path) if e.name == "teacher"]
-    assert reproduce.command(experiment, 1, runs)[-2:] == ["--resume", str(runs / "teacher-1")]
-    assert "--seed" in reproduce.command(experiment, 2, runs)
+    (experiment,) = [e for e in read_table(path, command.check_run) if e.name == "teacher"]
+    assert reproduce.command_line(experiment, 1, runs)[-2:] == ["--resume", str(runs / "teacher-1")]
+    assert "--seed" in reproduce.command_line(experiment, 2, runs)
 
 
 def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "_run", lambda arguments: 1)
     experiment = Experiment("row", ["--env", "x"], 10, [1, 2], 0.9, "nowhere")
-    assert reproduce.run_all([experiment], tmp_path) == 1
+    assert reproduce.run_all([experiment], tmp_path, None, DECLARED) == 1
     said = capsys.readouterr()
     assert said.out.count("-m main.main") == 1 and "exit code 1; its cause stands above" in said.err
 
@@ -215,18 +230,18 @@ def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
         ("[a]\nenv = MiniGrid-Empty-5x5-v0\n", "lacks flags"),
         (TABLE.replace("Empty-5x5", "Emty-5x5"), "did you mean"),
         (TABLE.replace("--batch_size 4", "--batch_size 0"), "[teacher] --batch_size"),
-        (TABLE.replace("novelty_based", "novelty"), "did you mean novelty_based"),
+        (TABLE.replace(OTHER, OTHER[:-2]), f"did you mean {OTHER}"),
         (
-            TABLE.replace("--model novelty", "--modle novelty"),
-            "[novelty] no such flag: --modle; did you mean --mode or --model?",
+            TABLE.replace(f"--model {OTHER}", f"--modle {OTHER}"),
+            "[other] no such flag: --modle; did you mean --mode or --model?",
         ),
         (TABLE.replace("frames = 480", "frames = 1e6"), "[teacher] --total_frames: invalid int value"),
         (TABLE.replace("seeds = 1 2", "seeds = 1,2"), "[teacher] seeds = 1,2: write it as 1 2 3"),
-        (TABLE.replace("seeds = 3", "seeds ="), "[novelty] seeds ="),
+        (TABLE.replace("seeds = 3", "seeds ="), "[other] seeds ="),
         (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),
-        (TABLE.replace("--modify", "--modify '"), "[teacher] flags ="),
+        (TABLE.replace("--batch_size 4", "--batch_size 4 '"), "[teacher] flags ="),
         ("[DEFAULT]\nframes = 480\n", "has no row"),
-        (TABLE.replace("--modify", "%(recipe)s"), "table.ini: Bad value substitution: option 'flags'"),
+        (TABLE.replace("--batch_size 4", "%(recipe)s"), "table.ini: Bad value substitution: option 'flags'"),
     ],
 )
 def test_a_wrong_table_is_refused_before_anything_runs(tmp_path, text, word, capsys):
@@ -246,16 +261,16 @@ def test_a_table_that_is_no_text_is_refused(tmp_path, capsys):
 
 def test_a_run_made_with_other_flags_than_its_rows_is_not_taken_for_it(table, tmp_path, capsys):
     """Neither as a finished one nor to be gone on with."""
-    arguments = [str(table), "--savedir", str(tmp_path / "runs"), "--only", "novelty"]
+    arguments = [str(table), "--savedir", str(tmp_path / "runs"), "--only", "other"]
     assert reproduce.main(arguments) == 0
     for old, new, named in (
         ("frames = 480", "frames = 960", "total_frames 480"),
-        ("--modify", "--modify --inner", "inner False"),
+        ("--batch_size 4", "--batch_size 4 --use_lstm", "use_lstm False"),
     ):
         table.write_text(TABLE.replace(old, new))
         for more in ([], ["--list"]):
             assert reproduce.main([*arguments, *more]) == 2
-            assert f"novelty-3 was made with {named}, and [novelty] has" in capsys.readouterr().err
+            assert f"other-3 was made with {named}, and [other] has" in capsys.readouterr().err
     table.write_text(TABLE)
     assert reproduce.main(arguments) == 0
 
@@ -265,7 +280,7 @@ def test_folders_that_are_files_and_damaged_runs_are_named_before_anything_runs(
     for flag in ("--savedir", "--keep"):
         assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), flag, str(tmp_path / "file")]) == 2
         assert f"{flag} {tmp_path / 'file'} is no folder" in capsys.readouterr().err
-    folder = log(tmp_path / "runs" / "novelty-3", [(1, 2, 0.5)])
+    folder = log(tmp_path / "runs" / "other-3", [(1, 2, 0.5)])
     (folder / "meta.json").write_text("{")
     assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), "--list"]) == 2
     assert "meta.json is damaged" in capsys.readouterr().err
@@ -279,4 +294,4 @@ def test_a_missing_table_and_an_unknown_row_are_named(table, tmp_path, capsys):
     assert reproduce.main([str(tmp_path / "none.ini")]) == 2
     assert reproduce.main([str(table), "--only", "teachr"]) == 2
     errors = capsys.readouterr().err
-    assert "no such table" in errors and "there are teacher, novelty" in errors
+    assert "no such table" in errors and "there are teacher, other" in errors

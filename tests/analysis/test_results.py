@@ -7,14 +7,16 @@ import re
 
 import pytest
 
-from main import flags as flags_module
-from main import report, reproduce
-from main.flags import UsageError
+from main import command, report
+from main import settings as settings_module
+from main.analysis import table
 from tests.helpers.program import ROOT
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
+from torchbeast.core.settings import UsageError
 
 RESULTS = ROOT / "results"
 TABLE = RESULTS / "experiments.ini"
+EXPERIMENTS = table.read_table(TABLE, command.check_run)
 RUNS = sorted(path.parent for path in RESULTS.glob("*/meta.json"))
 
 
@@ -33,7 +35,8 @@ def numbers(row: list[str]) -> list[float]:
 
 def test_results_are_there_and_small():
     assert RUNS
-    assert sum(path.stat().st_size for path in RESULTS.rglob("*") if path.stem != "curriculum") < 30e6  # which .gitignore has
+    shipped = [path for path in RESULTS.rglob("*") if not path.name.startswith("curriculum.")]  # which .gitignore has
+    assert sum(path.stat().st_size for path in shipped) < 30e6
     for run in RUNS:
         assert sorted(path.name for path in run.iterdir() if path.suffix in (".csv", ".json", ".tar")) == [
             "logs.csv", "meta.json", "model.tar",
@@ -44,26 +47,27 @@ def test_results_are_there_and_small():
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_a_shipped_run_is_a_finished_one_of_the_table(run):
     """Metadata, weights and log agree with the row's own flags, each of them."""
-    experiments = {experiment.name: experiment for experiment in reproduce.read_table(TABLE)}
+    experiments = {experiment.name: experiment for experiment in EXPERIMENTS}
     name, seed = run.name.rsplit("-", 1)
-    wanted, given = flags_module.parse(experiments[name].arguments)
+    _, wanted = settings_module.parse(experiments[name].arguments)
     meta = json.loads((run / "meta.json").read_text())
     assert meta["successful"] is True and meta["args"]["seed"] == int(seed) and int(seed) in experiments[name].seeds
     for arguments in meta["args"], checkpoint.load(run / "model.tar")["flags"]:
-        assert {flag: arguments[flag] for flag in given} == {flag: getattr(wanted, flag) for flag in given}
-    assert reproduce.outcome(run, experiments[name].reach).frames >= experiments[name].frames
+        assert {flag: arguments[flag] for flag in wanted} == wanted
+    assert table.outcome(run, experiments[name].reach, command.declared()).frames >= experiments[name].frames
 
 
 def test_the_pages_table_of_runs_is_that_of_the_logs():
-    rows = report.log_rows(reproduce.read_table(TABLE), RESULTS)
-    assert page_table("log") == [list(report.LOG_HEAD), ["---"] * len(report.LOG_HEAD), *rows]
+    rows = table.log_rows(EXPERIMENTS, RESULTS, command.declared())
+    assert page_table("log") == [list(table.LOG_HEAD), ["---"] * len(table.LOG_HEAD), *rows]
 
 
 def test_the_first_pages_short_table_is_part_of_it():
     lines = [cells(line) for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
     head, _, *rows = [row for row in lines if len(row) == 5]
     stated = {row[0]: row for row in page_table("log")}
-    assert {f"keycorridor-{name}" for name in ("default", "as-published", "window", "novelty")} <= {row[1] for row in rows}
+    named = {"keycorridor-default", "keycorridor-as-published", "keycorridor-window", "keycorridor-novelty"}
+    assert named <= {row[1] for row in rows}
     assert [head[1:], *(row[1:] for row in rows)] == [stated[row[1]][:4] for row in [head, *rows]]
 
 
@@ -71,7 +75,7 @@ def test_the_first_pages_short_table_is_part_of_it():
 def test_the_pages_table_of_agents_is_what_they_do():
     """100 episodes each. Another processor may round otherwise, and an episode go another way: not more than a few."""
     stated = {row[0]: row for row in page_table("agent")[2:]}
-    rows = report.agent_rows(reproduce.read_table(TABLE), RESULTS)
+    rows = report.agent_rows(EXPERIMENTS, RESULTS)
     assert stated.keys() == {row[0] for row in rows} == {run.name for run in RUNS}
     for row in rows:
         (success, *others, steps), (*stated_rates, stated_steps) = numbers(row), numbers(stated[row[0]])
@@ -82,18 +86,18 @@ def test_the_pages_table_of_agents_is_what_they_do():
 
 def test_a_report_goes_between_its_marks(tmp_path, capsys):
     text = "a\n<!-- log table -->\nold\n<!-- end -->\nb\n<!-- agent table -->\nold\n<!-- end -->\nc\n"
-    assert report.put_in(text, {"log": "| 1 |", "agent": "| 2 |"}) == (
+    assert table.put_in(text, {"log": "| 1 |", "agent": "| 2 |"}) == (
         "a\n<!-- log table -->\n| 1 |\n<!-- end -->\nb\n<!-- agent table -->\n| 2 |\n<!-- end -->\nc\n"
     )
     with pytest.raises(UsageError, match="agent table"):
-        report.put_in(text.replace("agent", "other"), {"log": "| 1 |", "agent": "| 2 |"})
+        table.put_in(text.replace("agent", "other"), {"log": "| 1 |", "agent": "| 2 |"})
     both = {"log": "| 1 |", "agent": "| 2 |"}
     for empty in (
         text.replace("old\n", ""),
         "<!-- agent table -->\n<!-- end -->\nPROSE\n<!-- log table -->\nold\n<!-- end -->\n",
     ):
-        filled = report.put_in(empty, both)
-        assert filled == report.put_in(filled, both) and "| 1 |" in filled and "| 2 |" in filled
+        filled = table.put_in(empty, both)
+        assert filled == table.put_in(filled, both) and "| 1 |" in filled and "| 2 |" in filled
         assert [line for line in filled.splitlines() if "|" not in line] == [x for x in empty.splitlines() if x != "old"]
 
 
@@ -115,8 +119,8 @@ def test_a_report_that_cannot_be_made_leaves_the_file_as_it_was(tmp_path, monkey
 
 
 def test_means_over_runs_have_intervals_where_there_are_several():
-    results = [reproduce.Outcome(30, 0.9, 0.8, 14_000_000, 1, 0, 0.5), reproduce.Outcome(30, 0.5, None, None, 0, 0, 1.25)]
-    assert report._cells(results[:1]) == ["0.90", "0.800", "14.0", "1 (back 0)", "0.5"]
-    success, returns, *others = report._cells(results)
+    results = [table.Outcome(30, 0.9, 0.8, 14_000_000, 1, 0, 0.5), table.Outcome(30, 0.5, None, None, 0, 0, 1.25)]
+    assert table._cells(results[:1]) == ["0.90", "0.800", "14.0", "1 (back 0)", "0.5"]
+    success, returns, *others = table._cells(results)
     assert success.startswith("0.70 (0.50 to 0.90") and returns.startswith("0.400 (")
     assert others == ["14.0, –", "1 (back 0), 0", "0.5, 1.2"]

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from torchbeast.core import file_writer
+from torchbeast.core import rows
 from torchbeast.core.file_writer import FileWriter
 
-FIELDS = ["total_loss", "frames", "mean_episode_return", "gen_rewards"]
-HEADER = "# _tick,_time,total_loss,frames,mean_episode_return,gen_rewards"
+FIELDS = ["total_loss", "frames", "mean_episode_return", "policy_lag"]
+HEADER = "# _tick,_time,total_loss,frames,mean_episode_return,policy_lag"
 
 
 @pytest.fixture
@@ -76,16 +76,16 @@ def test_fields_csv_names_the_columns(make):
 )
 def test_a_number_is_read_back_exactly(make, value):
     writer = make()
-    writer.log({"gen_rewards": value})
+    writer.log({"policy_lag": value})
     writer.flush()
-    assert float(column(writer, "gen_rewards")[0]) == float(value)
+    assert float(column(writer, "policy_lag")[0]) == float(value)
 
 
 def test_whole_numbers_stay_whole(make):
     writer = make()
-    writer.log({"frames": np.int64(800), "gen_rewards": True})
+    writer.log({"frames": np.int64(800), "policy_lag": True})
     writer.flush()
-    assert (column(writer, "frames"), column(writer, "gen_rewards")) == (["800"], ["1"])
+    assert (column(writer, "frames"), column(writer, "policy_lag")) == (["800"], ["1"])
 
 
 def test_missing_values_are_empty(make):
@@ -129,8 +129,8 @@ def test_rows_reach_the_file_with_time(make, monkeypatch):
     writer = make()
     writer.log({"frames": 1})
     assert lines(writer) == [HEADER]
-    now = file_writer.time.time() + file_writer.FLUSH_SECONDS
-    monkeypatch.setattr(file_writer.time, "time", lambda: now)
+    now = rows.time.time() + rows.FLUSH_SECONDS
+    monkeypatch.setattr(rows.time, "time", lambda: now)
     writer.log({"frames": 2})
     assert column(writer, "frames") == ["1", "2"]
 
@@ -151,9 +151,10 @@ def test_an_empty_folder_is_used(make, tmp_path):
 
 
 @pytest.mark.parametrize("xpid", ["", "..", "latest", "a/b", "/tmp/x"])
-def test_an_xpid_is_a_plain_name(make, xpid):
+def test_an_xpid_is_a_plain_name(make, tmp_path, xpid):
     with pytest.raises(ValueError, match="--xpid"):
         make(xpid)
+    assert not list(tmp_path.iterdir())
 
 
 def test_latest_is_a_relative_link_to_the_newest_run(make, resume, tmp_path):
@@ -165,14 +166,6 @@ def test_latest_is_a_relative_link_to_the_newest_run(make, resume, tmp_path):
     resume(0)
     assert os.readlink(latest) == "first"
     assert sorted(path.name for path in latest.parent.iterdir()) == ["first", "latest", "second"]
-
-
-def test_a_folder_named_latest_is_left_alone(make, tmp_path, caplog):
-    (tmp_path / "runs" / "latest").mkdir(parents=True)
-    make()
-    assert not (tmp_path / "runs" / "latest").is_symlink()
-    assert "could not make the link" in caplog.text
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["first", "latest"]
 
 
 # Resuming
@@ -252,7 +245,7 @@ def test_a_crash_while_cutting_leaves_the_old_rows(make, resume, monkeypatch):
     writer.close(successful=False)
     before = lines(writer)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="power"):
-        patch.setattr(file_writer.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power is gone")))
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power is gone")))
         resume(100)
     assert lines(writer) == before
     assert column(resume(100), "frames") == ["100"]
@@ -271,15 +264,9 @@ def test_resume_is_noted_in_the_metadata(make, resume):
 # meta.json
 
 
-def test_metadata_of_a_run(make):
-    writer = make(args={"savedir": Path("runs"), "seed": 3, "rate": 1e-3, "xpid": None, "inner": False})
-    content = meta(writer)
-    assert content["xpid"] == "first"
-    assert content["args"] == {"savedir": "runs", "seed": 3, "rate": 0.001, "xpid": None, "inner": False}
-    assert content["command"] and content["host"]["processor"] and content["host"]["cores"] == os.cpu_count()
-    assert content["versions"]["numpy"] == np.__version__ and content["versions"]["torch"] == torch.__version__
-    assert {"python", "gym", "gym-minigrid"} <= set(content["versions"])
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", content["date_start"])
+def test_the_metadata_is_there_at_once(make):
+    content = meta(make(args={"savedir": Path("runs"), "seed": 3}))
+    assert (content["xpid"], content["args"]) == ("first", {"savedir": "runs", "seed": 3})
     assert content["date_end"] is None and content["successful"] is None
 
 
@@ -293,65 +280,6 @@ def test_close_ends_the_metadata_once(make, successful):
     assert meta(writer) == content
     with pytest.raises(ValueError, match="closed"):
         writer.log({"frames": 1})
-
-
-def test_only_listed_environment_variables_are_recorded(make, monkeypatch):
-    monkeypatch.setenv("SECRET_TOKEN", "hunter2hunter2")
-    monkeypatch.setenv("SLURM_JOB_NAME", "corridor")
-    writer = make()
-    assert "hunter2hunter2" not in (writer.run_dir / "meta.json").read_text()
-    recorded = meta(writer)["env"]
-    assert recorded["SLURM_JOB_NAME"] == "corridor" and set(recorded) <= set(file_writer.RECORDED_ENVIRONMENT)
-
-
-def test_no_home_path_in_the_metadata(make, resume, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/zoe.q/")
-    monkeypatch.setenv("SLURM_JOB_NAME", "/home/zoe.q/job")
-    monkeypatch.setattr(sys, "argv", ["/home/zoe.q/main.py", "--dir=/home/zoe.q", "/home/zoe.qu/x", "I/home/zoe.q/i"])
-    make(args={"savedir": "/home/zoe.q/runs", "nested": {"list": [Path("/home/zoe.q/a")]}}).close(successful=True)
-    writer = resume(0, args={"weight_path": "/home/zoe.q/model.tar"})
-    content = meta(writer)
-    assert content["command"] == ["~/main.py", "--dir=~", "/home/zoe.qu/x", "I~/i"]
-    assert content["args"] == {"savedir": "~/runs", "nested": {"list": ["~/a"]}}
-    assert content["resumed"][0]["args"] == {"weight_path": "~/model.tar"}
-    assert content["env"]["SLURM_JOB_NAME"] == "~/job"
-    assert not re.search(r"zoe\.q\b", (writer.run_dir / "meta.json").read_text())
-
-
-@pytest.mark.parametrize("home", ["/", ""])
-def test_no_home_leaves_paths_as_they_are(make, monkeypatch, home):
-    monkeypatch.setenv("HOME", home)
-    assert meta(make(args={"savedir": "/data/runs"}))["args"] == {"savedir": "/data/runs"}
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def test_git_state_of_a_repository(tmp_path):
-    git(tmp_path, "init", "--quiet", "--initial-branch=trunk")
-    assert file_writer._git_state(tmp_path) == {"commit": None, "branch": "trunk", "is_dirty": False}
-    (tmp_path / "a").write_text("1")
-    git(tmp_path, "add", "a")
-    git(tmp_path, "commit", "--quiet", "-m", "one")
-    commit = git(tmp_path, "rev-parse", "HEAD")
-    (tmp_path / "inner").mkdir()
-    assert file_writer._git_state(tmp_path / "inner") == {"commit": commit, "branch": "trunk", "is_dirty": False}
-    (tmp_path / "a").write_text("2")
-    git(tmp_path, "checkout", "--quiet", "--detach")
-    assert file_writer._git_state(tmp_path) == {"commit": commit, "branch": None, "is_dirty": True}
-
-
-def test_git_state_outside_a_repository(tmp_path):
-    assert file_writer._git_state(tmp_path) == {"commit": None, "branch": None, "is_dirty": None}
-
-
-def test_git_state_without_git(tmp_path, monkeypatch):
-    git(tmp_path, "init", "--quiet")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert file_writer._git_state(tmp_path) == {"commit": None, "branch": None, "is_dirty": None}
 
 
 # out.log, TensorBoard, fork safety of the imports
@@ -374,7 +302,7 @@ def test_out_log_follows_the_logger_until_close(make, caplog):
 def test_a_full_disk_does_not_leave_the_handler_behind(make, monkeypatch):
     writer = make()
     with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
-        patch.setattr(file_writer.os, "fsync", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+        patch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
         writer.close(successful=True)
     assert writer._handler not in logging.getLogger("amigo").handlers
 
@@ -390,14 +318,11 @@ def test_scalars_are_events_and_a_resumed_run_hides_later_ones(make, resume):
     writer = make()
     assert not (writer.run_dir / "tensorboard").exists()
     for step in (100, 200, 300):
-        writer.scalars(step, {"t_star": step / 10, "return": None, "loss": math.nan})
+        writer.scalars(step, {"speed": step / 10, "return": None, "loss": math.nan})
     writer.close(successful=False)
     again = resume(200)
-    again.scalars(250, {"t_star": torch.tensor(5.0)})
+    again.scalars(250, {"speed": torch.tensor(5.0)})
     again.close(successful=True)
     events = EventAccumulator(str(again.run_dir / "tensorboard")).Reload()
-    assert events.Tags()["scalars"] == ["t_star"]
-    assert [(event.step, event.value) for event in events.Scalars("t_star")] == [(100, 10.0), (200, 20.0), (250, 5.0)]
-
-
-# Timings
+    assert events.Tags()["scalars"] == ["speed"]
+    assert [(event.step, event.value) for event in events.Scalars("speed")] == [(100, 10.0), (200, 20.0), (250, 5.0)]

@@ -21,10 +21,10 @@ from main.training import loop
 from main.training.recipe import Agent
 from main.training.run import Run
 from tests.helpers.program import command, rows
+from torchbeast.core import checkpoint
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import Alone, Ranks
 from torchbeast.core.settings import Settings
-from utils_folder import checkpoint
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Task
 

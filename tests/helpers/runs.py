@@ -14,7 +14,7 @@ import torch
 from main import main as entry
 from main.training.learner import Learner
 from tests.helpers.program import LEARNABLE, SMALL, command, rows
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 
 Table = list[dict[str, float | None]]
 

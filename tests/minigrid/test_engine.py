@@ -26,8 +26,9 @@ from gym_minigrid.minigrid import (
 )
 
 from torchbeast.core.environment import generator_state
-from utils_folder import minigrid_engine, minigrid_levels
-from utils_folder.minigrid_engine import MiniGridEngine, playable
+from utils_folder.minigrid import engine as engine_module
+from utils_folder.minigrid import levels
+from utils_folder.minigrid.engine import CompiledEnvironment, playable
 
 REGISTERED = sorted(name for name in gym.envs.registry if name.startswith("MiniGrid-"))
 KEY_CORRIDOR = [name for name in REGISTERED if "KeyCorridor" in name]
@@ -124,7 +125,7 @@ def explore(frame, carried, rng):
 
 def play_both(env_name, seeds, steps, **kwargs):
     """Plays engine and twins side by side and compares all at every step; counts (episodes, successes)."""
-    engine, twins = MiniGridEngine(env_name, seeds, **kwargs), [Twin(env_name, seed, **kwargs) for seed in seeds]
+    engine, twins = CompiledEnvironment(env_name, seeds, **kwargs), [Twin(env_name, seed, **kwargs) for seed in seeds]
     rng = np.random.default_rng(7)
     output = engine.initial()
     assert_equal(output, twins)
@@ -141,7 +142,7 @@ def play_both(env_name, seeds, steps, **kwargs):
 
 
 def compare_levels(env_name, seeds, episodes):
-    engine, twins = MiniGridEngine(env_name, seeds), [Twin(env_name, seed) for seed in seeds]
+    engine, twins = CompiledEnvironment(env_name, seeds), [Twin(env_name, seed) for seed in seeds]
     output = engine.initial()
     everywhere = np.ones(len(seeds), bool)
     for _ in range(episodes):
@@ -179,7 +180,7 @@ def test_other_environments_are_equal_or_refused(env_name):
         play_both(env_name, seeds=[4, 9], steps=150)
     else:
         with pytest.raises(ValueError, match=reason):
-            MiniGridEngine(env_name, [0])
+            CompiledEnvironment(env_name, [0])
 
 
 @pytest.mark.parametrize(
@@ -251,19 +252,19 @@ def test_every_toggle_is_gym_minigrids():
     makers = [lambda state=state: Door("red", **state) for state in states]
     makers += [lambda: Box("red"), lambda: Box("red", Box("blue", Key("red"))), Key, Ball, Goal, Lava, Floor, Wall]
     for env.carrying in hands:
-        carried = minigrid_engine._cell(env, env.carrying) if env.carrying else minigrid_levels.NOTHING
+        carried = engine_module._cell(env, env.carrying) if env.carrying else levels.NOTHING
         for make in makers:
             thing = make()
-            before = minigrid_engine._cell(env, thing)
+            before = engine_module._cell(env, thing)
             env.grid.set(1, 1, thing)
             thing.toggle(env, (1, 1))
-            assert minigrid_levels.toggled(before, carried) == minigrid_engine._cell(env, env.grid.get(1, 1))
+            assert levels.toggled(before, carried) == engine_module._cell(env, env.grid.get(1, 1))
 
 
 @pytest.mark.parametrize("direction, success", [(0, False), (1, True)])
 def test_put_near_wants_the_object_put_down(direction, success):
     """The agent holds the right object beside the target: facing it there is no room to drop it, below there is."""
-    engine, twin = MiniGridEngine("MiniGrid-PutNear-8x8-N3-v0", [0]), Twin("MiniGrid-PutNear-8x8-N3-v0", 0)
+    engine, twin = CompiledEnvironment("MiniGrid-PutNear-8x8-N3-v0", [0]), Twin("MiniGrid-PutNear-8x8-N3-v0", 0)
     engine.initial()
     env, world = twin.env, engine._world
     target, env.carrying = env.grid.get(*env.target_pos), env.grid.get(*env.move_pos)
@@ -273,9 +274,9 @@ def test_put_near_wants_the_object_put_down(direction, success):
     env.target_pos = (4, 4)
     env.put_obj(target, 4, 4)
     env.agent_pos, env.agent_dir = (3, 4), direction
-    world.cells[0] = minigrid_engine._cells(env, engine._rule)
+    world.cells[0] = engine_module._cells(env, engine._rule)
     world.agent[0], world.places[0, 0] = (3, 4, direction), (4, 4)
-    world.carried[0] = minigrid_engine._cell(env, env.carrying, engine._rule)
+    world.carried[0] = engine_module._cell(env, env.carrying, engine._rule)
     twin.step(4)
     output = engine.step(np.array([4]))
     assert output["done"][0] == twin.done and output["done"][0]
@@ -287,25 +288,25 @@ def test_put_near_wants_the_object_put_down(direction, success):
 
 def test_rand_int_is_numpys():
     generator = np.random.default_rng(5)
-    stream = minigrid_engine._random_state(generator)
+    stream = engine_module._random_state(generator)
     # Above 2**31 nearly half of all draws are rejected; a range of one number must not draw at all.
     ranges = [(0, 7), (3, 4), (2, 5), (-4, 2), (0, 2), (1, 3_000_000_001), (0, 2**32 - 1)]
     for n in range(7000):
         low, high = ranges[n * n % 7 if n % 3 else n % 7]
-        assert minigrid_levels.rand_int(stream, low, high) == generator.integers(low, high)
-    np.testing.assert_array_equal(stream, minigrid_engine._random_state(generator))
+        assert levels.rand_int(stream, low, high) == generator.integers(low, high)
+    np.testing.assert_array_equal(stream, engine_module._random_state(generator))
 
 
 def test_generator_comes_back_from_its_row():
     generator = np.random.default_rng(11)
     generator.integers(0, 5)
-    again = minigrid_engine._generator(minigrid_engine._random_state(generator))
+    again = engine_module._generator(engine_module._random_state(generator))
     assert generator_state(again) == generator_state(generator)
     assert generator_state(generator)["has_uint32"] == 1
 
 
 def engine_and_gym():
-    engine, twin = MiniGridEngine(S3R3, [8]), Twin(S3R3, 8)
+    engine, twin = CompiledEnvironment(S3R3, [8]), Twin(S3R3, 8)
     engine.initial()
     return engine, engine._world, twin.env
 
@@ -313,12 +314,12 @@ def engine_and_gym():
 def test_a_room_without_a_free_cell_fails_after_as_many_tries_as_in_gym_minigrid():
     engine, world, env = engine_and_gym()
     env.grid.grid = [Wall()] * len(env.grid.grid)
-    world.cells[0] = minigrid_levels.WALL_CELL
+    world.cells[0] = levels.WALL_CELL
     with pytest.raises(RecursionError):
         env.place_in_room(2, 1, Key())
     with pytest.raises(RecursionError, match="rejection sampling failed"):
-        minigrid_levels.find_place(world.cells[0], world.agent[0], engine._game, 5, world.random_state[0])
-    np.testing.assert_array_equal(world.random_state[0], minigrid_engine._random_state(env.np_random))
+        levels.find_place(world.cells[0], world.agent[0], engine._game, 5, world.random_state[0])
+    np.testing.assert_array_equal(world.random_state[0], engine_module._random_state(env.np_random))
 
 
 def test_rooms_that_cannot_be_connected_fail_after_as_many_tries_as_in_gym_minigrid():
@@ -327,12 +328,12 @@ def test_rooms_that_cannot_be_connected_fail_after_as_many_tries_as_in_gym_minig
     for room in gym_rooms:
         room.doors, room.locked = [None] * 4, True
     door_at = [[at or (-1, -1) for at in room.door_pos] for room in gym_rooms]
-    rooms = minigrid_levels.Rooms(np.zeros((9, 4), bool), np.array(door_at), np.ones(9, bool))
+    rooms = levels.Rooms(np.zeros((9, 4), bool), np.array(door_at), np.ones(9, bool))
     with pytest.raises(RecursionError):
         env.connect_all()
     with pytest.raises(RecursionError, match="connect_all failed"):
-        minigrid_levels.connect_all(world.cells[0], world.agent[0], rooms, engine._game, world.random_state[0])
-    np.testing.assert_array_equal(world.random_state[0], minigrid_engine._random_state(env.np_random))
+        levels.connect_all(world.cells[0], world.agent[0], rooms, engine._game, world.random_state[0])
+    np.testing.assert_array_equal(world.random_state[0], engine_module._random_state(env.np_random))
 
 
 # --- The contract of Environment ------------------------------------------------------------------------------------
@@ -349,7 +350,7 @@ def random_actions(E, steps, seed=0):
 
 
 def test_first_output_and_attributes(env_name):
-    engine = MiniGridEngine(env_name, [4, 5, 6])
+    engine = CompiledEnvironment(env_name, [4, 5, 6])
     env = gym.make(env_name, disable_env_checker=True).unwrapped
     output = engine.initial()
     assert (engine.num_envs, engine.num_actions, engine.max_steps) == (3, 7, env.max_steps)
@@ -365,7 +366,7 @@ def test_first_output_and_attributes(env_name):
 
 
 def test_output_is_written_in_place(env_name):
-    engine = MiniGridEngine(env_name, [4, 5])
+    engine = CompiledEnvironment(env_name, [4, 5])
     first = engine.initial()
     arrays = dict(first)
     for output in (engine.step(np.array([2, 0])), engine.restart(np.array([True, False])), engine.initial()):
@@ -373,7 +374,7 @@ def test_output_is_written_in_place(env_name):
 
 
 def test_initial_again_goes_on_with_the_same_streams(env_name):
-    engine, twins = MiniGridEngine(env_name, [4, 5]), [Twin(env_name, seed) for seed in (4, 5)]
+    engine, twins = CompiledEnvironment(env_name, [4, 5]), [Twin(env_name, seed) for seed in (4, 5)]
     engine.initial()
     engine.step(np.array([2, 3]))
     for twin in twins:
@@ -384,7 +385,7 @@ def test_initial_again_goes_on_with_the_same_streams(env_name):
 def test_environments_do_not_disturb_each_other(env_name):
     seeds = [7, 3, 3, 11, 0]
     actions = random_actions(5, 600)
-    together, alone = MiniGridEngine(env_name, seeds), [MiniGridEngine(env_name, [seed]) for seed in seeds]
+    together, alone = CompiledEnvironment(env_name, seeds), [CompiledEnvironment(env_name, [seed]) for seed in seeds]
     outputs = [engine.initial() for engine in alone]
     output = together.initial()
     for row in actions:
@@ -394,7 +395,7 @@ def test_environments_do_not_disturb_each_other(env_name):
 
 
 def test_actions_of_any_integer_type_and_stride():
-    engines = [MiniGridEngine(S3R3, [1, 2, 3]) for _ in range(2)]
+    engines = [CompiledEnvironment(S3R3, [1, 2, 3]) for _ in range(2)]
     for engine in engines:
         engine.initial()
     for row in random_actions(3, 50):
@@ -404,7 +405,7 @@ def test_actions_of_any_integer_type_and_stride():
 
 def test_fixed_seed_gives_the_same_level_always(env_name):
     play_both(env_name, seeds=[1, 2, 3], steps=400, fixed_seed=17)
-    engine = MiniGridEngine(env_name, [1, 2], fixed_seed=17)
+    engine = CompiledEnvironment(env_name, [1, 2], fixed_seed=17)
     level = engine.initial()["frame"].copy()
     assert np.array_equal(level[0], level[1])
     engine.step(np.array([2, 0]))
@@ -412,7 +413,7 @@ def test_fixed_seed_gives_the_same_level_always(env_name):
 
 
 def test_restart_ends_the_chosen_episodes_only(env_name):
-    engine, twins = MiniGridEngine(env_name, [4, 5, 6]), [Twin(env_name, seed) for seed in (4, 5, 6)]
+    engine, twins = CompiledEnvironment(env_name, [4, 5, 6]), [Twin(env_name, seed) for seed in (4, 5, 6)]
     engine.initial()
     for row in random_actions(3, 7, seed=2):
         before = copied(engine.step(row))
@@ -432,7 +433,7 @@ def test_restart_ends_the_chosen_episodes_only(env_name):
 
 
 def test_restart_leaves_ended_episodes_alone(env_name):
-    engine = MiniGridEngine(env_name, [4, 5])
+    engine = CompiledEnvironment(env_name, [4, 5])
     engine.initial()
     output = engine.step(np.array([6, 6]))
     while not output["done"].any():
@@ -443,7 +444,7 @@ def test_restart_leaves_ended_episodes_alone(env_name):
 
 
 def test_restart_takes_away_what_is_carried():
-    engine = MiniGridEngine("Zoo-v0", range(6))
+    engine = CompiledEnvironment("Zoo-v0", range(6))
     output = engine.initial()
     rng = np.random.default_rng(0)
     while not (output["carried_obj"] != 1).any():
@@ -454,7 +455,7 @@ def test_restart_takes_away_what_is_carried():
 
 @pytest.mark.parametrize("env_name", [S3R3, DOOR_KEY, "MiniGrid-ObstructedMaze-2Dlhb-v0", "MiniGrid-MemoryS7-v0"])
 def test_state_dict_round_trip(env_name):
-    engine = MiniGridEngine(env_name, [4, 5, 6, 7])
+    engine = CompiledEnvironment(env_name, [4, 5, 6, 7])
     engine.initial()
     for row in random_actions(4, 333):
         output = engine.step(row)
@@ -465,7 +466,7 @@ def test_state_dict_round_trip(env_name):
     after = [copied(engine.step(row)) for row in more]
 
     file.seek(0)
-    other = MiniGridEngine(env_name, [0, 0, 0, 0])
+    other = CompiledEnvironment(env_name, [0, 0, 0, 0])
     for resumed in (other, engine):
         file.seek(0)
         assert_same(resumed.load_state_dict(torch.load(file, weights_only=True)), at_save)
@@ -474,7 +475,7 @@ def test_state_dict_round_trip(env_name):
 
 
 def test_state_dict_is_a_copy():
-    engine = MiniGridEngine(S3R3, [4])
+    engine = CompiledEnvironment(S3R3, [4])
     engine.initial()
     state = engine.state_dict()
     frame = state["world"]["frame"].clone()
@@ -484,14 +485,14 @@ def test_state_dict_is_a_copy():
 
 
 def test_state_of_another_game_is_refused():
-    state = MiniGridEngine(S3R3, [4, 5]).state_dict()
-    for other in (MiniGridEngine(S3R3, [4]), MiniGridEngine("MiniGrid-KeyCorridorS3R2-v0", [4, 5])):
+    state = CompiledEnvironment(S3R3, [4, 5]).state_dict()
+    for other in (CompiledEnvironment(S3R3, [4]), CompiledEnvironment("MiniGrid-KeyCorridorS3R2-v0", [4, 5])):
         with pytest.raises(ValueError, match="2 x MiniGrid-KeyCorridorS3R3-v0"):
             other.load_state_dict(state)
 
 
 def test_wrong_calls_are_refused():
-    engine = MiniGridEngine(S3R3, [4, 5])
+    engine = CompiledEnvironment(S3R3, [4, 5])
     with pytest.raises(IndexError, match="initial"):
         engine.step(np.array([0, 0]))
     engine.initial()
@@ -549,7 +550,7 @@ def test_environments_of_others_are_refused(env_class, kwargs, reason):
     try:
         assert reason in playable(name)
         with pytest.raises(ValueError, match=f"{name}.*{reason}"):
-            MiniGridEngine(name, [0])
+            CompiledEnvironment(name, [0])
     finally:
         del gym.envs.registry[name]
 
@@ -558,4 +559,4 @@ def test_unknown_names_and_other_games():
     assert "no MiniGrid" in playable("CartPole-v1")
     with pytest.raises(gym.error.Error):
         playable("MiniGrid-KeyCorridorS3R9-v0")
-    assert MiniGridEnv.step in minigrid_engine.RULES
+    assert MiniGridEnv.step in engine_module.RULES

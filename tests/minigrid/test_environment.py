@@ -11,7 +11,7 @@ import torch
 from gym_minigrid.minigrid import COLOR_TO_IDX, OBJECT_TO_IDX
 
 from torchbeast.core.environment import FrameStack, GymEnvironment, generator_state, set_generator_state
-from utils_folder.env_utils import check_name, choose_engine, grid_size, make_environments
+from utils_folder.minigrid import REGISTRY, check_name, choose_engine, grid_size, make_environments
 
 LAVA = "MiniGrid-LavaGapS5-v0"  # episodes end often, in lava or at the goal
 PICKUP = "MiniGrid-BlockedUnlockPickup-v0"  # 11 x 6, with a ball, a key and a box
@@ -177,7 +177,7 @@ def test_nothing_is_carried_at_first_and_then_what_was_picked_up():
     assert_by_hand(outputs, PICKUP, actions)
 
 
-@pytest.mark.parametrize("engine", ["gym", "compiled"])
+@pytest.mark.parametrize("engine", REGISTRY)
 def test_with_a_fixed_seed_every_episode_is_that_level(engine):
     actions = random_actions(120, seed=1)
     outputs = play(make_environments(LAVA, SEEDS, engine=engine, fixed_seed=23), actions)
@@ -189,7 +189,7 @@ def test_with_a_fixed_seed_every_episode_is_that_level(engine):
     assert not np.array_equal(level, make_environments(LAVA, [24], engine=engine).initial()["frame"][0])
 
 
-@pytest.mark.parametrize("engine", ["gym", "compiled"])
+@pytest.mark.parametrize("engine", REGISTRY)
 def test_restart_ends_the_chosen_episodes_as_if_their_step_had(engine):
     environment = make_environments(PICKUP, SEEDS, engine=engine)
     environment.initial()
@@ -213,7 +213,7 @@ def test_restart_ends_the_chosen_episodes_as_if_their_step_had(engine):
     assert after["episode_step"].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("engine", ["gym", "compiled"])
+@pytest.mark.parametrize("engine", REGISTRY)
 def test_restart_empties_the_hands(engine):
     environment = make_environments(PICKUP, [SEEDS[0]], engine=engine)
     out = environment.initial()
@@ -292,7 +292,7 @@ def stacked(outputs, k=K):
     return found
 
 
-@pytest.mark.parametrize("engine", ["gym", "compiled"])
+@pytest.mark.parametrize("engine", REGISTRY)
 def test_stacks_hold_the_last_frames_of_the_episode(engine, lava_game):
     actions, plain = lava_game
     environment = make_environments(LAVA, SEEDS, engine=engine, num_input_frames=K)
@@ -305,7 +305,7 @@ def test_stacks_hold_the_last_frames_of_the_episode(engine, lava_game):
             np.testing.assert_array_equal(out[name], plain[t][name], err_msg=name)
 
 
-@pytest.mark.parametrize("engine", ["gym", "compiled"])
+@pytest.mark.parametrize("engine", REGISTRY)
 def test_a_restart_fills_the_stack_with_the_new_episodes_first_frame(engine):
     environment = make_environments(PICKUP, SEEDS, engine=engine, num_input_frames=K)
     plain = make_environments(PICKUP, SEEDS, engine=engine)
@@ -329,18 +329,19 @@ def test_stacks_of_nothing_are_refused():
         FrameStack(make_environments(LAVA, [1], engine="gym"), 0)
 
 
-# -- both engines, and names ------------------------------------------------------------------------------------------
+# -- all engines, and names -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [LAVA, PICKUP, CORRIDOR])
 @pytest.mark.parametrize("k", [1, 2])
-def test_both_engines_give_the_same(name, k):
+def test_all_engines_give_the_same(name, k):
     actions = random_actions(320, seed=5, weights=(1, 1, 4, 2, 0.3, 1, 0.1))
-    games = [make_environments(name, SEEDS, engine=engine, num_input_frames=k) for engine in ("gym", "compiled")]
-    assert games[0].frame_shape == games[1].frame_shape and games[0].max_steps == games[1].max_steps
-    assert games[0].num_actions == games[1].num_actions == 7
+    games = [make_environments(name, SEEDS, engine=engine, num_input_frames=k) for engine in REGISTRY]
+    assert len({(game.frame_shape, game.max_steps) for game in games}) == 1
+    assert {game.num_actions for game in games} == {7}
     outputs = [play(game, actions) for game in games]
-    assert_same(*outputs)
+    for mine in outputs[1:]:
+        assert_same(mine, outputs[0])
     assert np.any([out["done"] for out in outputs[0][1:]]) or name == PICKUP
 
 

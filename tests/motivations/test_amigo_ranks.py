@@ -30,9 +30,9 @@ from tests.helpers.ranks import (
     two_then_one_then_two,
     whole_and_cut,
 )
+from torchbeast.core import checkpoint
 from torchbeast.core.ranks import ALONE, Ranks
 from torchbeast.core.settings import Settings
-from utils_folder import checkpoint
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.amigo import Amigo, shares
 from utils_folder.motivations.base import Task

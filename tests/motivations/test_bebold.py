@@ -12,9 +12,9 @@ from tests.helpers.learning import TASK, B, T, assert_student_updates_are_the_tw
 from tests.helpers.motivations.bebold import plain_random_network, random_batch
 from tests.helpers.twins import PlainRMSprop, assert_same_change, snapshot
 from torchbeast.core.optimizer import LearningSettings
+from utils_folder.minigrid.view import partial_view
 from utils_folder.motivations.base import Task
 from utils_folder.motivations.bebold import NoveltySettings
-from utils_folder.partial_view import partial_view
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +198,7 @@ def test_the_predictor_learns_by_adam_where_that_is_asked_for():
 
 @pytest.mark.parametrize("channels", [3, 6])
 def test_actors_give_the_partial_view_where_novelty_is_judged_by_it(channels):
-    """Of the newest frame, if frames are stacked; tests/test_partial_view.py says what it is."""
+    """Of the newest frame, if frames are stacked; tests/minigrid/test_view.py says what it is."""
     settings = novelty_settings(env="MiniGrid-LavaGapS5-v0", num_input_frames=channels // 3, novelty_view="partial")
     environment = make_environments(settings, [1, 2, 3])
     motivation = make_motivation(settings, Task.of(environment))

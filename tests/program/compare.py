@@ -19,19 +19,35 @@ from typing import Any
 
 import torch
 
-COMMON = "--env MiniGrid-KeyCorridorS3R3-v0 --num_actors 8 --modify --num_actor_processes 0 --seed 5 --generator_batch_size 20"
-CASES = {
-    "default": "--generator_threshold -.1 --generator_reward_negative -.3",
-    "window": "--model window_adaptive",
-    "window-tracking": "--model window_adaptive --window_rule tracking --generator_start 12 --window 10",
-    "novelty": "--model novelty_based",
-    "novelty-partial": "--model novelty_based --novelty_view partial --novelty_optimizer adam --novelty_output linear",
-    "as-published": "--as_published",
-    "lstm": "--use_lstm",
-    "frames": "--num_input_frames 2",
-    "inner": "--inner --no_boundary_awareness",
-    "gym": "--engine gym --env MiniGrid-Empty-8x8-v0 --restart_episode",
-}
+from torchbeast.core.settings import flags_of
+from utils_folder.motivations import MOTIVATIONS
+
+COMMON = "--env MiniGrid-KeyCorridorS3R3-v0 --num_actors 8 --num_actor_processes 0 --seed 5"
+GENERAL = ("--use_lstm", "--num_input_frames 2", "--disable_use_embedding", "--engine gym --env MiniGrid-Empty-8x8-v0")
+
+
+def variations(motivation: type) -> list[str]:
+    """Each switch and each further choice among a variant's own flags, alone."""
+    words = []
+    for flag in flags_of(motivation.groups).values():
+        if flag.type is bool:
+            words.append(f"--{flag.name}")
+        words += [f"--{flag.name} {choice}" for choice in flag.choices or () if choice != flag.default]
+    return words
+
+
+def cases() -> dict[str, str]:
+    """Arguments by name: every variant as it comes, as its example has it, with each of its own switches; what all share."""
+    found = {}
+    for name, motivation in MOTIVATIONS.items():
+        found[name] = f"--model {name}"
+        for words in ["", *variations(motivation)]:
+            found[f"{name}, its example {words}".strip()] = f"--model {name} {motivation.example} {words}"
+    first = next(iter(MOTIVATIONS))
+    return found | {f"{first} {words}": f"--model {first} {words}" for words in GENERAL}
+
+
+CASES = cases()
 IGNORED = ("_time",)  # of a log's columns: when, not what
 PLACES = ("savedir", "resume")  # flags that say where a run lies
 
@@ -102,12 +118,12 @@ def main() -> int:
     parser.add_argument("old", type=Path, help="a checkout")
     parser.add_argument("new", type=Path, help="another")
     parser.add_argument("--frames", type=int, default=24_000, help="of each run (default: 24000)")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="these only")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="only cases that hold one of these words")
     parser.add_argument("--folder", type=Path, default=Path("compared"), help="for the runs (default: compared)")
     options = parser.parse_args()
     wrong = 0
-    ways = [(name, interrupted, 1) for name in options.cases for interrupted in (False, True)]
-    for name, interrupted, ranks in [*ways, *((name, True, 2) for name in options.cases[:1])]:
+    chosen = [name for name in CASES if not options.only or any(word in name for word in options.only)]
+    for name, interrupted, ranks in ((name, *way) for name in chosen for way in ((False, 1), (True, 1), (True, 2))):
         way = f"{name}{', resumed in the middle' * interrupted}{f', {ranks} ranks' * (ranks > 1)}"
         runs = []
         for which, tree in (("old", options.old), ("new", options.new)):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from main import benchmark, curriculum, plot, report, reproduce
 from main import settings as settings_module
 from main.training import learner
 from main.training.recipe import Agent
@@ -133,6 +137,17 @@ def test_a_module_that_can_be_run_is_a_command_with_help(path):
         assert "__main__" not in text
 
 
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("main.analysis")))
+def test_reading_finished_runs_needs_nothing_of_training(module):
+    """In a process of its own: what it imports, and what that imports."""
+    rooms = ("main.settings", "main.training", "main.playing", "models", "utils_folder.motivations", "utils_folder.minigrid")
+    program = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded, unwanted = done.stdout.split(), (*rooms, "numba", "gym", "gym_minigrid")
+    assert module in loaded
+    assert not [name for name in loaded if any(f"{name}.".startswith(f"{room}.") for room in unwanted)]
+
+
 # What a variant declares, nobody else names
 
 
@@ -167,6 +182,8 @@ def settings_of(agent: Agent) -> str:
 
 
 DECLARED = declared()
+COMMANDS = (benchmark, curriculum, plot, report, reproduce)
+COMMANDS_OWN = {flag for command in COMMANDS for flag in re.findall(r"--\w+", command.make_parser().format_help())}
 
 
 def words_of(path: Path) -> set[str]:
@@ -185,7 +202,8 @@ def words_of(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
             words = [word.strip(",.:;'\"()") for word in node.value.split()]
-            found |= {node.value} | {word.removeprefix("--") for word in words if word.startswith("--") or "_" in word}
+            flags = {word.removeprefix("--") for word in words if word.startswith("--") and word not in COMMANDS_OWN}
+            found |= {node.value} | flags | {word for word in words if "_" in word and not word.startswith("--")}
     return found
 
 

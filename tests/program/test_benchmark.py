@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from main import benchmark, scaling
+from main import benchmark
+from main.analysis import scaling
 from tests.helpers.plain_networks import PlainStudent
 from torchbeast.core.ranks import ALONE
 
@@ -59,7 +60,7 @@ def test_the_figures_printed_are_those_written(monkeypatch, tmp_path, capsys):
 @pytest.mark.slow
 def test_scaling_is_measured_with_two_ranks_and_predicted_for_more(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    monkeypatch.setattr(scaling, "STRETCHES", 1)
+    monkeypatch.setattr(benchmark, "STRETCHES", 1)
     out = tmp_path / "figures.json"
     assert benchmark.main(["--scaling", "--json", str(out)]) == 0
     figures, text = json.loads(out.read_text()), capsys.readouterr().out

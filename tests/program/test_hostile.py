@@ -13,8 +13,12 @@ import pytest
 import torch
 
 from main import main as entry
+from main import settings as settings_module
+from main.training import recipe
+from tests.helpers.damage import changed, contents, flag
 from tests.helpers.program import command, rows
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
+from utils_folder.motivations import MOTIVATIONS
 
 
 class Command:
@@ -39,6 +43,14 @@ def run(whole_run, tmp_path) -> Path:
     return Path(shutil.copytree(whole_run, tmp_path / "runs" / "run"))
 
 
+@pytest.fixture(scope="module", params=list(MOTIVATIONS))
+def every_run(request, tmp_path_factory) -> Path:
+    """A run's folder, of each variant in turn; a test leaves it as it was."""
+    folder, more = tmp_path_factory.mktemp("every"), ["--model", request.param, "--num_actor_processes", "0"]
+    assert entry.main(command(folder, "--total_frames", "48", *more)) == 0
+    return folder / "run"
+
+
 def cut(share: float):
     return lambda path, trap: path.write_bytes(path.read_bytes()[: int(len(path.read_bytes()) * share)])
 
@@ -51,25 +63,6 @@ def flipped(share: float):
         path.write_bytes(data)
 
     return flip
-
-
-def changed(**entries):
-    """The checkpoint with other entries; None removes one."""
-
-    def change(path, trap):
-        state = checkpoint.load(path) | entries
-        torch.save({k: v for k, v in state.items() if v is not None}, path)
-
-    return change
-
-
-def flag(name, value):
-    def change(path, trap):
-        state = checkpoint.load(path)
-        state["flags"][name] = value
-        torch.save(state, path)
-
-    return change
 
 
 def weights(change_one):
@@ -129,16 +122,13 @@ DAMAGED = {
     "an unknown environment": flag("env", "MiniGrid-Nowhere-v0"),
     "a flag of another type": flag("state_embedding_dim", "wide"),
     "an impossible flag": flag("num_input_frames", 0),
+    "a flag that is no choice": flag("student_network", "nonsense"),
     "a pickled command": lambda path, trap: path.write_bytes(pickle.dumps(Command(trap))),
     "a command among the flags": lambda path, trap: torch.save({"model_state_dict": {}, "flags": {"env": Command(trap)}}, path),
     "a command in the old format": lambda path, trap: torch.save(
         {"model_state_dict": {}, "flags": Command(trap)}, path, _use_new_zipfile_serialization=False
     ),
 }
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize("damage", list(DAMAGED))
@@ -160,10 +150,9 @@ RESUME_ONLY = {
     "no frames": changed(frames=None),
     "no optimiser": changed(optimizer_state_dict=None),
     "a damaged optimiser": changed(optimizer_state_dict={"state": {}, "param_groups": []}),
-    "no teacher": changed(generator_model_state_dict=None),
     "no source": changed(source=None),
     "a damaged source": changed(source={"actor": {}}),
-    "t* is text": changed(difficulty={"target": "seven", "count": 0}),
+    "source is a list": changed(source=[1, 2]),
 }
 
 
@@ -175,6 +164,39 @@ def test_a_checkpoint_that_cannot_be_gone_on_from(run, tmp_path, damage, capfd):
     errors = capfd.readouterr().err
     assert "error: " in errors and "Traceback" not in errors
     assert contents(run) == before
+
+
+def test_a_checkpoint_without_what_its_variant_goes_on_with(every_run, capfd):
+    """Each key of its own in turn."""
+    path = every_run / "model.tar"
+    whole, state = path.read_bytes(), checkpoint.load(path)
+    settings = settings_module.make(settings_module.stored(state["flags"]))
+    keys = list(recipe.Agent.make(settings, recipe.probe(settings)).motivation.training_state_dict())
+    assert set(keys) <= state.keys()
+    for key in keys:
+        torch.save({name: value for name, value in state.items() if name != key}, path)
+        before = contents(every_run)
+        assert entry.main(["--resume", str(every_run)]) == 2, key
+        errors = capfd.readouterr().err
+        assert "error: --resume: " in errors and key in errors and "Traceback" not in errors
+        assert contents(every_run) == before
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("use", ["test", "resume"])
+def test_any_flag_with_a_value_of_another_type_or_none_of_its_choices(run, tmp_path, use, capfd):
+    whole = (run / "model.tar").read_bytes()
+    flags = settings_module.flags()
+    assert any(about.choices for about in flags.values())
+    for name, about in flags.items():
+        flag(name, "nonsense" if about.type is not str or about.choices else 7)(run / "model.tar", tmp_path)
+        before = contents(run)
+        path = str(run / "model.tar")
+        assert entry.main(["--mode", "test", "--weight_path", path] if use == "test" else ["--resume", str(run)]) == 2
+        errors = capfd.readouterr().err
+        assert f"the checkpoint's flag {name} is " in errors and errors.count("error: ") == errors.count("\n") == 1
+        assert contents(run) == before
+        (run / "model.tar").write_bytes(whole)
 
 
 LOGS = {
@@ -237,21 +259,6 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
     assert entry.main(args) == 0
     frames = [checkpoint.load(tmp_path / "run" / name)["frames"] for name in ("model.tar", "milestone-000000000216.tar")]
     assert frames == [480, 216] and (tmp_path / "run" / "model-1.tar").exists()
-
-
-def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_good_one(tmp_path):
-    path = tmp_path / "model.tar"
-    for frames in (1, 2):
-        checkpoint.save(path, {"model_state_dict": {}, "flags": {}, "frames": frames}, keep=2)
-    path.write_bytes(b"damaged")
-    checkpoint.save(path, {"model_state_dict": {}, "flags": {}, "frames": 3}, keep=2)
-    assert [checkpoint.load(p)["frames"] for p in (path, tmp_path / "model-1.tar")] == [3, 1]
-
-
-def test_what_a_killed_save_left_is_removed(tmp_path):
-    (tmp_path / ".model.tar.abc.tmp").write_bytes(b"half")
-    checkpoint.save(tmp_path / "model.tar", {"model_state_dict": {}, "flags": {}})
-    assert [p.name for p in tmp_path.iterdir()] == ["model.tar"]
 
 
 def test_milestones_stay(tmp_path):

@@ -187,6 +187,6 @@ def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeyp
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("utils_folder.checkpoint.save", full)
+    monkeypatch.setattr("torchbeast.core.checkpoint.save", full)
     assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 1
     assert "the last checkpoint could not be written" in capfd.readouterr().err

@@ -45,10 +45,10 @@ from tests.helpers.ranks import (
     two_then_one_then_two,
     whole_and_cut,
 )
+from torchbeast.core import checkpoint
 from torchbeast.core.optimizer import Diverged, LearningSettings, Optimizer
 from torchbeast.core.ranks import ALONE, Ranks, RanksFailed, from_environment
 from torchbeast.core.settings import Settings, UsageError
-from utils_folder import checkpoint
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Task
 

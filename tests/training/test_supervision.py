@@ -20,8 +20,8 @@ from main.training.actor import Actor
 from main.training.learner import Learner
 from main.training.run import Run
 from tests.helpers.program import ROOT, actor_pids, alive, children, command, rows, start
+from torchbeast.core import checkpoint
 from torchbeast.core.rollouts import shared_array
-from utils_folder import checkpoint
 
 NOTICED_SECONDS = 5.0
 

@@ -24,7 +24,7 @@ from tests.helpers.runs import (
     assert_trains_and_leaves_the_run_folder,
     assert_trains_and_plays,
 )
-from utils_folder import checkpoint
+from torchbeast.core import checkpoint
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Task
 

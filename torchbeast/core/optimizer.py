@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +78,7 @@ class Optimizer:
             return 1 - min(updates * frames_per_update, total_frames) / total_frames
 
         self._remaining = remaining
+        self._frames_per_update = frames_per_update
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.rule, remaining)
         self.skipped = 0  # updates not applied
         self._bad_in_a_row = 0
@@ -110,6 +111,14 @@ class Optimizer:
             self.schedule.step()
         return norm
 
+    def warnings(self, whose: str, flag: str) -> Iterator[str]:
+        """What a user should know, a line each. `whose`: updates these are; `flag`: sets the learning rate."""
+        if self.skipped:
+            yield (
+                f"a {whose} update had a loss or gradient that is not finite and was not applied; "
+                f"if it happens often, lower --{flag}"
+            )
+
     @property
     def updates(self) -> int:
         """Those that count."""
@@ -117,9 +126,14 @@ class Optimizer:
 
     def state_dict(self) -> tuple[dict, dict]:
         """(The update rule's state, the schedule's)."""
-        return self.rule.state_dict(), self.schedule.state_dict()
+        return self.rule.state_dict(), {**self.schedule.state_dict(), "frames_per_update": self._frames_per_update}
 
     def load_state_dict(self, rule: dict, schedule: dict) -> None:
+        """Goes on from there; where an update now takes other frames (of more ranks, or fewer), from the same frames."""
+        schedule = dict(schedule)
+        then = schedule.pop("frames_per_update", self._frames_per_update)
+        if then != self._frames_per_update:
+            schedule["last_epoch"] = schedule["last_epoch"] * then / self._frames_per_update
         self.rule.load_state_dict(rule)
         self.schedule.load_state_dict(schedule)
         for group in self.rule.param_groups:  # total_frames may be another than when the state was saved

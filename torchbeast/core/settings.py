@@ -66,17 +66,22 @@ class Flag(NamedTuple):
         return None if fits else f"--{self.name} must {self._range()}, got {value}"
 
     def _range(self) -> str:
-        if self.at_most is not None:
-            return f"be in {'(' if self.at_least is None else '['}{self.above or self.at_least or 0:g}, {self.at_most:g}]"
-        if self.above is not None:
-            return f"be above {self.above:g}"
-        return "not be negative" if self.at_least == 0 else f"be at least {self.at_least:g}"
+        above, low, high = self.above, self.at_least, self.at_most
+        if above is not None:
+            return f"be above {above:g}" if high is None else f"be in ({above:g}, {high:g}]"
+        if low is None:
+            return f"be at most {high:g}"
+        if high is not None:
+            return f"be in [{low:g}, {high:g}]"
+        return "not be negative" if low == 0 else f"be at least {low:g}"
 
     def stored(self, value: Any) -> Any:
-        """A value that comes from a file, after a look at its type. Raises: UsageError."""
+        """A value that comes from a file, after a look at its type and the choices. Raises: UsageError."""
         optional = value is None and self.default is None
         if not (type(value) is self.type or (self.type is float and type(value) is int) or optional):
             raise UsageError(f"the checkpoint's flag {self.name} is {str(value)[:40]!r}, which is no {self.type.__name__}")
+        if value is not None and self.choices is not None and value not in self.choices:
+            raise UsageError(f"the checkpoint's flag {self.name} is {value[:40]!r}, which is none of {', '.join(self.choices)}")
         return self.given(value)
 
     def given(self, value: Any) -> Any:
@@ -182,7 +187,7 @@ def parse(parser: Parser, groups: Sequence[type], argv: Sequence[str]) -> tuple[
 
 
 def stored(groups: Sequence[type], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags among values from a file, after a look at their types; others are left out. Raises: UsageError."""
+    """The flags among values from a file, after a look at each (`Flag.stored`); others are left out. Raises: UsageError."""
     flags = flags_of(groups)
     return {name: flags[name].stored(value) for name, value in values.items() if name in flags}
 

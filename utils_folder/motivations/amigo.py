@@ -190,7 +190,7 @@ class Amigo(Motivation):
     )
     columns = (
         *UPDATE_COLUMNS,
-        Column("generator_current_target", "t*", "last", panel="t_star", label="t* (steps)"),
+        Column("generator_current_target", "target distance of goals, in steps", "last", panel="t_star", label="t* (steps)"),
         Column("goals_reached", "share of steps on which the goal was reached"),
     )
     goal_conditioned = True
@@ -247,12 +247,8 @@ class Amigo(Motivation):
         return batch["late_goal" if self._settings.as_published else "goal"]
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
-        return rewards.student_bonus(
-            batch["reached"][1:],
-            batch["goal_step"][1:],
-            max_steps=self._task.max_steps,
-            coef=self._rewards.intrinsic_reward_coef,
-        )
+        scale = {"max_steps": self._task.max_steps, "coef": self._rewards.intrinsic_reward_coef}
+        return rewards.student_bonus(batch["reached"][1:], batch["goal_step"][1:], **scale)
 
     def learn(self, batch: Batch) -> dict[str, float]:
         entries = ended_goals(batch)
@@ -358,11 +354,7 @@ class Amigo(Motivation):
     def warnings(self) -> Iterator[str]:
         yield from self.difficulty.warnings()
         yield from self._alarms.warnings(self.difficulty)
-        if self._optimizer.skipped:
-            yield (
-                "a teacher update had a loss or gradient that is not finite and was not applied; "
-                "if it happens often, lower --generator_learning_rate"
-            )
+        yield from self._optimizer.warnings("teacher", "generator_learning_rate")
 
 
 class WindowAmigo(Amigo):

@@ -18,9 +18,9 @@ from torchbeast.core.optimizer import METHODS, LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 from torchbeast.core.settings import Settings, flag
+from utils_folder.minigrid.view import VIEW_SHAPE, partial_view
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown, Task
-from utils_folder.partial_view import VIEW_SHAPE, partial_view
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,7 @@ class BeBold(Motivation):
         return Shown(notes=tuple(notes))
 
     def warnings(self) -> Iterator[str]:
-        if self._optimizer.skipped:
-            yield (
-                "a predictor update had a loss or gradient that is not finite and was not applied; "
-                "if it happens often, lower --novelty_learning_rate"
-            )
+        yield from self._optimizer.warnings("predictor", "novelty_learning_rate")
 
     def state_dict(self) -> dict:
         return {"target_state_dict": self.target.state_dict(), "predictor_state_dict": self.predictor.state_dict()}

@@ -16,6 +16,8 @@ FIRST_WIDTH = 10_000
 EXAMPLES = 2
 KINDS = len(OBJECT_TO_IDX)
 PROPOSED, REACHED = range(2)
+NAMES = ("proposed", "reached")
+KEY = "curriculum"  # of a checkpoint
 SUMMED = ("counts", "steps")  # of two moments that become one; of the rest the later one's stays
 
 

@@ -9,8 +9,8 @@ from tests.helpers import agents
 from tests.helpers.plain_networks import PlainRandomNetwork
 from tests.helpers.twins import plain_twin
 from torchbeast.core.settings import Settings
+from utils_folder.minigrid.view import VIEW_SHAPE
 from utils_folder.motivations.base import Task
-from utils_folder.partial_view import VIEW_SHAPE
 
 
 def random_batch(task: Task, settings: Settings, *, p_done=0.25) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ The levels of KeyCorridor and ObstructedMaze are made in compiled code from the 
 those of all other environments are made by gym-minigrid itself and only played here. `playable` says which environments
 the engine plays exactly.
 
-The compiled code is in minigrid_levels.py. The first engine on a machine compiles it (some ten seconds) and Numba keeps
+The compiled code is in levels.py. The first engine on a machine compiles it (some ten seconds) and Numba keeps
 it on disk: in `__pycache__` beside that file, else in the user's cache folder, or under `NUMBA_CACHE_DIR` if that is
 set. Later ones load it in a tenth of a second, and processes forked after a first step have it already.
 """
@@ -43,9 +43,10 @@ from gym_minigrid.minigrid import (
     WorldObj,
 )
 
+import utils_folder.minigrid.levels as compiled
 from torchbeast.core.environment import Environment, Output
-from utils_folder import minigrid_levels as compiled
-from utils_folder.minigrid_levels import Game, World
+from utils_folder.minigrid.base import Engine
+from utils_folder.minigrid.levels import Game, World
 
 OUTPUT = ("frame", "reward", "done", "episode_return", "episode_step", "carried_obj", "carried_col")
 OBJECT_CLASSES = (Wall, Floor, Door, Key, Ball, Box, Goal, Lava)
@@ -135,7 +136,7 @@ def _refusal(env: gym.Env) -> str | None:
     return None
 
 
-class MiniGridEngine(Environment):
+class CompiledEnvironment(Environment):
     """E copies of a gym-minigrid environment, each exactly as gym-minigrid plays it.
 
     Environment e is `gym.make(env_name)` whose first reset is `reset(seed=seeds[e])` and whose later ones are
@@ -280,7 +281,7 @@ def _cells(env: MiniGridEnv, rule: Rule = RULES[MiniGridEnv.step]) -> np.ndarray
 
 
 def _cell(env: MiniGridEnv, thing: WorldObj | None, rule: Rule = RULES[MiniGridEnv.step]) -> int:
-    """An object, or None for an empty cell, as the integer that minigrid_levels describes."""
+    """An object, or None for an empty cell, as the integer that levels.py describes."""
     if thing is None:
         return compiled.EMPTY_CELL
     if type(thing) not in OBJECT_CLASSES:
@@ -319,3 +320,6 @@ def _generator(random_state: np.ndarray) -> np.random.Generator:
         "uinteger": uinteger,
     }
     return np.random.Generator(bit_generator)
+
+
+COMPILED = Engine(playable, CompiledEnvironment)

@@ -1,25 +1,20 @@
-"""Learning curves in numbers: runs become groups, groups become curves over bins, with a bootstrap interval over seeds."""
+"""Learning curves in numbers: logs become groups, groups become curves over bins, with a bootstrap interval over seeds."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from main import flags as flags_module
-from main.learner import EPISODE_MEANS
-from main.logs import Run
+from main.analysis.log import EXPERIMENT, Log, means
+from torchbeast.core import run_folder
 from torchbeast.core.settings import UsageError
 
-# What may differ between the seeds of one experiment. A flag that may be changed at --resume does not define an experiment.
-SEED_LIKE = {flag.name for flag in flags_module.BY_NAME.values() if flag.resumable} - {"total_frames"} | {
-    "seed", "xpid", "experiment", "initials", "save_env", "save_every",
-}  # fmt: skip
 ABSENT = "not recorded"
 
 CONFIDENCE = 0.95
@@ -46,27 +41,30 @@ class Curve(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ only in their seed."""
+    """Logs of runs that differ only in their seed."""
 
     label: str
-    runs: list[Run]
+    logs: list[Log]
 
 
-def group_runs(runs: Sequence[Run], by: Sequence[str] = ()) -> tuple[list[Group], tuple[str, ...]]:
-    """Runs with the same values of the arguments `by`, in the order of their first run; and the arguments that name them.
+def group_logs(
+    logs: Sequence[Log], seed_like: Collection[str], by: Sequence[str] = ()
+) -> tuple[list[Group], tuple[str, ...]]:
+    """Logs with the same values of the arguments `by`, in the order of their first one; and the arguments that name them.
 
-    Without `by`: all arguments count that differ between the runs, but for those in SEED_LIKE; the groups are named by as few
+    Without `by`: all arguments count that differ between the runs, but for those of `seed_like`; the groups are named by as few
     of them as tell the groups apart. A run without meta.json is a group of its own, under its own name.
     Raises: UsageError for an argument that no run has.
     """
-    known = [run.arguments for run in runs if run.arguments is not None]
+    known = [log.arguments for log in logs if log.arguments is not None]
     every = list(dict.fromkeys(["model", "env", *(name for arguments in known for name in arguments)]))
     _check_arguments(by, every if known else [], known)
-    differing = [n for n in every if n not in SEED_LIKE and len({_value(arguments, n) for arguments in known}) > 1]
-    groups: dict[tuple, list[Run]] = {}
-    for i, run in enumerate(runs):
-        known_key = (*(_value(run.arguments, n) for n in by or differing),) if run.arguments is not None else (None, i)
-        groups.setdefault(known_key, []).append(run)
+    counting = [name for name in every if name not in {*seed_like, EXPERIMENT}]
+    differing = [name for name in counting if len({_value(arguments, name) for arguments in known}) > 1]
+    groups: dict[tuple, list[Log]] = {}
+    for i, log in enumerate(logs):
+        known_key = (*(_value(log.arguments, n) for n in by or differing),) if log.arguments is not None else (None, i)
+        groups.setdefault(known_key, []).append(log)
     firsts = [group[0].arguments for group in groups.values() if group[0].arguments is not None]
     names = tuple(by) or _telling(firsts, differing)
     labels = _labels([group[0] for group in groups.values()], names)
@@ -109,18 +107,18 @@ def _telling(firsts: Sequence[dict], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _labels(firsts: Sequence[Run], names: Sequence[str]) -> list[str]:
+def _labels(firsts: Sequence[Log], names: Sequence[str]) -> list[str]:
     labels = []
-    for run in firsts:
-        if run.arguments is None:
-            labels.append(run.name)
+    for log in firsts:
+        if log.arguments is None:
+            labels.append(log.name)
         elif names:
-            labels.append(", ".join(_value(run.arguments, name) for name in names))
+            labels.append(", ".join(_value(log.arguments, name) for name in names))
         else:
-            labels.append(str(run.arguments.get("model", run.name)))
+            labels.append(str(log.arguments.get("model", log.name)))
     twice = {label for label in labels if labels.count(label) > 1}
-    own = [str(run.path.parent if run.path.name == "logs.csv" else run.path) for run in firsts]
-    return [path if label in twice and run.arguments is None else label for run, label, path in zip(firsts, labels, own)]
+    own = [str(log.path.parent if log.path.name == run_folder.LOG else log.path) for log in firsts]
+    return [path if label in twice and log.arguments is None else label for log, label, path in zip(firsts, labels, own)]
 
 
 def binned(x: np.ndarray, values: np.ndarray, weights: np.ndarray, width: float) -> np.ndarray:
@@ -138,12 +136,10 @@ def binned(x: np.ndarray, values: np.ndarray, weights: np.ndarray, width: float)
     """
     size = max(1, int(x[-1] / width + 0.5))
     index = np.maximum(np.ceil(x / width).astype(int) - 1, 0)
-    used = np.isfinite(values) & (weights > 0) & (index < size)
-    total = np.bincount(index[used], weights[used] * values[used], size)
-    weight = np.bincount(index[used], weights[used], size)
-    means = np.divide(total, weight, out=np.full(size, math.nan), where=weight > 0)
-    there = np.flatnonzero(weight > 0)
-    return np.interp(np.arange(size), there, means[there], math.nan, math.nan) if len(there) else means
+    here = index < size
+    each = means(values[here], weights[here], lambda rows: np.bincount(index[here], rows, size))
+    there = np.flatnonzero(np.isfinite(each))
+    return np.interp(np.arange(size), there, each[there], math.nan, math.nan) if len(there) else each
 
 
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -186,25 +182,20 @@ def over_seeds(values: np.ndarray, stat: str) -> tuple[np.ndarray, np.ndarray, n
 
 
 def make_curve(group: Group, column: str, *, x: str, width: float, stat: str) -> Curve:
-    """The group's curve of one column; runs without it are left out. x: "frames" or "hours"; width: of a bin, in its unit."""
-    rows = []
-    for run in group.runs:
-        if run.has(column):
-            weights = np.ones(len(run.frames))
-            if column in EPISODE_MEANS and run.has("episodes"):
-                weights = np.nan_to_num(run.columns["episodes"])
-            rows.append(binned(getattr(run, x), run.columns[column], weights, width))
+    """The group's curve of one column; logs without it are left out. x: "frames" or "hours"; width: of a bin, in its unit."""
+    there = [log for log in group.logs if log.has(column)]
+    rows = [binned(getattr(log, x), log.columns[column], log.weights(column), width) for log in there]
     if not rows:
         return Curve(group.label, *np.empty((4, 0)), np.empty(0, int))
     values = np.full((len(rows), max(map(len, rows))), math.nan)
-    for row, means in zip(values, rows):
-        row[: len(means)] = means
+    for all_bins, row in zip(values, rows):
+        all_bins[: len(row)] = row
     middles = (np.arange(values.shape[1]) + 0.5) * width
     return Curve(group.label, middles, *over_seeds(values, stat))
 
 
-def default_window(runs: Iterable[Run]) -> float:
+def default_window(logs: Iterable[Log]) -> float:
     """About a hundred points for the longest run: its frames / 100, rounded to 1, 2 or 5 times a power of ten."""
-    wanted = max(run.frames[-1] for run in runs) / 100
+    wanted = max(log.frames[-1] for log in logs) / 100
     power = 10.0 ** math.floor(math.log10(max(wanted, 1.0)))
     return min((factor * power for factor in (1, 2, 5, 10)), key=lambda window: abs(math.log(window / max(wanted, 1.0))))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gym_minigrid.wrappers import FullyObsWrapper
 
-from utils_folder.env_utils import carried
-from utils_folder.partial_view import partial_view
+from utils_folder.minigrid import carried
+from utils_folder.minigrid.view import partial_view
 
 GAMES = ("KeyCorridorS3R3", "ObstructedMaze-Full", "MultiRoom-N6", "LavaGapS5", "FourRooms")
 

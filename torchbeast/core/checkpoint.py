@@ -6,12 +6,13 @@ import io
 import logging
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from torchbeast.core.run_folder import replacing
 
 logger = logging.getLogger("amigo")
 
@@ -29,22 +30,14 @@ def save(path: Path, state: dict, *, keep: int = 1) -> None:
 
     The `keep` - 1 checkpoints before it stay beside it, as NAME-1.tar (the newest of them), NAME-2.tar, ...
     """
-    for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed in here
-        left.unlink()
     content = io.BytesIO()  # written at once: PyTorch's own writer hides a full disk behind an internal error
     torch.save({"format": FORMAT, **state}, content)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    with replacing(path, alone=True) as temporary:
+        with open(temporary, "wb") as file:
             file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         _shift(path, keep)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _shift(path: Path, keep: int) -> None:
@@ -63,13 +56,11 @@ def _shift(path: Path, keep: int) -> None:
 
 def link(path: Path, other: Path) -> None:
     """`other` becomes a second name of `path`'s present content, at once and whole."""
-    temporary = other.with_name(f".{other.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, other)
+    with replacing(other, alone=True) as temporary:
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, temporary)
 
 
 def earlier(path: Path, n: int) -> Path:
@@ -128,8 +119,8 @@ def ranks(state: dict) -> int:
 def for_rank(state: dict, rank: int, size: int, *, waiting_keys: Sequence[str]) -> dict:
     """A run's checkpoint as rank `rank` of `size` goes on from it, whatever number of ranks wrote it.
 
-    With another number than then: what waited on ranks that are no more goes to those that are; schedules, which count
-    updates, count the same frames in updates of the present size; and environments begin anew.
+    With another number than then: what waited on ranks that are no more goes to those that are, and environments begin anew.
+    Schedules count updates; older ones do not say of how many frames, and count the same frames in updates of the present size.
     """
     parts = [state, *state.get("other_ranks", [])]
     then, state = ranks(state), dict(state)
@@ -138,7 +129,8 @@ def for_rank(state: dict, rank: int, size: int, *, waiting_keys: Sequence[str]) 
     state["source"] = parts[rank]["source"] if then == size else {}
     if then != size:
         for name in [name for name in state if name.endswith("scheduler_state_dict")]:
-            state[name] = {**state[name], "last_epoch": state[name]["last_epoch"] * then / size}
+            if "frames_per_update" not in state[name]:
+                state[name] = {**state[name], "last_epoch": state[name]["last_epoch"] * then / size}
     return state
 
 

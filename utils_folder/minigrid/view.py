@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from utils_folder.minigrid_levels import AGENT, DOOR, EMPTY, GREY, OPEN, STEP_X, STEP_Y, WALL
+from utils_folder.minigrid.levels import AGENT, DOOR, EMPTY, GREY, OPEN, STEP_X, STEP_Y, WALL
 
 VIEW_SIZE = 7
 VIEW_SHAPE = (VIEW_SIZE, VIEW_SIZE, 3)

@@ -7,22 +7,38 @@ import io
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from main import flags as flags_module
+from torchbeast.core import run_folder
+from torchbeast.core.columns import Column
 from torchbeast.core.settings import UsageError
+
+EXPERIMENT = "experiment"  # an argument that every run with metadata has: EXPERIMENT-SEED is what main.reproduce names its runs
 
 
 class NoRows(UsageError):
     """A log in which nothing stands yet."""
 
 
-class Run(NamedTuple):
-    """One log.
+class Declared(NamedTuple):
+    """What a program declares of its runs, as far as their files do not say it.
+
+    columns: of its logs, by name.
+    seed_like: flags in which the seeds of one experiment may differ.
+    defaults: every flag's, by name: what a run had that is older than the flag.
+    """
+
+    columns: Mapping[str, Column]
+    seed_like: frozenset[str]
+    defaults: Mapping[str, Any]
+
+
+class Log(NamedTuple):
+    """One run's log.
 
     Attributes:
         name: the folder's, or the file's if it is not called logs.csv.
@@ -31,6 +47,7 @@ class Run(NamedTuple):
         frames: float64 [N], strictly increasing.
         columns: float64 [N] by name; NaN where a value does not exist.
         hours: float64 [N], hours of training without pauses; None where the log has no times.
+        declared: what columns are, by name; those that it lacks are as `join` says.
     """
 
     name: str
@@ -39,9 +56,22 @@ class Run(NamedTuple):
     frames: np.ndarray
     columns: dict[str, np.ndarray]
     hours: np.ndarray | None
+    declared: Mapping[str, Column]
 
     def has(self, column: str) -> bool:
         return column in self.columns and bool(np.isfinite(self.columns[column]).any())
+
+    def join(self, column: str) -> str:
+        """How rows of the column are joined, as Column.join says; a column that nobody declares has a mean."""
+        if column in self.declared:
+            return self.declared[column].join
+        return "last" if column in ("_tick", "_time") else "mean"
+
+    def weights(self, column: str) -> np.ndarray:
+        """What each row counts in a mean of the column, float64 [N]: its episodes, if it is a mean over those; else 1."""
+        if self.join(column) == "episodes" and self.has("episodes"):
+            return np.nan_to_num(self.columns["episodes"])
+        return np.ones(len(self.frames))
 
 
 class Meta(NamedTuple):
@@ -52,14 +82,28 @@ class Meta(NamedTuple):
     finished: bool
 
 
-def read_run(given: str | Path) -> Run:
-    """The run in a folder, or of one log file: ours, TorchBeast's or the published re-implementation's.
+def means(values: np.ndarray, weights: np.ndarray, add: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Weighted means over windows of rows, of the values that there are.
+
+    Args:
+        values: float64 [N], NaN where there is none.
+        weights: float64 [N], not negative.
+        add: the windows: adds rows [N] up to sums [K], one of each window.
+    Returns: float64 [K], NaN where a window has no value of a weight above 0.
+    """
+    weights = np.isfinite(values) * weights
+    total, weight = add(weights * np.nan_to_num(values)), add(weights)
+    return np.divide(total, weight, out=np.full(len(weight), math.nan), where=weight > 0)
+
+
+def read_log(given: str | Path, declared: Declared) -> Log:
+    """The log in a run's folder, or one log file: ours, TorchBeast's or the published re-implementation's.
 
     Where the frames go back (a resumed run that wrote rows again) the later rows count. Torn rows are left out.
     Raises: UsageError if there is no log, or nothing in it.
     """
     path = _log_path(Path(given))
-    columns, left_out = read_log(path)
+    columns, left_out = read_columns(path)
     frames = columns.get("frames", columns.get("step"))
     if frames is None:
         raise UsageError(f"{path} has no column frames (nor step): it is no log of a training run; give a run's logs.csv")
@@ -69,12 +113,12 @@ def read_run(given: str | Path) -> Run:
     if left_out:
         print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
     columns = {name: values[rows] for name, values in columns.items()}
-    meta = read_meta(path.with_name("meta.json"))
+    meta = read_meta(path.with_name(run_folder.METADATA), declared.defaults)
     frames = frames[rows]
     seams[np.searchsorted(frames, [f for f in meta.resumed_at if f < frames[-1]], side="right")] = True
     hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
-    name = path.resolve().parent.name if path.name == "logs.csv" else path.stem
-    return Run(name, path, meta.arguments, frames, columns, hours)
+    name = path.resolve().parent.name if path.name == run_folder.LOG else path.stem
+    return Log(name, path, meta.arguments, frames, columns, hours, declared.columns)
 
 
 def _log_path(given: Path) -> Path:
@@ -82,14 +126,14 @@ def _log_path(given: Path) -> Path:
         return given
     if not given.exists():
         raise UsageError(f"{given} does not exist: give the folder of a run, or its logs.csv")
-    if (given / "logs.csv").is_file():
-        return given / "logs.csv"
-    inside = any(given.glob("*/logs.csv"))
+    if (given / run_folder.LOG).is_file():
+        return given / run_folder.LOG
+    inside = any(given.glob(f"*/{run_folder.LOG}"))
     remedy = f"but folders in it have one: give {given}/*" if inside else "give the folder of a run (SAVEDIR/XPID)"
     raise UsageError(f"{given} has no logs.csv; {remedy}")
 
 
-def read_log(path: Path) -> tuple[dict[str, np.ndarray], int]:
+def read_columns(path: Path) -> tuple[dict[str, np.ndarray], int]:
     """Columns of a log by name, float64 [N], NaN where a cell is empty or no number; and how many rows were left out.
 
     A line that names frames, step or _tick is a header (a comment sign before it is not part of the name) and holds for the
@@ -98,7 +142,7 @@ def read_log(path: Path) -> tuple[dict[str, np.ndarray], int]:
     """
     text = _text(path)
     complete = text[: text.rfind("\n") + 1]
-    longer = {len(names): names for names in _table(path.with_name("fields.csv"))}
+    longer = {len(names): names for names in _table(path.with_name(run_folder.FIELDS))}
     header: list[str] = max(longer.values(), key=len, default=[])
     blocks: list[tuple[list[str], list[list[str]]]] = []
     left_out = int(complete != text)
@@ -179,8 +223,11 @@ def _hours(time: np.ndarray, frames: np.ndarray, seams: np.ndarray) -> np.ndarra
     return np.cumsum(np.where(sound, passed, pace * played)) / 3600
 
 
-def read_meta(path: Path) -> Meta:
-    """Of a run without meta.json: no arguments, not finished. Raises: UsageError for a damaged one."""
+def read_meta(path: Path, defaults: Mapping[str, Any]) -> Meta:
+    """`defaults`: what our runs had of flags that are younger. Of a run without meta.json: no arguments, not finished.
+
+    Raises: UsageError for a damaged one.
+    """
     if not path.is_file():
         return Meta(None, [], False)
     try:
@@ -188,10 +235,9 @@ def read_meta(path: Path) -> Meta:
         resumed = meta.get("resumed", [])
         arguments = resumed[-1]["args"] if resumed else meta["args"]
         # Flags that came after the run had their defaults then. Other programs' runs lack ours for another reason.
-        before = flags_module.defaults() if "versions" in meta else {}
-        # main.reproduce names its runs EXPERIMENT-SEED.
+        before = defaults if "versions" in meta else {}
         experiment = str(arguments.get("xpid")).removesuffix(f"-{arguments.get('seed')}")
         resumed_at = [float(entry["frames"]) for entry in resumed]
-        return Meta({**before, **arguments, "experiment": experiment}, resumed_at, meta.get("successful") is True)
+        return Meta({**before, **arguments, EXPERIMENT: experiment}, resumed_at, meta.get("successful") is True)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path} is damaged: repair it, or move it away to plot the run under its own name") from None

@@ -1,0 +1,87 @@
+"""What is kept of a finished run beside the code: a thinned log, its metadata, and the weights that play."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from main.analysis.log import Declared, Log, means, read_log
+from torchbeast.core import checkpoint, run_folder
+from torchbeast.core.settings import UsageError
+
+ROWS = 1000
+DIGITS = 5
+OF_RUN = ("training_keys", "source", "other_ranks")  # what the run, not its learner, adds to a checkpoint
+BEFORE = ("optimizer_state_dict", "scheduler_state_dict", "recent_returns")  # how training keys end, where they are not listed
+
+
+def keep(run_dir: Path, folder: Path, declared: Declared) -> None:
+    """Writes logs.csv (about 1,000 rows), meta.json and model.tar of a run into `folder`, which is made and names it.
+
+    Raises: UsageError if the run has no readable log or checkpoint.
+    """
+    try:
+        state = checkpoint.load(run_dir / run_folder.CHECKPOINT)
+    except checkpoint.CheckpointError as error:
+        raise UsageError(str(error)) from None
+    log = read_log(run_dir, declared)
+    meta = run_folder.read_metadata(run_dir)
+    meta["xpid"] = folder.name
+    # As if it had been made in `folder`: where code and runs lay is nobody's business.
+    place = {"savedir": folder.parent.name, "xpid": folder.name, "resume": f"{folder.parent.name}/{folder.name}"}
+    after = {f"--{name}": value for name, value in place.items()}
+    for start in (meta, *meta.get("resumed", [])):
+        program, *words = start["command"]
+        start["command"] = [Path(program).name, *(_word(*pair, after) for pair in zip(("", *words), words))]
+        start["args"] = _placed(start["args"], place)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(folder / run_folder.CHECKPOINT, playing(state) | {"flags": _placed(state["flags"], place)})
+    with run_folder.replacing(folder / run_folder.LOG) as temporary, open(temporary, "w", newline="") as file:
+        file.write("# " + ",".join(log.columns) + "\n")
+        csv.writer(file, lineterminator="\n").writerows(zip(*(map(_cell, column) for column in thinned(log).values())))
+    run_folder.write_metadata(folder, meta)
+
+
+def playing(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what only going on with the run needs, which is about half of it."""
+    training = state.get("training_keys", [key for key in state if key.endswith(BEFORE)])
+    return {key: value for key, value in state.items() if key not in (*training, *OF_RUN)}
+
+
+def _word(before: str, word: str, after: dict[str, str]) -> str:
+    """A word of a command line, with the value that comes after a flag or `FLAG=` in place of its own."""
+    flag, equals, _ = word.partition("=")
+    return f"{flag}={after[flag]}" if equals and flag in after else after.get(before, word)
+
+
+def _placed(arguments: dict[str, Any], place: dict[str, str]) -> dict[str, Any]:
+    """The arguments, with those of `place` in place of their own where they have one."""
+    return arguments | {name: value for name, value in place.items() if arguments.get(name) is not None}
+
+
+def thinned(log: Log, rows: int = ROWS) -> dict[str, np.ndarray]:
+    """The log's columns with up to `rows` rows, each for an equal share of its updates, float64, NaN where nothing was.
+
+    What becomes of a column's values stands in its declaration (Column.join).
+    """
+    starts = np.unique(np.linspace(0, len(log.frames), min(rows, len(log.frames)), endpoint=False).astype(int))
+    ends = np.append(starts[1:], len(log.frames)) - 1
+
+    def add(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, starts)
+
+    def joined(name: str, values: np.ndarray) -> np.ndarray:
+        if log.join(name) == "last":
+            return values[ends]
+        return add(np.nan_to_num(values)) if log.join(name) == "sum" else means(values, log.weights(name), add)
+
+    return {name: joined(name, values) for name, values in log.columns.items()}
+
+
+def _cell(value: float) -> str:
+    if np.isnan(value):
+        return ""
+    return str(int(value)) if value == int(value) else f"{value:.{DIGITS}g}" if abs(value) < 1e9 else f"{value:.1f}"

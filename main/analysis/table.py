@@ -1,0 +1,239 @@
+"""The table of experiments: its rows, what their runs came to, and that as lines and as Markdown."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from main.analysis import curves
+from main.analysis.log import Declared, Log, NoRows, means, read_log, read_meta
+from torchbeast.core import run_folder
+from torchbeast.core.settings import UsageError
+
+WINDOW_FRAMES = 1_000_000
+COLUMNS = ("episodes", "success_rate", "mean_episode_return")
+REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
+NONE = "–"
+LOG_HEAD = ("experiment", "runs", "success", "return", "first reached", "lost again", "hours")
+Check = Callable[[Sequence[str]], None]  # raises UsageError, a line a problem, for a command line that cannot be a run's
+
+
+class Experiment(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    arguments: list[str]
+    frames: int
+    seeds: list[int]
+    reach: float
+    published: str
+
+
+class Outcome(NamedTuple):
+    """What one run came to.
+
+    Attributes:
+        frames: done.
+        success, mean_return: over the episodes of the last window; None where none ended.
+        reached_at: frames at which the success rate first was the row's; None if it never was.
+        collapses: how often it fell below half of that afterwards.
+        recoveries: how often it came back.
+        hours: of training.
+    """
+
+    frames: int
+    success: float | None = None
+    mean_return: float | None = None
+    reached_at: int | None = None
+    collapses: int = 0
+    recoveries: int = 0
+    hours: float = 0.0
+
+
+def read_table(path: Path, check: Check) -> list[Experiment]:
+    """The rows of an INI file. Raises: UsageError for a table or flags that cannot work."""
+    parser = configparser.ConfigParser()
+    try:
+        if not parser.read(path):
+            raise UsageError(f"{path}: no such table; results/experiments.ini is one")
+        if not parser.sections():
+            raise UsageError(f"{path} has no row, as [NAME] begins one; results/experiments.ini shows how")
+        return [_experiment(name, parser[name], check) for name in parser.sections()]
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Experiment:
+    missing = [key for key in REQUIRED if key not in row]
+    if missing:
+        raise UsageError(f"[{name}] lacks {', '.join(missing)}")
+    seeds, reach = _value(row, "seeds", _seeds, "1 2 3"), _value(row, "reach", float, "0.9")
+    words = _value(row, "flags", shlex.split, "--model default --num_actors 40")
+    arguments = ["--env", row["env"], *words, "--total_frames", row["frames"]]
+    try:
+        check(arguments)
+    except UsageError as error:
+        raise UsageError("\n".join(f"[{name}] {problem}" for problem in str(error).splitlines())) from None
+    return Experiment(name, arguments, int(row["frames"]), seeds, reach, row["published"])
+
+
+def _value(row: configparser.SectionProxy, key: str, read: Callable[[str], Any], example: str) -> Any:
+    try:
+        return read(row[key])
+    except ValueError:
+        raise UsageError(f"[{row.name}] {key} = {row[key]}: write it as {example}") from None
+
+
+def _seeds(text: str) -> list[int]:
+    if not text.strip():
+        raise ValueError("no seed")
+    return [int(seed) for seed in text.split()]
+
+
+def run_dir(experiment: Experiment, seed: int, savedir: Path) -> Path:
+    """Where a run of it lies."""
+    return savedir / f"{experiment.name}-{seed}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has come to its end. Raises: UsageError for a damaged meta.json."""
+    return read_meta(folder / run_folder.METADATA, {}).finished
+
+
+def finished(experiment: Experiment, runs: Path) -> list[Path]:
+    """The folders of its runs that have come to their end. Raises: UsageError for a damaged meta.json."""
+    folders = [run_dir(experiment, seed, runs) for seed in experiment.seeds]
+    return [folder for folder in folders if is_finished(folder)]
+
+
+def outcome(folder: Path, reach: float, declared: Declared) -> Outcome:
+    """What a run's log says. Rates are over the episodes that ended in a window of a million frames.
+
+    A run of fewer frames than that reaches nothing. Raises: UsageError for a log that cannot be read.
+    """
+    try:
+        log = read_log(folder, declared)
+    except NoRows:
+        return Outcome(0)
+    missing = [name for name in COLUMNS if name not in log.columns]
+    if missing:
+        raise UsageError(f"{log.path} has no column {missing[0]}: it is no log of this program; move its folder away")
+    success, returns = (_recent(log, name) for name in ("success_rate", "mean_episode_return"))
+    there = np.isfinite(success) & (log.frames >= WINDOW_FRAMES)
+    frames, rates = log.frames[there], success[there]
+    reached = np.flatnonzero(rates >= reach)
+    collapses, recoveries = _falls(rates[reached[0] :], reach) if len(reached) else (0, 0)
+    return Outcome(
+        frames=int(log.frames[-1]),
+        success=_number(success[-1]),
+        mean_return=_number(returns[-1]),
+        reached_at=int(frames[reached[0]]) if len(reached) else None,
+        collapses=collapses,
+        recoveries=recoveries,
+        hours=0.0 if log.hours is None else float(log.hours[-1]),
+    )
+
+
+def _recent(log: Log, name: str) -> np.ndarray:
+    """At each row, the mean of a column over the window that ends there; NaN where no episode ended in it."""
+    before = np.searchsorted(log.frames, log.frames - WINDOW_FRAMES, side="right") - 1
+
+    def add(values: np.ndarray) -> np.ndarray:
+        sums = np.cumsum(values)
+        return sums - np.where(before >= 0, sums[before], 0)
+
+    return means(log.columns[name], log.weights(name), add)
+
+
+def _falls(rates: np.ndarray, reach: float) -> tuple[int, int]:
+    """How often rates that have reached `reach` fall below half of it, and come back."""
+    collapses = recoveries = 0
+    for rate in rates:
+        down = collapses > recoveries
+        collapses += not down and rate < reach / 2
+        recoveries += down and rate >= reach
+    return collapses, recoveries
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def line(experiment: Experiment, folder: Path, declared: Declared) -> str:
+    """The state of one run, for a person."""
+    if not (folder / run_folder.LOG).exists():
+        return f"{folder.name}: not started"
+    result = outcome(folder, experiment.reach, declared)
+    state = "finished" if is_finished(folder) else f"{result.frames / experiment.frames:.0%} done"
+    rates = "no episode" if result.success is None else f"success {result.success:.2f}, return {result.mean_return:.3f}"
+    falls = f", {result.collapses} collapses, {result.recoveries} recoveries" if result.collapses else ""
+    return (
+        f"{folder.name}: {state}, {rates} over the last million frames, success {experiment.reach:g} {_when(result)}"
+        f"{falls}, {result.hours:.1f} hours"
+    )
+
+
+def _when(result: Outcome) -> str:
+    return "not reached" if result.reached_at is None else f"reached at {result.reached_at / 1e6:.1f} million frames"
+
+
+def verdict(experiment: Experiment, folders: list[Path], declared: Declared) -> str:
+    """What the finished runs of a row came to, beside the published figure."""
+    results = [outcome(folder, experiment.reach, declared) for folder in folders if is_finished(folder)]
+    if not results:
+        return f"{experiment.name}: no run is finished (published: {experiment.published})"
+    frames = sorted(result.reached_at / 1e6 for result in results if result.reached_at is not None)
+    when = f" after {', '.join(f'{f:.1f}' for f in frames)} million frames" if frames else ""
+    return (
+        f"{experiment.name}: {'' if frames else 'NOT '}reached by {len(frames)} of {len(results)} finished runs{when} "
+        f"(published: {experiment.published})"
+    )
+
+
+# As Markdown
+
+
+def log_rows(experiments: Sequence[Experiment], runs: Path, declared: Declared) -> list[list[str]]:
+    """One row of the first table for each experiment with a finished run, from the logs."""
+    rows = []
+    for experiment in experiments:
+        results = [outcome(folder, experiment.reach, declared) for folder in finished(experiment, runs)]
+        if results:
+            rows.append([experiment.name, str(len(results)), *_cells(results)])
+    return rows
+
+
+def _cells(results: Sequence[Outcome]) -> list[str]:
+    reached = [NONE if r.reached_at is None else f"{r.reached_at / 1e6:.1f}" for r in results]
+    lost = [f"{r.collapses}" + (f" (back {r.recoveries})" if r.collapses else "") for r in results]
+    hours = [f"{r.hours:.1f}" for r in results]
+    success, returns = ([getattr(r, name) or 0.0 for r in results] for name in ("success", "mean_return"))
+    return [_mean(success, 2), _mean(returns, 3), *(", ".join(cells) for cells in (reached, lost, hours))]
+
+
+def _mean(values: Sequence[float], digits: int) -> str:
+    """The mean over runs, with a bootstrap 95% interval where there are several (of two or three, that is their range)."""
+    mean, low, high, _ = (float(x[0]) for x in curves.over_seeds(np.array(values)[:, None], "mean"))
+    interval = "" if np.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{mean:.{digits}f}{interval}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def put_in(text: str, tables: dict[str, str]) -> str:
+    """`text` with each table between its marks, `<!-- NAME table -->` and `<!-- end -->`. Raises: UsageError without them."""
+    for name, content in tables.items():
+        parts = re.split(rf"(?<=<!-- {name} table -->\n)(?:(?!<!--).)*(?=<!-- end -->)", text, flags=re.DOTALL)
+        if len(parts) != 2:
+            raise UsageError(f"--into: the file needs one <!-- {name} table --> and an <!-- end --> after it; put them in")
+        text = f"{content}\n".join(parts)
+    return text

@@ -1,0 +1,131 @@
+"""What a video shows of an agent of every variant; what it shows of a goal or of novelty is tested with those."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from main.playing import film
+from main.playing.trained import Trained
+from main.training import recipe
+from tests.helpers.playing import load, play, watch
+from torchbeast.core import checkpoint
+from utils_folder import video
+
+OUTCOMES = {"task solved", "time is up", "episode over"}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_a_video_has_every_state_of_its_episodes(trained, tmp_path, monkeypatch, suffix, capsys):
+    path = tmp_path / f"episodes{suffix}"
+    more = ["--num_episodes", "1", "--record_video", "--video_episodes", "3", "--video_path", str(path), "--seed", "9"]
+    monkeypatch.setattr(video, "MAX_TILE", 20)  # large ones are drawn slowly
+    assert play(trained / "model.tar", *more) == 0
+    _, episodes = watch(trained / "model.tar", 3, "--seed", "9")
+    steps = [len(episode) - 1 for episode in episodes]
+    assert f"3 episode(s), steps: {', '.join(map(str, steps))}\n" in capsys.readouterr().out
+    pictures = iio.imread(path)
+    assert pictures.shape[-1] == 3 and pictures.std() > 10
+    assert pictures.shape[1] % 2 == pictures.shape[2] % 2 == 0
+    if suffix == ".mp4":  # a gif merges equal pictures
+        assert len(pictures) == sum(max(1, round(seen.seconds * video.FPS)) for episode in episodes for seen in episode)
+    else:
+        assert path.stat().st_size < 3000 * len(pictures)
+
+
+def test_a_picture_of_every_variant_is_drawn(every_trained, monkeypatch):
+    monkeypatch.setattr(video, "MAX_TILE", 20)
+    pictures = []
+
+    def show(picture, seconds):
+        pictures.append(picture)
+        if len(pictures) == 3:
+            raise StopIteration
+
+    with pytest.raises(StopIteration):
+        film.watch(load(every_trained / "model.tar"), 1, show)
+    assert len({picture.shape for picture in pictures}) == 1 and all(picture.std() > 10 for picture in pictures)
+    assert any((pictures[0] != picture).any() for picture in pictures[1:])
+
+
+def test_each_episode_is_counted_from_its_own_start_and_ends_with_its_outcome(every_trained):
+    _, episodes = watch(every_trained / "model.tar", 16)
+    outcomes = set()
+    for *states, end in episodes:
+        assert [int(seen.lines["step"]) for seen in (*states, end)] == list(range(len(states) + 1))
+        assert {seen.lines["return"] for seen in states} == {"0.000"}
+        assert not states[0].badges and states[0].lines["intrinsic reward"] == "0.000"
+        np.testing.assert_array_equal(end.frame, states[-1].frame)
+        assert end.goal == states[-1].goal and end.panel.bars == states[-1].panel.bars
+        solved = float(end.lines["return"]) > 0
+        assert end.badges[-1] == ("task solved" if solved else "time is up")
+        assert solved or len(states) == 100
+        assert end.seconds >= 2 and end.lines["extrinsic reward"] == end.lines["return"]
+        assert not any(badge in OUTCOMES for seen in states for badge in seen.badges)
+        outcomes.add(solved)
+    assert outcomes == {True, False}
+
+
+def test_goals_reached_are_counted_where_there_are_goals_and_each_is_seen_longer(every_trained):
+    _, episodes = watch(every_trained / "model.tar", 4)
+    for *states, _ in episodes:
+        reached = 0
+        for seen in states:
+            assert len(seen.badges) <= 1 and seen.seconds == (film.EVENT_SECONDS if seen.badges else 0)
+            reached += len(seen.badges)
+            assert seen.lines.get("goals reached") == (None if seen.goal is None else str(reached))
+
+
+def test_the_lines_are_the_same_in_every_picture(every_trained):
+    _, episodes = watch(every_trained / "model.tar", 2)
+    labels = {tuple(seen.lines) for episode in episodes for seen in episode}
+    assert len(labels) == 1
+    (labels,) = labels
+    assert labels[:2] == ("step", "return") and labels[-1] == "student's value"
+
+
+def test_an_episode_that_ends_early_and_unsolved_is_over():
+    assert film._outcome(film.Arrival(step=7, total=-1.0), 100) == ("episode over", video.BAD)
+    assert film._outcome(film.Arrival(step=100), 100) == ("time is up", video.BAD)
+    assert film._outcome(film.Arrival(step=100, total=0.1), 100) == ("task solved", video.GOOD)
+
+
+def student_of(agent: Trained, weights: Path) -> nn.Module:
+    student = recipe.Agent.make(agent.settings, recipe.probe(agent.settings)).student
+    student.load_state_dict(checkpoint.load(weights)["model_state_dict"])
+    return student
+
+
+def test_value_probabilities_and_action_are_those_of_the_state_shown(every_trained):
+    """Asked again, for each picture, the student says the same of it; and the action leads from it to the next picture."""
+    agent, episodes = watch(every_trained / "model.tar", 3)
+    student = student_of(agent, every_trained / "model.tar")
+    turned, values = 0, set()
+    for *states, _ in episodes:
+        values |= {seen.lines["student's value"] for seen in states}
+        for seen, following in zip(states, [*states[1:], None]):
+            inputs = {
+                "frame": torch.from_numpy(seen.frame)[None, None],
+                "carried_obj": torch.full((1, 1), 1, dtype=torch.uint8),
+                "carried_col": torch.full((1, 1), 5, dtype=torch.uint8),
+                "done": torch.zeros(1, 1, dtype=torch.bool),
+            }
+            if seen.goal is not None:
+                inputs["goal"] = torch.tensor([[seen.goal]])
+            with torch.no_grad():
+                outputs, _ = student(inputs, ())
+            assert float(seen.lines["student's value"]) == pytest.approx(outputs["baseline"].item(), abs=6e-4)
+            labels, shares = zip(*seen.panel.bars)
+            assert labels == ("left", "right", "forward", "pickup", "drop", "toggle", "done")
+            np.testing.assert_allclose(shares, outputs["policy_logits"].softmax(-1).flatten(), atol=1e-5)
+            if following is not None and labels[seen.panel.chosen] in ("left", "right"):
+                turned += 1
+                x, y = np.argwhere(seen.frame[..., 0] == 10)[0]
+                turn = -1 if labels[seen.panel.chosen] == "left" else 1
+                assert following.frame[x, y, 2] == (seen.frame[x, y, 2] + turn) % 4
+    assert len(values) > 3 and turned > 3

@@ -1,0 +1,175 @@
+"""Batches of MiniGrid environments, and the registry of `--engine` names.
+
+A new engine is one file that ends in an `Engine`, and one line in `REGISTRY`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+
+from torchbeast.core.environment import Environment, FrameStack
+from torchbeast.core.settings import flag
+from utils_folder.minigrid.base import ACTION_NAMES, CARRIED_FIELDS, MAX_GRID, Engine, carried, check_name, grid_size
+from utils_folder.minigrid.engine import COMPILED
+from utils_folder.minigrid.gym import GYM
+
+__all__ = [
+    "ACTION_NAMES",
+    "CARRIED_FIELDS",
+    "MAX_GRID",
+    "REGISTRY",
+    "Engine",
+    "EnvironmentSettings",
+    "carried",
+    "check_name",
+    "choose_engine",
+    "engine_names",
+    "engines_explained",
+    "grid_size",
+    "make_environments",
+    "probe",
+    "problems",
+    "why_not_first",
+]
+
+logger = logging.getLogger("amigo")
+
+COMPILE_NOTICE_SECONDS = 1.0
+AUTO = "auto"
+
+# The order in which `auto` asks them.
+REGISTRY: dict[str, Engine] = {
+    "compiled": COMPILED,
+    "gym": GYM,
+}
+
+
+def engine_names() -> tuple[str, ...]:
+    """What can be asked for: "auto", the first engine that plays the environment, or an engine by its name."""
+    return (AUTO, *REGISTRY)
+
+
+def engines_explained() -> str:
+    """The names of the engines, and of "auto", with what they mean."""
+    explained = [f"{name} ({engine.title})" if engine.title else name for name, engine in REGISTRY.items()]
+    return f"{', '.join(explained)}, or {AUTO} ({next(iter(REGISTRY))} where it can)"
+
+
+@dataclass(frozen=True)
+class EnvironmentSettings:
+    """Who plays the games, and what is seen of them."""
+
+    title = "Environment"
+    engine: str = flag(
+        AUTO, f"what plays MiniGrid: {engines_explained()}", choices=engine_names(), resumable=True
+    )
+    fix_seed: bool = flag(False, "every episode is the level of env_seed")
+    env_seed: int = flag(1, "seed of that level", at_least=0)
+    num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, agent=True)
+
+    @property
+    def fixed_seed(self) -> int | None:
+        """The seed of every level; None where each is another."""
+        return self.env_seed if self.fix_seed else None
+
+
+def problems(env_name: str, settings: EnvironmentSettings) -> list[str]:
+    """Why this environment cannot be played so, a line each with the remedy. Raises: ValueError if there is no such one."""
+    check_name(env_name)
+    width, height = grid_size(env_name)
+    if max(width, height) > MAX_GRID:
+        return [f"--env {env_name}: its grid is {width}x{height}, the networks end at 32x32; choose a smaller one"]
+    try:
+        choose_engine(env_name, settings.engine)
+    except ValueError as error:
+        return [f"--env: {error}"]
+    return []
+
+
+def make_environments(
+    env_name: str,
+    seeds: Sequence[int],
+    *,
+    engine: str = AUTO,
+    num_input_frames: int = 1,
+    fixed_seed: int | None = None,
+) -> Environment:
+    """A batch of len(seeds) environments of one kind.
+
+    Its output has, besides the fields every Environment has, carried_obj and carried_col (uint8 [E]): the indices of the
+    carried object's type and colour, (1, 5) where nothing is carried.
+
+    Args:
+        env_name: a MiniGrid environment's registered name.
+        seeds: environment e's levels come from a generator seeded with seeds[e].
+        engine: one of `engine_names()`; they all play the same games.
+        num_input_frames: how many frames are stacked.
+        fixed_seed: if given, every episode of every environment is the level of this seed.
+    Raises: ValueError with a remedy if there is no such environment, or the engine cannot play it.
+    """
+    check_name(env_name)
+    environment = REGISTRY[choose_engine(env_name, engine)].make(env_name, seeds, fixed_seed=fixed_seed)
+    return environment if num_input_frames == 1 else FrameStack(environment, num_input_frames)
+
+
+def probe(env_name: str, *, engine: str = AUTO, num_input_frames: int = 1) -> Environment:
+    """One environment that has taken a step: tells shapes and limits, and has what the engine compiles ready before a fork."""
+    environment = make_environments(env_name, [0], engine=engine, num_input_frames=num_input_frames)
+    notice = threading.Timer(
+        COMPILE_NOTICE_SECONDS, logger.info, ["compiling the environment engine: some 20 seconds, once on a machine"]
+    )
+    notice.start()
+    try:
+        environment.initial()
+        environment.step(np.zeros(1, np.int64))
+    finally:
+        notice.cancel()
+        notice.join()  # no thread may run while actors are forked
+    environment.close()
+    return environment
+
+
+def choose_engine(env_name: str, engine: str) -> str:
+    """The name of the engine that plays `env_name` if `engine`, one of `engine_names()`, is asked for.
+
+    Raises: ValueError with a remedy if there is no such engine, or it cannot play the environment.
+    """
+    if engine not in engine_names():
+        raise ValueError(f"unknown engine {engine!r}: choose from {', '.join(engine_names())}")
+    if engine == AUTO:
+        chosen = next(_able(env_name), None)
+        if chosen is None:
+            raise ValueError(f"no engine plays {env_name}")
+        return chosen
+    reason = REGISTRY[engine].playable(env_name)
+    if reason is not None:
+        instead = " or ".join([*_able(env_name), AUTO])
+        raise ValueError(f"{_title(engine)} cannot play {env_name} ({reason}): use --engine {instead}")
+    return engine
+
+
+def why_not_first(env_name: str, engine: str) -> str | None:
+    """One line on which engine plays `env_name` and why none before it, if "auto" is asked for and it is not the first one.
+
+    None if there is nothing to say.
+    """
+    if engine != AUTO:
+        return None
+    chosen = choose_engine(env_name, engine)
+    reasons = [REGISTRY[name].playable(env_name) for name in takewhile(lambda name: name != chosen, REGISTRY)]
+    return f"{_title(chosen)} plays {env_name}: {'; '.join(reasons)}" if reasons else None
+
+
+def _able(env_name: str) -> Iterator[str]:
+    """Names of the engines that play an environment, in their order."""
+    return (name for name, engine in REGISTRY.items() if engine.playable(env_name) is None)
+
+
+def _title(name: str) -> str:
+    return REGISTRY[name].title or f"the {name} engine"

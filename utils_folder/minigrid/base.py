@@ -1,0 +1,58 @@
+"""What an engine is, and what all engines share: what MiniGrid calls things, and what is told of the carried object."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gym
+import numpy as np
+from gym_minigrid.minigrid import COLOR_TO_IDX, OBJECT_TO_IDX, MiniGridEnv
+
+from torchbeast.core.environment import Environment
+from torchbeast.core.rollouts import Field
+
+MAX_GRID = 32
+ACTION_NAMES = tuple(action.name for action in MiniGridEnv.Actions)
+NOTHING_CARRIED = (OBJECT_TO_IDX["empty"], COLOR_TO_IDX["grey"])
+
+CARRIED_FIELDS = {"carried_obj": Field((), np.uint8), "carried_col": Field((), np.uint8)}
+
+
+class Engine(NamedTuple):
+    """What plays MiniGrid. All engines play the same games: from the same seeds and actions come the same outputs.
+
+    playable: `playable(env_name)` is None if the engine plays that registered environment exactly as gym-minigrid does, else
+        one line that says why it does not.
+    make: `make(env_name, seeds, fixed_seed=...)` is a batch of len(seeds) of these environments, not stacked, whose output
+        has the `CARRIED_FIELDS` too; seeds as in `make_environments`. It is asked only for what is playable.
+    title: what messages call it, where "the NAME engine" does not say it.
+    """
+
+    playable: Callable[[str], str | None]
+    make: Callable[..., Environment]
+    title: str = ""
+
+
+def carried(env: MiniGridEnv) -> tuple[int, int]:
+    """Indices of the carried object's type and colour."""
+    if env.carrying is None:
+        return NOTHING_CARRIED
+    return OBJECT_TO_IDX[env.carrying.type], COLOR_TO_IDX[env.carrying.color]
+
+
+def check_name(env_name: str) -> None:
+    """Raises ValueError, naming close matches, unless `env_name` is a registered MiniGrid environment."""
+    known = [name for name in gym.envs.registry if name.startswith("MiniGrid-")]
+    if env_name in known:
+        return
+    close = difflib.get_close_matches(env_name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known ones are {known[0]} and {len(known) - 1} others"
+    raise ValueError(f"unknown environment {env_name!r}: {hint}")
+
+
+def grid_size(env_name: str) -> tuple[int, int]:
+    """(W, H) of a registered environment."""
+    env = gym.make(env_name, disable_env_checker=True).unwrapped
+    return env.width, env.height
