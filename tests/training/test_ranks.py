@@ -296,10 +296,10 @@ def test_ranks_on_one_machine_share_its_cores_and_memory(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert settings[ProcessSettings].processes == 3
-    preflight.check(settings, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+    preflight.examine(settings, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "100000")
     with pytest.raises(UsageError, match="of memory"):
-        preflight.check(settings, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+        preflight.examine(settings, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
 
 
 def drift(ranks: Ranks, settings: Settings):
