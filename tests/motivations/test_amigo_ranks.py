@@ -176,13 +176,15 @@ def test_two_ranks_interrupted_and_resumed_go_on_to_the_last_bit(tmp_path, store
 
 
 def test_goals_that_waited_on_two_ranks_wait_on_one_and_back(tmp_path, store):
-    two, one, again = two_then_one_then_two(tmp_path, store, "--modify", "--generator_batch_size", "40")
+    states = two_then_one_then_two(tmp_path, store, "--num_actor_processes", "0", "--generator_batch_size", "6", "--inner")
+    two = states[0]
     waiting = [len(part["generator_batch"]["goal"]) for part in (two, *two["other_ranks"])]
     assert len(waiting) == 2 and min(waiting) > 0
     alone = checkpoint.for_rank(two, 0, 1, waiting_keys=Amigo.waiting_keys)
     assert len(alone["generator_batch"]["goal"]) == sum(waiting) and alone["source"] == {}
-    then, now = (state["generator_scheduler_state_dict"]["last_epoch"] for state in (one, again))
-    assert now >= then / 2  # counted in updates of 12 frames, then of 24
+    schedules = [state["generator_scheduler_state_dict"] for state in states]
+    frames = [schedule["last_epoch"] * schedule["frames_per_update"] for schedule in schedules]
+    assert 0 < frames[0] <= frames[1] <= frames[2] <= frames[0] + 108, "the teacher's schedule does not follow the frames"
 
 
 def test_only_the_first_rank_warns_of_the_flags(tmp_path, store):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import signal
@@ -45,6 +44,7 @@ from tests.helpers.ranks import (
     two_then_one_then_two,
     whole_and_cut,
 )
+from tests.helpers.runs import evaluated
 from torchbeast.core import checkpoint
 from torchbeast.core.optimizer import Diverged, LearningSettings, Optimizer
 from torchbeast.core.ranks import ALONE, Ranks, RanksFailed, from_environment
@@ -549,10 +549,7 @@ def test_two_ranks_learn_a_small_task(tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "main.main"]
     done = subprocess.run([*launch, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    out = tmp_path / "result.json"
-    weights = ["--weight_path", str(tmp_path / "run" / "model.tar"), "--env", LEARNABLE[1]]
-    assert entry.main(["--mode", "test", *weights, "--num_episodes", "200", "--seed", "1", "--json", str(out)]) == 0
-    result = json.loads(out.read_text())
+    result = evaluated(tmp_path / "run" / "model.tar", tmp_path / "result.json")
     assert result["success_rate"] > 0.9 and result["mean_return"] > 0.75
 
 
