@@ -6,6 +6,7 @@
 PYTHON = python3
 VENV = .venv
 ARGS =
+WORKERS = -n 2 --dist loadfile
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check
 VERSION_CHECK = import sys; v = sys.version_info; \
@@ -22,10 +23,10 @@ train: $(VENV)/.installed
 	--generator_reward_negative -.3 --savedir ./experimentMinigrid --model default $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -m "not slow and not soak" $(ARGS)
+	$(VENV)/bin/python -m pytest $(WORKERS) -m "not slow and not soak" $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m soak -s $(ARGS)
