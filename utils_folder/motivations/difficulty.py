@@ -75,7 +75,7 @@ class Window:
     """`window_adaptive`, published rule: a goal must take t* steps, give or take `window`; success lowers t*, failure raises.
 
     Args as in Threshold; `up` and `down` count updates below and at the threshold since t* last moved.
-    Source: the reference's window rule (README, differences).
+    Source: the reference's window rule (utils_folder/README.md, differences).
     """
 
     threshold: float
