@@ -50,6 +50,11 @@ def check_frame_shape(frame_shape: tuple[int, int, int]) -> tuple[int, int, int]
     return width, height, channels // CELL_CHANNELS
 
 
+def are_cells(frames: Tensor) -> Tensor:
+    """Which values of frames [..., 3k] are an object, colour or state that the networks know."""
+    return frames < torch.tensor([OBJECTS, COLOURS, STATES]).repeat(frames.shape[-1] // CELL_CHANNELS)
+
+
 def initialise(layer: nn.Linear | nn.Conv2d, gain: float) -> nn.Module:
     """The layer, with orthogonal weights of this gain and zero bias, drawn from torch's global generator."""
     nn.init.orthogonal_(layer.weight, gain)

@@ -239,5 +239,5 @@ def read_meta(path: Path, defaults: Mapping[str, Any]) -> Meta:
         experiment = str(arguments.get("xpid")).removesuffix(f"-{arguments.get('seed')}")
         resumed_at = [float(entry["frames"]) for entry in resumed]
         return Meta({**before, **arguments, EXPERIMENT: experiment}, resumed_at, meta.get("successful") is True)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UsageError(f"{path} is damaged: repair it, or move it away to plot the run under its own name") from None

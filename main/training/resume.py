@@ -8,14 +8,16 @@ from typing import Any
 
 from main import settings as settings_module
 from main.settings import FileSettings, RunSettings
-from torchbeast.core import checkpoint, run_folder
+from main.training import learner
+from torchbeast.core import checkpoint, entries, run_folder
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import Alone
 from torchbeast.core.settings import Settings, UsageError
 
 logger = logging.getLogger("amigo")
 
-RESUMABLE_KEYS = ("frames", "incarnation", "source", "optimizer_state_dict", "scheduler_state_dict", "weights_version")
+# What is looked at before anything is built; each part looks at its own when it loads it.
+FORM = entries.record({"incarnation": entries.whole(), "source": entries.mapping, **learner.PLAIN}, exact=False)
 
 
 def begun(files: FileSettings, ranks: Alone) -> str | None:
@@ -29,9 +31,11 @@ def begun(files: FileSettings, ranks: Alone) -> str | None:
 def resumed(run_dir: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings, dict]:
     """The interrupted run's settings, with the resumable ones that were given, and its checkpoint."""
     state, path = _newest(run_dir, ranks)
-    missing = [key for key in RESUMABLE_KEYS if key not in state]
-    if missing:
-        raise UsageError(f"--resume: {path} cannot be gone on from: it lacks {', '.join(missing)}")
+    try:
+        for part in checkpoint.parts(state):
+            FORM("", state | part)
+    except entries.EntryError as error:
+        raise UsageError(f"--resume: {path} cannot be gone on from: {error}") from None
     stored = {**settings_module.defaults(), **settings_module.stored(state["flags"])}
     flags = settings_module.flags()
     fixed = [name for name, value in given.items() if not flags[name].resumable and value != stored[name]]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from main.training import actor as actors
 from main.training.actor import Actor
+from torchbeast.core import entries
 from torchbeast.core.exchange import ActorPort, Exchange
 from torchbeast.core.rollouts import Rollouts, shared_array
 from torchbeast.core.spawner import Spawner
@@ -97,12 +98,24 @@ class InlineActor:
     def load_state_dict(self, state: dict) -> None:
         if not state:
             return
+        self._check(state)
         self._actor.load_state_dict(state["actor"])
         count = len(state["full"])
         self._full, self._free = deque(range(count)), deque(range(count, self._rollouts.num_buffers))
         for name, array in self._rollouts.arrays.items():
             waiting = array[:, :count] if self._rollouts.fields[name].per_row else array[:count]
             waiting[...] = state["rollouts"][name].numpy()
+
+    def _check(self, state: dict) -> None:
+        """Rollouts and rows are of this run's fields; the actor looks at the rest of its own."""
+        rollouts, num_envs = self._rollouts, self._actor.environment.num_envs
+        slots = entries.each(entries.whole(high=rollouts.num_buffers - 1), at_most=rollouts.num_buffers)
+        entries.record({"full": slots, "free": slots, "actor": entries.anything, "rollouts": entries.anything})("source", state)
+        rollouts.form(len(state["full"]))("source/rollouts", state["rollouts"])
+        rows = entries.record({"observed": entries.mapping, "results": entries.mapping}, exact=False)
+        rows("source/actor", state["actor"])
+        row = {name: field.form(num_envs) for name, field in rollouts.fields.items() if field.per_row}
+        entries.record(row, exact=False)("source/actor/row", state["actor"]["observed"] | state["actor"]["results"])
 
 
 class ActorProcesses:

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from torchbeast.core import entries
 from torchbeast.core.run_folder import replacing
 
 logger = logging.getLogger("amigo")
 
 MAX_KEPT = 1000
 FORMAT = "amigo-1"  # the published code's checkpoints lack this key
+MAX_DEPTH = 100  # of entries in entries
 REQUIRED = ("model_state_dict", "flags")
 
 
@@ -94,13 +97,54 @@ def load(path: Path) -> dict:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a run's model.tar")
     try:
+        _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:
         # Whatever a damaged or hostile file makes the reader raise, the user needs the same line; the cause stays attached.
         raise CheckpointError(f"{path}: not a readable checkpoint (damaged, cut short, or not one at all)") from error
+    _check_sizes(path, state)
     if not isinstance(state, dict) or any(not isinstance(state.get(key), dict) for key in REQUIRED):
         raise CheckpointError(f"{path}: not an agent's checkpoint (it lacks {' or '.join(REQUIRED)})")
+    if state.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(f"{path}: written in another format than {FORMAT}: play and resume with the program that wrote it")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """A zip file's directory, before anything is read: PyTorch stores, and does not deflate; it does not look at checksums.
+
+    Raises: CheckpointError if it holds more than its size, or its contents are not those that were written.
+    """
+    if not zipfile.is_zipfile(path):  # the published code's form
+        return
+    with zipfile.ZipFile(path) as archive:
+        files = archive.infolist()
+        deflated = any(file.compress_type != zipfile.ZIP_STORED for file in files)
+        if deflated or sum(file.file_size for file in files) > path.stat().st_size:
+            raise CheckpointError(f"{path}: no checkpoint of PyTorch's, which are never compressed: it would unpack to more")
+        if (damaged := archive.testzip()) is not None:
+            raise CheckpointError(f"{path}: damaged: the checksum of {damaged!r} is wrong; take an earlier checkpoint")
+
+
+def _check_sizes(path: Path, state: object) -> None:
+    """Raises: CheckpointError for what takes more than it has in the file: views of a few numbers as many, entries in circles."""
+    size = path.stat().st_size
+    waiting: list[tuple[object, int]] = [(state, 0)]
+    count = 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if isinstance(value, Tensor):
+            plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+            if not plain or value.numel() * value.element_size() > size:
+                raise CheckpointError(f"{path}: damaged: {entries.shown(value)} is no plain tensor of this file")
+        elif isinstance(value, (dict, list, tuple, set)):
+            inside = [*value, *value.values()] if isinstance(value, dict) else value
+            waiting += [(item, depth + 1) for item in inside]
+        if depth > MAX_DEPTH or count + len(waiting) > size:
+            raise CheckpointError(f"{path}: damaged: its entries are nested too deeply, or in circles")
 
 
 def is_published(state: dict) -> bool:
@@ -108,12 +152,19 @@ def is_published(state: dict) -> bool:
     return "format" not in state
 
 
+def parts(state: dict) -> list[dict]:
+    """What each rank has for itself, in their order; rank 0's is the state itself. Raises: CheckpointError if it is no such."""
+    others = state.get("other_ranks", [])
+    try:
+        entries.each(entries.mapping)("other_ranks", others)
+    except entries.EntryError as error:
+        raise CheckpointError(f"the checkpoint is damaged: {error}") from None
+    return [state, *others]
+
+
 def ranks(state: dict) -> int:
     """How many ranks wrote a run's checkpoint. Raises: CheckpointError if that cannot be told."""
-    others = state.get("other_ranks", [])
-    if not isinstance(others, list):
-        raise CheckpointError("the checkpoint is damaged: what its other ranks had cannot be read")
-    return 1 + len(others)
+    return len(parts(state))
 
 
 def for_rank(state: dict, rank: int, size: int, *, waiting_keys: Sequence[str]) -> dict:
@@ -122,13 +173,16 @@ def for_rank(state: dict, rank: int, size: int, *, waiting_keys: Sequence[str]) 
     With another number than then: what waited on ranks that are no more goes to those that are, and environments begin anew.
     Schedules count updates; older ones do not say of how many frames, and count the same frames in updates of the present size.
     """
-    parts = [state, *state.get("other_ranks", [])]
-    then, state = ranks(state), dict(state)
+    of_ranks = parts(state)
+    then, state = len(of_ranks), dict(state)
+    for part in of_ranks:
+        entries.record({"source": entries.mapping, **dict.fromkeys(waiting_keys, entries.mapping)}, exact=False)("", part)
     for key in waiting_keys:
-        state[key] = _joined([part[key] for part in parts[rank::size] if part[key]])
-    state["source"] = parts[rank]["source"] if then == size else {}
+        state[key] = _joined([part[key] for part in of_ranks[rank::size] if part[key]])
+    state["source"] = of_ranks[rank]["source"] if then == size else {}
     if then != size:
         for name in [name for name in state if name.endswith("scheduler_state_dict")]:
+            entries.record({"last_epoch": entries.number(0, entries.MOST)}, exact=False)(name, state[name])
             if "frames_per_update" not in state[name]:
                 state[name] = {**state[name], "last_epoch": state[name]["last_epoch"] * then / size}
     return state

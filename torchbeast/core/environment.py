@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchbeast.core import entries
+
 Output = dict[str, np.ndarray]
 
 
@@ -76,6 +78,14 @@ def generator_state(generator: np.random.Generator) -> dict:
         "has_uint32": state["has_uint32"],
         "uinteger": state["uinteger"],
     }
+
+
+GENERATOR = {  # `generator_state`
+    "state": entries.digits,
+    "inc": entries.digits,
+    "has_uint32": entries.whole(high=1),
+    "uinteger": entries.whole(high=2**32 - 1),
+}
 
 
 def set_generator_state(generator: np.random.Generator, state: dict) -> None:
@@ -181,6 +191,7 @@ class GymEnvironment(Environment):
 
     def load_state_dict(self, state: dict) -> Output:
         """Makes each level again and replays its actions."""
+        self._check(state)
         self._first = None
         for e, (level, actions) in enumerate(zip(state["levels"], state["actions"], strict=True)):
             env = self._envs[e]
@@ -197,6 +208,18 @@ class GymEnvironment(Environment):
         for name, value in state["out"].items():
             self._out[name][...] = value.numpy()
         return self._out
+
+    def _check(self, state: dict) -> None:
+        action = entries.whole(high=self.num_actions - 1)
+        forms = {
+            "levels": entries.each(entries.mapping, count=self.num_envs),
+            "actions": entries.each(entries.each(action, at_most=self.max_steps), count=self.num_envs),
+            "out": entries.like(self._out),
+        }
+        entries.record(forms)("source/actor/environment", state)
+        for level in state["levels"]:
+            form = {"seed": entries.whole()} if "seed" in level else GENERATOR
+            entries.record(form)("source/actor/environment/levels", level)
 
     def close(self) -> None:
         for env in self._envs:
@@ -244,6 +267,8 @@ class FrameStack(Environment):
         return {"env": self._env.state_dict(), "stack": torch.from_numpy(self._stack.copy())}
 
     def load_state_dict(self, state: dict) -> Output:
+        stack = entries.tensor(self._stack.shape, torch.uint8)
+        entries.record({"env": entries.mapping, "stack": stack})("source/actor/environment", state)
         out = self._env.load_state_dict(state["env"])
         self._stack[...] = state["stack"].numpy()
         return {**out, "frame": self._stack}

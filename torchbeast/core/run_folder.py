@@ -111,7 +111,7 @@ def read_metadata(run_dir: Path) -> dict:
     path = run_dir / METADATA
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # no JSON, or no text
+    except (ValueError, RecursionError):  # no JSON, nested beyond reason, or no text
         meta = None
     if not isinstance(meta, dict) or not isinstance(meta.get("resumed", []), list):
         raise ValueError(f"{path} is damaged: it is no run's metadata; start a new run (another --xpid)")

@@ -30,6 +30,7 @@ from gym_minigrid.envs.obstructedmaze import (
     ObstructedMazeEnv,
 )
 from gym_minigrid.minigrid import (
+    COLOR_TO_IDX,
     OBJECT_TO_IDX,
     Ball,
     Box,
@@ -44,12 +45,14 @@ from gym_minigrid.minigrid import (
 )
 
 import utils_folder.minigrid.levels as compiled
+from torchbeast.core import entries
 from torchbeast.core.environment import Environment, Output
 from utils_folder.minigrid.base import Engine
 from utils_folder.minigrid.levels import Game, World
 
 OUTPUT = ("frame", "reward", "done", "episode_return", "episode_step", "carried_obj", "carried_col")
 OBJECT_CLASSES = (Wall, Floor, Door, Key, Ball, Box, Goal, Lava)
+ENTERED = (compiled.EMPTY, compiled.FLOOR, compiled.GOAL, compiled.LAVA, compiled.DOOR)  # cells that an agent can be in
 LOW_WORD = (1 << 64) - 1
 
 
@@ -207,14 +210,35 @@ class CompiledEnvironment(Environment):
 
         Raises: ValueError if that was another game or another number of environments.
         """
-        saved = {name: tensor.numpy() for name, tensor in state["world"].items()}
-        if state["env_name"] != self._env_name or saved["frame"].shape != self._world.frame.shape:
-            theirs = f"{len(saved['frame'])} x {state['env_name']}"
+        where = "source/actor/environment"
+        entries.record({"env_name": entries.text, "world": entries.mapping})(where, state)
+        frames = state["world"].get("frame")
+        if state["env_name"] != self._env_name or np.shape(frames) != self._world.frame.shape:
+            theirs = f"{entries.shown(state['env_name'])} ({entries.shown(frames)})"
             raise ValueError(f"a state of {theirs} does not fit {self.num_envs} x {self._env_name}")
-        saved["random_state"] = saved["random_state"].view(np.uint64)
-        for name, array in self._world._asdict().items():
-            array[...] = saved[name]
+        arrays = self._world._asdict()
+        arrays["random_state"] = arrays["random_state"].view(np.int64)
+        entries.like(arrays, _fits(self._world, self.max_steps))(f"{where}/world", state["world"])
+        for name, array in arrays.items():
+            array[...] = state["world"][name].numpy()
+        self._check_shown(where)
         return self._output
+
+    def _check_shown(self, where: str) -> None:
+        """What is in the cells is what is shown of them: positions and frames cannot be looked at one by one."""
+        world, envs = self._world, np.arange(self.num_envs)
+        again = _empty_world(*world.frame.shape[:3])
+        again.cells[:], again.agent[:] = world.cells, world.agent
+        for e in envs:
+            compiled.show_level(again, e)
+        same = (
+            np.array_equal(again.frame, world.frame)
+            and np.array_equal(world.carried & compiled.KIND_MASK, world.carried_obj)
+            and np.array_equal(world.carried >> compiled.COLOUR_SHIFT & compiled.COLOUR_MASK, world.carried_col)
+        )
+        standing = compiled.kind_of(world.cells[envs, world.agent[:, 0], world.agent[:, 1]])
+        if not same or not np.isin(standing, ENTERED).all():
+            raise entries.EntryError(f"{where}/world is no state of this game: its frames are not those of its cells")
 
     def close(self) -> None:
         self._gym.close()
@@ -238,6 +262,30 @@ class CompiledEnvironment(Environment):
         for place, position in enumerate(self._rule.places(env)):
             world.places[e, place] = position
         compiled.show_level(world, e)
+
+
+def _fits(world: World, max_steps: int) -> dict[str, entries.Fits]:
+    """Which values the arrays of a world can have, where not all do."""
+    W, H = world.frame.shape[1:3]
+    within = entries.within
+    return {
+        "cells": _are_objects,
+        "carried": _are_objects,
+        "agent": lambda agent: (agent >= 0) & (agent < torch.tensor([W, H, len(compiled.STEP_X)])),
+        "places": lambda places: (places >= 0) & (places < torch.tensor([W, H])),
+        "random_state": lambda state: (state[:, 3] & 1 == 1) & within(0, 1)(state[:, 4]) & within(0, 2**32 - 1)(state[:, 5]),
+        "episode_step": within(0, max_steps),
+    }
+
+
+def _are_objects(cells: torch.Tensor) -> torch.Tensor:
+    """Which integers are objects as levels.py describes them, and so is what they contain."""
+    fits = cells >= 0
+    for _ in range(64 // compiled.CONTENTS_SHIFT):
+        fits &= compiled.kind_of(cells) < len(OBJECT_TO_IDX)
+        fits &= (compiled.colour_of(cells) < len(COLOR_TO_IDX)) & (cells % (1 << compiled.CONTENTS_SHIFT) < 2 * compiled.TARGET)
+        cells = cells >> compiled.CONTENTS_SHIFT
+    return fits
 
 
 def _empty_world(E: int, W: int, H: int) -> World:

@@ -9,6 +9,8 @@ import torch
 from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor
 
+from models.grid import MAX_SIDE
+from torchbeast.core import entries
 from utils_folder.motivations import goals
 
 MOMENTS = 256
@@ -44,6 +46,18 @@ class History(NamedTuple):
     example_goals: np.ndarray
 
 
+def _table(size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Empty: what is counted in each moment."""
+    W, H = size
+    return {
+        "counts": np.zeros((MOMENTS, 2, W * H + KINDS + W + H - 1), np.int32),
+        "steps": np.zeros(MOMENTS, np.int64),
+        "target": np.zeros(MOMENTS, np.int64),
+        "example_frames": np.zeros((MOMENTS, EXAMPLES, W, H, 3), np.uint8),
+        "example_goals": np.full((MOMENTS, EXAMPLES, 3), -1),
+    }
+
+
 class Curriculum:
     """Counts ended goals, moment by moment, in memory that stays the same: when all moments are used, pairs become one.
 
@@ -56,13 +70,7 @@ class Curriculum:
         self._size = (W, H)
         self._width = FIRST_WIDTH  # frames of a moment
         self._frames = 0
-        self._table = {
-            "counts": np.zeros((MOMENTS, 2, W * H + KINDS + W + H - 1), np.int32),
-            "steps": np.zeros(MOMENTS, np.int64),
-            "target": np.zeros(MOMENTS, np.int64),
-            "example_frames": np.zeros((MOMENTS, EXAMPLES, W, H, 3), np.uint8),
-            "example_goals": np.full((MOMENTS, EXAMPLES, 3), -1),
-        }
+        self._table = _table((W, H))
 
     def see(self, batch: dict[str, Tensor], target: int, *, ranks: int = 1) -> None:
         """Counts the goals that ended in rollouts [T+1, B, ...]; `target` is t*. So many ranks have such rollouts."""
@@ -119,13 +127,36 @@ class Curriculum:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises: EntryError if it is no history of such a grid."""
+        check(state, self._size)
         self._width, self._frames = state["width"], state["frames"]
         for name, values in self._table.items():
             values[: len(state[name])] = state[name].numpy()
 
 
+def check(state: dict[str, Any], size: tuple[int, int] | None = None) -> None:
+    """Raises: EntryError unless it is a Curriculum's state, on a grid of this size if one is given."""
+    count = entries.whole(1)
+    plain = {"size": entries.each(count, count=2), "width": entries.whole(FIRST_WIDTH), "frames": entries.whole()}
+    entries.record(plain, exact=False)(KEY, state)
+    W, H = state["size"]
+    used = -(-state["frames"] // state["width"])
+    doublings = state["width"] // FIRST_WIDTH
+    if (size is not None and (W, H) != size) or max(W, H) > MAX_SIDE or used > MOMENTS or doublings & (doublings - 1):
+        raise entries.EntryError(f"{KEY}: {W}x{H} cells, {used} moments of {state['width']} frames: no history of this run")
+    table = dict.fromkeys(plain, entries.anything)
+    for name, values in _table((W, H)).items():
+        low = -1 if name == "example_goals" else 0
+        table[name] = entries.tensor((used, *values.shape[1:]), entries.dtype_of(values.dtype), entries.within(low, entries.MOST))
+    entries.record(table)(KEY, state)
+    goal, done = state["example_goals"][..., 0], state["example_goals"][..., 1]
+    if (goal >= W * H).any() or (done > 1).any():
+        raise entries.EntryError(f"{KEY}/example_goals holds cells beyond the grid, or what is neither reached nor not")
+
+
 def history(state: dict[str, Any]) -> History:
-    """The history in a Curriculum's state."""
+    """The history in a Curriculum's state. Raises: EntryError if it is none."""
+    check(state)
     W, H = state["size"]
     counts = state["counts"].numpy().astype(np.int64)
     moments = len(counts)
