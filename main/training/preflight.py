@@ -8,15 +8,20 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from main.settings import FileSettings, RunSettings
 from main.training import processes as processes_module
 from main.training.processes import ProcessSettings
+from models import STUDENTS
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, local_size
-from torchbeast.core.settings import Settings, UsageError
+from torchbeast.core.settings import Settings, UsageError, flags_of
+from utils_folder.motivations.base import Task
 
 logger = logging.getLogger("amigo")
 
@@ -26,6 +31,8 @@ LOG_ROW_BYTES = 350
 FREE_BYTES = 100 << 20  # of disk, beside logs and checkpoints
 FILES_PER_PROCESS = 4
 FILES = 64
+COPIES = 10  # of the student's weights: gradient, optimiser, what actors read, and a checkpoint while it is written
+COPIES_OF_PROCESS = 2
 GPU_SECONDS = 60
 GPU_CHECK = """import sys, torch
 rank, gpus = int(sys.argv[1]), torch.cuda.device_count()
@@ -71,7 +78,8 @@ def memory(needed: int, rollout_bytes: int) -> Finding:
     return Finding(
         text,
         f"the run needs about {_mib(needed)} of memory and {_mib(available)} are available: use fewer --num_buffers, "
-        "--num_actors or --num_actor_processes, or give the container more (docker run --memory)",
+        "--num_actors or --num_actor_processes, a shorter --unroll_length or a smaller --batch_size, or "
+        "give the container more (docker run --memory)",
     )
 
 
@@ -95,6 +103,29 @@ def _file_cache(path: Path) -> int:
     """Bytes of a container's memory that only cache files: the kernel gives them up when they are wanted."""
     values = dict(line.split() for line in path.read_text().splitlines()) if path.exists() else {}
     return int(values.get("inactive_file", 0)) + int(values.get("active_file", 0))
+
+
+def network(settings: Settings, task: Task, weights: Mapping[str, Any] | None = None) -> None:
+    """Flags may ask for any size, and a checkpoint's may come from anywhere: looked at before a network is made.
+
+    weights: those that it is to have. Raises: UsageError if it does not fit into them, or into memory.
+    """
+    student = STUDENTS[settings[RunSettings].student_network]
+    size = student.least_size(settings, task.frame_shape, task.num_actions)
+    asked = [f"--{name} {settings.flat()[name]}" for name, about in flags_of(student.groups).items() if about.type is int]
+    if weights is not None:
+        there = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
+        if size > there:
+            raise UsageError(
+                f"the checkpoint's weights do not fit its own flags: {', '.join(asked)} make a network of {size:,} numbers, "
+                f"and it holds {there:,}"
+            )
+    needed = local_size() * size * 4 * (COPIES + COPIES_OF_PROCESS * settings[ProcessSettings].processes)
+    if needed > (available := available_memory()):
+        raise UsageError(
+            f"the student's network needs about {_mib(needed)} of memory and {_mib(available)} are available: make it smaller "
+            f"({', '.join(asked)})"
+        )
 
 
 def open_files(needed: int) -> Finding:

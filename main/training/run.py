@@ -24,7 +24,7 @@ from main.training.loop import Loop
 from main.training.processes import ProcessSettings
 from main.training.record import Record, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
-from torchbeast.core import checkpoint
+from torchbeast.core import checkpoint, entries
 from torchbeast.core.optimizer import Diverged, LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts
@@ -107,8 +107,10 @@ class Run:
         # A run that has learned something goes on with fresh levels; one that has not begins as it would have.
         self._incarnation = 0 if state is None else state["incarnation"] + (state["frames"] > 0)
         self.interrupt = Interrupt()
+        task = recipe.probe(settings)
+        preflight.network(settings, task, None if state is None else state["model_state_dict"])
         torch.manual_seed(derive_seed(settings[RunSettings].seed, "networks"))
-        self.agent = recipe.Agent.make(settings, recipe.probe(settings), ranks)
+        self.agent = recipe.Agent.make(settings, task, ranks)
         self.learner = self.agent.learner(ranks)
         self.lockstep = Lockstep(self.learner, self.interrupt, ranks)
         size = {"rollout_bytes": self.agent.rollout_bytes, "checkpoint_bytes": self.agent.checkpoint_bytes}
@@ -216,7 +218,9 @@ class Run:
             self.learner.load_state_dict(state)
             if source is not None:
                 source.load_state_dict(state["source"])
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
+        except entries.EntryError as error:
+            raise UsageError(f"--resume: the checkpoint does not fit the run's own flags: {error}") from None
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, OverflowError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"--resume: the checkpoint does not fit the run's own flags ({first})") from error
 

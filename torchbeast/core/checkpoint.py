@@ -108,7 +108,7 @@ def load(path: Path) -> dict:
     if not isinstance(state, dict) or any(not isinstance(state.get(key), dict) for key in REQUIRED):
         raise CheckpointError(f"{path}: not an agent's checkpoint (it lacks {' or '.join(REQUIRED)})")
     if state.get("format", FORMAT) != FORMAT:
-        raise CheckpointError(f"{path}: written in another format than {FORMAT}: play and resume with the program that wrote it")
+        raise CheckpointError(f"{path}: its format is not {FORMAT}: use the program that wrote it")
     return state
 
 
@@ -129,7 +129,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_sizes(path: Path, state: object) -> None:
-    """Raises: CheckpointError for what takes more than it has in the file: views of a few numbers as many, entries in circles."""
+    """Raises: CheckpointError for what is larger than the file: views of a few numbers as many, entries in circles."""
     size = path.stat().st_size
     waiting: list[tuple[object, int]] = [(state, 0)]
     count = 0

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 MOST = 2**53  # counts of anything: every whole number up to here is a float64 too
+LARGEST = 1e15  # of what is learned or seen: beyond it, squares and sums soon cease to be finite
 SHOWN = 40  # characters of a value
 
 Form = Callable[[str, Any], None]
@@ -61,7 +62,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Form:
     """A finite int or float from `low` to `high`."""
 
     def check(name: str, value: Any) -> None:
-        finite = type(value) is int and value.bit_length() < 1024 or type(value) is float and math.isfinite(value)
+        finite = (type(value) is int and value.bit_length() < 1024) or (type(value) is float and math.isfinite(value))
         if not finite or not low <= value <= high:
             refuse(name, value, "a finite number" + ("" if low == -math.inf else f" from {low:g} to {high:g}"))
 
@@ -151,7 +152,7 @@ def hexadecimal(name: str, value: Any) -> None:
 
 
 def tensor(shape: Sequence[int | None], dtype: torch.dtype, fits: Fits | None = None) -> Form:
-    """A finite tensor of this shape (None: any length) and dtype, all of whose values fit."""
+    """A tensor of this shape (None: any length) and dtype, finite and within LARGEST, all of whose values fit."""
 
     def check(name: str, value: Any) -> None:
         right = isinstance(value, Tensor) and value.dtype == dtype and value.dim() == len(shape)
@@ -160,6 +161,8 @@ def tensor(shape: Sequence[int | None], dtype: torch.dtype, fits: Fits | None = 
             refuse(name, value, f"a tensor [{sizes}] of {_named(dtype)}")
         if dtype.is_floating_point and not value.isfinite().all():
             raise EntryError(f"{name} holds numbers that are not finite (NaN or infinite)")
+        if dtype.is_floating_point and (value.abs() > LARGEST).any():
+            raise EntryError(f"{name} holds numbers beyond {LARGEST:g}, which no learning leads to")
         if dtype == torch.bool and (value.view(torch.uint8) > 1).any():
             raise EntryError(f"{name} holds bytes that are neither false nor true")
         if fits is not None and value.numel() and not torch.as_tensor(fits(value)).all():
@@ -178,8 +181,13 @@ def generator(name: str, value: Any) -> None:
 
 
 def within(low: float, high: float) -> Fits:
-    """Values from `low` to `high`."""
-    return lambda values: (values >= low) & (values <= high)
+    """Values from `low` to `high`; as int64 if they are whole, since bounds may lie beyond the values' own type."""
+
+    def fits(values: Tensor) -> Tensor:
+        values = values if values.is_floating_point() else values.long()
+        return (values >= low) & (values <= high)
+
+    return fits
 
 
 def like(arrays: Mapping[str, np.ndarray], fits: Mapping[str, Fits] | None = None, *, rows: int | None = None) -> Form:
@@ -203,6 +211,6 @@ def weights(network: nn.Module) -> Form:
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Any], key: str) -> None:
-    """state[key] becomes the network's weights. Raises: EntryError unless they are its own by name, shape and type, and finite."""
+    """state[key] becomes the network's weights. Raises: EntryError unless names, shapes and types are its own, all finite."""
     record({key: weights(network)}, exact=False)("", state)
     network.load_state_dict(state[key])

@@ -71,7 +71,7 @@ class EnvironmentSettings:
     )
     fix_seed: bool = flag(False, "every episode is the level of env_seed")
     env_seed: int = flag(1, "seed of that level", at_least=0)
-    num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, agent=True)
+    num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, at_most=100, agent=True)
 
     @property
     def fixed_seed(self) -> int | None:

@@ -142,12 +142,12 @@ def check(state: dict[str, Any], size: tuple[int, int] | None = None) -> None:
     W, H = state["size"]
     used = -(-state["frames"] // state["width"])
     doublings = state["width"] // FIRST_WIDTH
-    if (size is not None and (W, H) != size) or max(W, H) > MAX_SIDE or used > MOMENTS or doublings & (doublings - 1):
+    if (size is not None and size != (W, H)) or max(W, H) > MAX_SIDE or used > MOMENTS or doublings & (doublings - 1):
         raise entries.EntryError(f"{KEY}: {W}x{H} cells, {used} moments of {state['width']} frames: no history of this run")
     table = dict.fromkeys(plain, entries.anything)
     for name, values in _table((W, H)).items():
-        low = -1 if name == "example_goals" else 0
-        table[name] = entries.tensor((used, *values.shape[1:]), entries.dtype_of(values.dtype), entries.within(low, entries.MOST))
+        fits = entries.within(-1 if name == "example_goals" else 0, entries.MOST)
+        table[name] = entries.tensor((used, *values.shape[1:]), entries.dtype_of(values.dtype), fits)
     entries.record(table)(KEY, state)
     goal, done = state["example_goals"][..., 0], state["example_goals"][..., 1]
     if (goal >= W * H).any() or (done > 1).any():
