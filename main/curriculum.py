@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from main import command, plot
-from torchbeast.core import checkpoint, entries, outputs, run_folder
+from torchbeast.core import checkpoint, forms, outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError
 from utils_folder import video
 from utils_folder.motivations import curriculum
@@ -52,7 +52,7 @@ def read(run_dir: Path) -> tuple[History, str]:
         raise UsageError(f"{run_dir}: its checkpoint tells of no goals: give a run of this program that has a teacher")
     try:
         history = curriculum.history(state[curriculum.KEY])
-    except entries.EntryError as error:
+    except forms.EntryError as error:
         raise UsageError(f"{run_dir}: its checkpoint is damaged: {error}") from None
     if not history.cells.any():
         raise UsageError(f"{run_dir}: no goal has ended yet: wait until the run has a later checkpoint")

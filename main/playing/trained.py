@@ -13,7 +13,7 @@ from main.settings import EvaluationSettings, RunSettings
 from main.training import preflight, recipe
 from main.training.actor import Actor
 from models import STUDENTS
-from torchbeast.core import checkpoint, entries
+from torchbeast.core import checkpoint, forms
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
 from utils_folder import minigrid
@@ -62,7 +62,7 @@ class Trained:
             preflight.network(settings, task, state["model_state_dict"])
             self._agent = recipe.Agent.make(settings, task)
             self._agent.motivation.load_state_dict(state)
-            entries.load_weights(self._agent.student, state, "model_state_dict")
+            forms.load_weights(self._agent.student, state, "model_state_dict")
         except UsageError as error:
             raise UsageError(f"--weight_path {weight_path}: {error}") from None
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:

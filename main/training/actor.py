@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from torchbeast.core import entries
+from torchbeast.core import forms
 from torchbeast.core.environment import Environment
 from torchbeast.core.exchange import ActorPort
 from torchbeast.core.rollouts import Rollouts
@@ -104,17 +104,17 @@ class Actor:
     def load_state_dict(self, state: dict) -> None:
         """Goes back to the moment of `state_dict`. Raises: ValueError, one line, for what is no such state."""
         own = ("environment", "motivation", "generator", "core_state", "results", "observed")
-        entries.record(dict.fromkeys(own, entries.anything))("source/actor", state)
+        forms.record(dict.fromkeys(own, forms.anything))("source/actor", state)
         out = self.environment.load_state_dict(state["environment"])
         for name, value in out.items():
             if not np.array_equal(state["observed"][name], value):
-                raise entries.EntryError(f"source/actor/observed/{name} is not what the environments show")
-        core_state = entries.each(entries.anything, count=len(self._core_state))
+                raise forms.EntryError(f"source/actor/observed/{name} is not what the environments show")
+        core_state = forms.each(forms.anything, count=len(self._core_state))
         core_state("source/actor/core_state", state["core_state"])
         for mine, stored in zip(self._core_state, state["core_state"]):
-            entries.tensor(mine.shape, mine.dtype)("source/actor/core_state", stored)
+            forms.tensor(mine.shape, mine.dtype)("source/actor/core_state", stored)
         self._motivation.load_state_dict(state["motivation"])
-        entries.generator("source/actor/generator", state["generator"])
+        forms.generator("source/actor/generator", state["generator"])
         self._generator.set_state(state["generator"])
         self._core_state = tuple(state["core_state"])
         self.row = {k: v.numpy() for k, v in (state["observed"] | state["results"]).items()}

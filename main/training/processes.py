@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from torchbeast.core import ranks
+from torchbeast.core import forms, ranks
 from torchbeast.core.settings import flag
 
 MAX_PROCESSES, MAX_THREADS = 10_000, 1000
@@ -65,7 +65,7 @@ class ProcessSettings:
         most = min(self.num_actors, MAX_PROCESSES)
         if count is not None and not 0 <= count <= most:
             highest = f"num_actors ({most})" if most == self.num_actors else f"{most}"
-            return [f"--num_actor_processes must be in 0..{highest}, got {count}"]
+            return [f"--num_actor_processes must be in 0..{highest}, got {forms.shown(count)}"]
         if self.num_buffers is None or self.num_actors < 1 or self.num_buffers >= self.min_buffers(batch_size):
             return []
         return [

@@ -9,7 +9,7 @@ from typing import Any
 from main import settings as settings_module
 from main.settings import FileSettings, RunSettings
 from main.training import learner
-from torchbeast.core import checkpoint, entries, run_folder
+from torchbeast.core import checkpoint, forms, run_folder
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import Alone
 from torchbeast.core.settings import Settings, UsageError
@@ -17,7 +17,7 @@ from torchbeast.core.settings import Settings, UsageError
 logger = logging.getLogger("amigo")
 
 # What is looked at before anything is built; each part looks at its own when it loads it.
-FORM = entries.record({"incarnation": entries.whole(), "source": entries.mapping, **learner.PLAIN}, exact=False)
+FORM = forms.record({"incarnation": forms.whole(), "source": forms.mapping, **learner.PLAIN}, exact=False)
 
 
 def begun(files: FileSettings, ranks: Alone) -> str | None:
@@ -34,10 +34,12 @@ def resumed(run_dir: Path, given: dict[str, Any], ranks: Alone) -> tuple[Setting
     try:
         for part in checkpoint.parts(state):
             FORM("", state | part)
-    except entries.EntryError as error:
+    except forms.EntryError as error:
         raise UsageError(f"--resume: {path} cannot be gone on from: {error}") from None
     stored = {**settings_module.defaults(), **settings_module.stored(state["flags"])}
     flags = settings_module.flags()
+    if lost := [name for name in _begun_with(path.parent) if name in flags and name not in state["flags"]]:
+        raise UsageError(f"--resume: {path} is damaged: its flags lack {', '.join(lost)}, with which the run was begun")
     fixed = [name for name, value in given.items() if not flags[name].resumable and value != stored[name]]
     if fixed:
         raise UsageError(
@@ -64,6 +66,16 @@ def _newest(run_dir: Path, ranks: Alone) -> tuple[dict, Path]:
     if checkpoint.is_published(state):
         raise UsageError(f"--resume: {path} was written by the published code, which saved too little to go on")
     return state, path
+
+
+def _begun_with(run_dir: Path) -> dict[str, Any]:
+    """The arguments in its meta.json: a flag that they lack is younger than the run. {} where they are not there."""
+    try:
+        return run_folder.read_metadata(run_dir)["args"]
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UsageError(f"--resume: {error}") from None
 
 
 def _warn_of_changes(settings: Settings, total_then: int, ranks_then: int, ranks_now: int) -> None:

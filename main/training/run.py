@@ -24,7 +24,7 @@ from main.training.loop import Loop
 from main.training.processes import ProcessSettings
 from main.training.record import Record, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
-from torchbeast.core import checkpoint, entries
+from torchbeast.core import checkpoint, forms
 from torchbeast.core.optimizer import Diverged, LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts
@@ -218,7 +218,7 @@ class Run:
             self.learner.load_state_dict(state)
             if source is not None:
                 source.load_state_dict(state["source"])
-        except entries.EntryError as error:
+        except forms.EntryError as error:
             raise UsageError(f"--resume: the checkpoint does not fit the run's own flags: {error}") from None
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, OverflowError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__

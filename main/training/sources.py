@@ -16,7 +16,7 @@ from torch import Tensor
 
 from main.training import actor as actors
 from main.training.actor import Actor
-from torchbeast.core import entries
+from torchbeast.core import forms
 from torchbeast.core.exchange import ActorPort, Exchange
 from torchbeast.core.rollouts import Rollouts, shared_array
 from torchbeast.core.spawner import Spawner
@@ -109,13 +109,15 @@ class InlineActor:
     def _check(self, state: dict) -> None:
         """Rollouts and rows are of this run's fields; the actor looks at the rest of its own."""
         rollouts, num_envs = self._rollouts, self._actor.environment.num_envs
-        slots = entries.each(entries.whole(high=rollouts.num_buffers - 1), at_most=rollouts.num_buffers)
-        entries.record({"full": slots, "free": slots, "actor": entries.anything, "rollouts": entries.anything})("source", state)
+        full, free = forms.each(forms.whole(), at_most=rollouts.num_buffers), forms.each(forms.whole())
+        forms.record({"full": full, "free": free, "actor": forms.anything, "rollouts": forms.anything})("source", state)
+        if sorted(state["full"] + state["free"]) != list(range(len(state["full"]) + len(state["free"]))):
+            raise forms.EntryError("source/full and source/free are not all slots, each once")
         rollouts.form(len(state["full"]))("source/rollouts", state["rollouts"])
-        rows = entries.record({"observed": entries.mapping, "results": entries.mapping}, exact=False)
+        rows = forms.record({"observed": forms.mapping, "results": forms.mapping}, exact=False)
         rows("source/actor", state["actor"])
         row = {name: field.form(num_envs) for name, field in rollouts.fields.items() if field.per_row}
-        entries.record(row, exact=False)("source/actor/row", state["actor"]["observed"] | state["actor"]["results"])
+        forms.record(row, exact=False)("source/actor/row", state["actor"]["observed"] | state["actor"]["results"])
 
 
 class ActorProcesses:

@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 REMOVED = object()
-CALLS = {  # other values, by what the value is; anything can be removed, or be of another kind
+OTHERS = {  # other values, by what the value is; anything can be removed, or be of another kind
     int: (-5, 2**70, 10**400, float("nan"), 1.5, True),
     float: (float("nan"), float("inf"), -1e300, 10**400, 1 + 1j),
     str: ("", "\udcff", "x" * 100_000, b"bytes"),
@@ -79,7 +79,7 @@ def others(value: Any, chance: random.Random) -> Iterator[tuple[str, Any]]:
     yield "a tensor", torch.zeros(3)
     if isinstance(value, torch.Tensor):
         yield from _other_tensors(value, chance)
-    for i, other in enumerate(CALLS.get(type(value), ())):
+    for i, other in enumerate(OTHERS.get(type(value), ())):
         yield f"{type(value).__name__} {i}", other
 
 
@@ -94,7 +94,8 @@ def _other_tensors(value: torch.Tensor, chance: random.Random) -> Iterator[tuple
     if not value.numel():
         return
     low, high = (-(2**31), 2**31 - 1) if value.dtype == torch.int32 else (-(2**63), 2**63 - 1)
-    extremes = {"float": (float("nan"), float("inf"), -1e38, 1e38), "int": (low, -1, high), "uint8": (255, 11), "bool": (2, 255)}
+    floats = (float("nan"), float("inf"), -1e38, 1e38)
+    extremes = {"float": floats, "int": (low, -1, high), "uint8": (255, 11), "bool": (2, 255)}
     kind = next(kind for kind in ("uint8", "float", "int", "bool") if kind in str(value.dtype))
     for extreme in extremes[kind]:
         yield f"all {extreme}", filled(value, extreme, slice(None))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchbeast.core import entries
+from torchbeast.core import forms
 from torchbeast.core.run_folder import replacing
 
 logger = logging.getLogger("amigo")
@@ -139,7 +139,7 @@ def _check_sizes(path: Path, state: object) -> None:
         if isinstance(value, Tensor):
             plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
             if not plain or value.numel() * value.element_size() > size:
-                raise CheckpointError(f"{path}: damaged: {entries.shown(value)} is no plain tensor of this file")
+                raise CheckpointError(f"{path}: damaged: {forms.shown(value)} is no plain tensor of this file")
         elif isinstance(value, (dict, list, tuple, set)):
             inside = [*value, *value.values()] if isinstance(value, dict) else value
             waiting += [(item, depth + 1) for item in inside]
@@ -156,8 +156,8 @@ def parts(state: dict) -> list[dict]:
     """What each rank has for itself, in their order; rank 0's is the state itself. Raises: CheckpointError if it is no such."""
     others = state.get("other_ranks", [])
     try:
-        entries.each(entries.mapping)("other_ranks", others)
-    except entries.EntryError as error:
+        forms.each(forms.mapping)("other_ranks", others)
+    except forms.EntryError as error:
         raise CheckpointError(f"the checkpoint is damaged: {error}") from None
     return [state, *others]
 
@@ -176,13 +176,13 @@ def for_rank(state: dict, rank: int, size: int, *, waiting_keys: Sequence[str]) 
     of_ranks = parts(state)
     then, state = len(of_ranks), dict(state)
     for part in of_ranks:
-        entries.record({"source": entries.mapping, **dict.fromkeys(waiting_keys, entries.mapping)}, exact=False)("", part)
+        forms.record({"source": forms.mapping, **dict.fromkeys(waiting_keys, forms.mapping)}, exact=False)("", part)
     for key in waiting_keys:
         state[key] = _joined([part[key] for part in of_ranks[rank::size] if part[key]])
     state["source"] = of_ranks[rank]["source"] if then == size else {}
     if then != size:
         for name in [name for name in state if name.endswith("scheduler_state_dict")]:
-            entries.record({"last_epoch": entries.number(0, entries.MOST)}, exact=False)(name, state[name])
+            forms.record({"last_epoch": forms.number(0, forms.MOST)}, exact=False)(name, state[name])
             if "frames_per_update" not in state[name]:
                 state[name] = {**state[name], "last_epoch": state[name]["last_epoch"] * then / size}
     return state

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchbeast.core import entries
+from torchbeast.core import forms
 
 Output = dict[str, np.ndarray]
 
@@ -81,10 +81,10 @@ def generator_state(generator: np.random.Generator) -> dict:
 
 
 GENERATOR = {  # `generator_state`
-    "state": entries.digits,
-    "inc": entries.digits,
-    "has_uint32": entries.whole(high=1),
-    "uinteger": entries.whole(high=2**32 - 1),
+    "state": forms.digits,
+    "inc": forms.digits,
+    "has_uint32": forms.whole(high=1),
+    "uinteger": forms.whole(high=2**32 - 1),
 }
 
 
@@ -195,13 +195,12 @@ class GymEnvironment(Environment):
         self._first = None
         for e, (level, actions) in enumerate(zip(state["levels"], state["actions"], strict=True)):
             env = self._envs[e]
-            if "seed" in level:
-                env.reset(seed=level["seed"])
-            else:
+            if "seed" not in level:
                 set_generator_state(env.unwrapped.np_random, level)
-                env.reset()
+            observation, _ = env.reset(seed=level.get("seed"))
             for action in actions:
-                env.step(action)
+                observation = env.step(action)[0]
+            self._compare(e, observation, state)
             self._seeds[e] = None
             self._level_states[e] = dict(level)
             self._actions[e] = list(actions)
@@ -209,17 +208,25 @@ class GymEnvironment(Environment):
             self._out[name][...] = value.numpy()
         return self._out
 
+    def _compare(self, e: int, observation: Any, state: dict) -> None:
+        """Raises: EntryError unless the replayed episode of environment e has come to where its output says it is."""
+        out = state["out"]
+        observed = self._observe(self._envs[e], observation)
+        same = all(np.array_equal(out[name][e].numpy(), value) for name, value in observed.items())
+        if not same or (not out["done"][e] and out["episode_step"][e] != len(state["actions"][e])):
+            raise forms.EntryError(f"source/actor/environment: episode {e} does not lead to what its environment shows")
+
     def _check(self, state: dict) -> None:
-        action = entries.whole(high=self.num_actions - 1)
-        forms = {
-            "levels": entries.each(entries.mapping, count=self.num_envs),
-            "actions": entries.each(entries.each(action, at_most=self.max_steps), count=self.num_envs),
-            "out": entries.like(self._out),
+        action = forms.whole(high=self.num_actions - 1)
+        wanted = {
+            "levels": forms.each(forms.mapping, count=self.num_envs),
+            "actions": forms.each(forms.each(action, at_most=self.max_steps), count=self.num_envs),
+            "out": forms.like(self._out),
         }
-        entries.record(forms)("source/actor/environment", state)
+        forms.record(wanted)("source/actor/environment", state)
         for level in state["levels"]:
-            form = {"seed": entries.whole()} if "seed" in level else GENERATOR
-            entries.record(form)("source/actor/environment/levels", level)
+            form = {"seed": forms.whole()} if "seed" in level else GENERATOR
+            forms.record(form)("source/actor/environment/levels", level)
 
     def close(self) -> None:
         for env in self._envs:
@@ -267,8 +274,8 @@ class FrameStack(Environment):
         return {"env": self._env.state_dict(), "stack": torch.from_numpy(self._stack.copy())}
 
     def load_state_dict(self, state: dict) -> Output:
-        stack = entries.tensor(self._stack.shape, torch.uint8)
-        entries.record({"env": entries.mapping, "stack": stack})("source/actor/environment", state)
+        stack = forms.tensor(self._stack.shape, torch.uint8)
+        forms.record({"env": forms.mapping, "stack": stack})("source/actor/environment", state)
         out = self._env.load_state_dict(state["env"])
         self._stack[...] = state["stack"].numpy()
         return {**out, "frame": self._stack}

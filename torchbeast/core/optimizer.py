@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchbeast.core import entries
+from torchbeast.core import forms
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import flag
 
@@ -153,38 +153,38 @@ class Optimizer:
     def _checked_schedule(self, schedule: dict) -> dict:
         """What of it this schedule has too: versions of PyTorch differ in what they add."""
         own = self.schedule.state_dict()
-        forms = {
-            "last_epoch": entries.number(0, entries.MOST),
-            "_step_count": entries.whole(1),
-            "base_lrs": entries.just(own["base_lrs"]),
-            "_last_lr": entries.each(entries.number(0), count=1),
+        wanted = {
+            "last_epoch": forms.number(0, forms.MOST),
+            "_step_count": forms.whole(1),
+            "base_lrs": forms.just(own["base_lrs"]),
+            "_last_lr": forms.each(forms.number(0), count=1),
         }
-        entries.record(forms, exact=False)("schedule", schedule)
+        forms.record(wanted, exact=False)("schedule", schedule)
         known = {name: value for name, value in schedule.items() if name in own}
-        entries.record({name: entries.just(own[name]) for name in known.keys() - forms.keys()}, exact=False)("schedule", known)
+        forms.record({name: forms.just(own[name]) for name in known.keys() - wanted.keys()}, exact=False)("schedule", known)
         if "frames_per_update" not in schedule:  # older ones do not say
             return known
-        entries.whole(1)("schedule/frames_per_update", schedule["frames_per_update"])
+        forms.whole(1)("schedule/frames_per_update", schedule["frames_per_update"])
         return known | {"frames_per_update": schedule["frames_per_update"]}
 
     def _check_rule(self, rule: dict, updates: float) -> None:
         """Its statistics are finite and of the parameters' shapes, and its settings are this one's."""
-        entries.record({"state": entries.mapping, "param_groups": entries.each(entries.mapping, count=1)})("optimizer", rule)
+        forms.record({"state": forms.mapping, "param_groups": forms.each(forms.mapping, count=1)})("optimizer", rule)
         (own,), (group,), state = self.rule.state_dict()["param_groups"], rule["param_groups"], rule["state"]
-        entries.record({i: self._statistics(p) for i, p in enumerate(self.parameters) if i in state})("optimizer/state", state)
+        forms.record({i: self._statistics(p) for i, p in enumerate(self.parameters) if i in state})("optimizer/state", state)
         if len({float(kept["step"]) for kept in state.values()}) > 1 or (not state and updates >= BAD_UPDATES):
-            raise entries.EntryError("optimizer/state: its statistics are not of the same updates, or missing")
-        forms = {name: entries.just(value) for name, value in own.items() if name in group or name == "params"}
-        forms |= {"lr": entries.number(0), "initial_lr": entries.just(own["initial_lr"])}
-        entries.record(forms, exact=False)("optimizer/param_groups/0", group)
+            raise forms.EntryError("optimizer/state: its statistics are not of the same updates, or missing")
+        wanted = {name: forms.just(value) for name, value in own.items() if name in group or name == "params"}
+        wanted |= {"lr": forms.number(0), "initial_lr": forms.just(own["initial_lr"])}
+        forms.record(wanted, exact=False)("optimizer/param_groups/0", group)
 
-    def _statistics(self, parameter: Tensor) -> entries.Form:
+    def _statistics(self, parameter: Tensor) -> forms.Form:
         """What the rule keeps of a parameter."""
-        squares, count = entries.within(0, math.inf), entries.within(0, entries.MOST)
-        forms = {name: entries.tensor(parameter.shape, parameter.dtype, squares) for name in SQUARES[self._method]}
+        squares, count = forms.within(0, math.inf), forms.within(0, forms.MOST)
+        wanted = {name: forms.tensor(parameter.shape, parameter.dtype, squares) for name in SQUARES[self._method]}
         others = [name for name in MEANS[self._method] if name != "momentum_buffer" or self.rule.param_groups[0]["momentum"]]
-        forms |= {name: entries.tensor(parameter.shape, parameter.dtype) for name in others}
-        return entries.record({"step": entries.tensor((), torch.float32, count), **forms})
+        wanted |= {name: forms.tensor(parameter.shape, parameter.dtype) for name in others}
+        return forms.record({"step": forms.tensor((), torch.float32, count), **wanted})
 
 
 OptimizerMaker = Callable[..., Optimizer]  # (parameters, *, learning_rate, method="rmsprop")

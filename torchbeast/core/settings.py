@@ -21,8 +21,9 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from torchbeast.core import entries
+from torchbeast.core import forms
 
+LONGEST_TEXT = 4096  # of a flag in a file: what a path may have
 LONGEST = 300  # characters of what is said of a wrong command line, which may quote it
 BITS = 64  # that every number among the settings fits in
 Group = TypeVar("Group")
@@ -87,9 +88,14 @@ class Flag(NamedTuple):
         if self.type is float and type(value) is int and value.bit_length() < BITS:
             value = float(value)
         if not (type(value) is self.type or optional):
-            raise UsageError(f"the checkpoint's flag {self.name} is {entries.shown(value)}, which is no {self.type.__name__}")
+            raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, which is no {self.type.__name__}")
+        if isinstance(value, str) and (len(value) > LONGEST_TEXT or not value.isprintable()):
+            raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, {len(value)} signs, which is no text")
+        if isinstance(value, int) and value.bit_length() >= BITS:
+            raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, which is no number of {BITS} bits")
         if value is not None and self.choices is not None and value not in self.choices:
-            raise UsageError(f"the checkpoint's flag {self.name} is {value[:40]!r}, which is none of {', '.join(self.choices)}")
+            known = ", ".join(self.choices)
+            raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, which is none of {known}")
         return self.given(value)
 
     def given(self, value: Any) -> Any:

@@ -10,7 +10,7 @@ import gym
 import numpy as np
 from gym_minigrid.minigrid import COLOR_TO_IDX, OBJECT_TO_IDX, MiniGridEnv
 
-from torchbeast.core import entries
+from torchbeast.core import forms
 from torchbeast.core.environment import Environment
 from torchbeast.core.rollouts import Field
 
@@ -19,8 +19,8 @@ ACTION_NAMES = tuple(action.name for action in MiniGridEnv.Actions)
 NOTHING_CARRIED = (OBJECT_TO_IDX["empty"], COLOR_TO_IDX["grey"])
 
 CARRIED_FIELDS = {
-    "carried_obj": Field((), np.uint8, fits=entries.within(0, len(OBJECT_TO_IDX) - 1)),
-    "carried_col": Field((), np.uint8, fits=entries.within(0, len(COLOR_TO_IDX) - 1)),
+    "carried_obj": Field((), np.uint8, fits=forms.within(0, len(OBJECT_TO_IDX) - 1)),
+    "carried_col": Field((), np.uint8, fits=forms.within(0, len(COLOR_TO_IDX) - 1)),
 }
 
 

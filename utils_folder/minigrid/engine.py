@@ -45,7 +45,7 @@ from gym_minigrid.minigrid import (
 )
 
 import utils_folder.minigrid.levels as compiled
-from torchbeast.core import entries
+from torchbeast.core import forms
 from torchbeast.core.environment import Environment, Output
 from utils_folder.minigrid.base import Engine
 from utils_folder.minigrid.levels import Game, World
@@ -211,14 +211,14 @@ class CompiledEnvironment(Environment):
         Raises: ValueError if that was another game or another number of environments.
         """
         where = "source/actor/environment"
-        entries.record({"env_name": entries.text, "world": entries.mapping})(where, state)
+        forms.record({"env_name": forms.text, "world": forms.mapping})(where, state)
         frames = state["world"].get("frame")
         if state["env_name"] != self._env_name or np.shape(frames) != self._world.frame.shape:
-            theirs = f"{entries.shown(state['env_name'])} ({entries.shown(frames)})"
+            theirs = f"{forms.shown(state['env_name'])} ({forms.shown(frames)})"
             raise ValueError(f"a state of {theirs} does not fit {self.num_envs} x {self._env_name}")
         arrays = self._world._asdict()
         arrays["random_state"] = arrays["random_state"].view(np.int64)
-        entries.like(arrays, _fits(self._world, self.max_steps))(f"{where}/world", state["world"])
+        forms.like(arrays, _fits(self._world, self.max_steps))(f"{where}/world", state["world"])
         for name, array in arrays.items():
             array[...] = state["world"][name].numpy()
         self._check_shown(where)
@@ -238,7 +238,7 @@ class CompiledEnvironment(Environment):
         )
         standing = compiled.kind_of(world.cells[envs, world.agent[:, 0], world.agent[:, 1]])
         if not same or not np.isin(standing, ENTERED).all():
-            raise entries.EntryError(f"{where}/world is no state of this game: its frames are not those of its cells")
+            raise forms.EntryError(f"{where}/world is no state of this game: its frames are not those of its cells")
 
     def close(self) -> None:
         self._gym.close()
@@ -264,10 +264,10 @@ class CompiledEnvironment(Environment):
         compiled.show_level(world, e)
 
 
-def _fits(world: World, max_steps: int) -> dict[str, entries.Fits]:
+def _fits(world: World, max_steps: int) -> dict[str, forms.Fits]:
     """Which values the arrays of a world can have, where not all do."""
     W, H = world.frame.shape[1:3]
-    within = entries.within
+    within = forms.within
     return {
         "cells": _are_objects,
         "carried": _are_objects,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.grid import CellSettings, are_cells
 from models.teacher import Teacher
-from torchbeast.core import entries, losses, vtrace
+from torchbeast.core import forms, losses, vtrace
 from torchbeast.core.columns import Column
 from torchbeast.core.environment import Environment, Output
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
@@ -115,7 +115,7 @@ def row_fields(task: Task, settings: TeacherSettings, num_goals: int) -> dict[st
         "late_goal": Field((), np.int64, fits=lambda cells: are_goals(cells) | (cells == 0)),  # before the first: 0
         "goal_frame": Field(task.frame_shape, np.uint8, fits=are_cells),
         "generator_logits": Field((num_goals,), np.float32),
-        "goal_step": Field((), np.int32, fits=entries.within(0, difficulties.MOST_STEPS)),
+        "goal_step": Field((), np.int32, fits=forms.within(0, difficulties.MOST_STEPS)),
         "reached": Field((), np.bool_),
     }
 
@@ -189,9 +189,9 @@ class AmigoActor(MotivationActor):
 
     def load_state_dict(self, state: dict) -> None:
         num_envs = len(self._row["goal"])
-        row = entries.record({name: field.form(num_envs) for name, field in self._fields.items()})
-        proposed = entries.each(entries.whole(high=num_envs - 1), at_most=num_envs)
-        entries.record({"row": row, "proposed": proposed})("source/actor/motivation", state)
+        row = forms.record({name: field.form(num_envs) for name, field in self._fields.items()})
+        proposed = forms.each(forms.whole(high=num_envs - 1), at_most=num_envs)
+        forms.record({"row": row, "proposed": proposed})("source/actor/motivation", state)
         for name, value in state["row"].items():
             self._row[name][...] = value.numpy()
         self._proposed = np.array(state["proposed"], np.int64)
@@ -332,7 +332,7 @@ class Amigo(Motivation):
         }
 
     def load_state_dict(self, state: dict) -> None:
-        entries.load_weights(self.teacher, state, "generator_model_state_dict")
+        forms.load_weights(self.teacher, state, "generator_model_state_dict")
         self._shared.publish(self.teacher)
         self._difficulty_known = "difficulty" in state  # in ours, not in the published code's
         if self._difficulty_known:
@@ -349,20 +349,10 @@ class Amigo(Motivation):
     def load_training_state_dict(self, state: dict) -> None:
         self._optimizer.load_state_dict(state["generator_model_optimizer_state_dict"], state["generator_scheduler_state_dict"])
         difficulties.check_reachable(self.make_difficulty(self._settings), state["difficulty"])
+        fields = row_fields(self._task, self._settings, self.teacher.num_goals)
         device = next(self.teacher.parameters()).device
-        self._waiting = {k: v.to(device) for k, v in self._checked(state["generator_batch"]).items()}
+        self._waiting = {k: v.to(device) for k, v in _checked(state["generator_batch"], fields).items()}
         self._curriculum.load_state_dict(state[curriculum.KEY])
-
-    def _checked(self, waiting: Batch) -> Batch:
-        """Ended goals, as `ended_goals` gives them; {} before the first."""
-        if not waiting:
-            return waiting
-        fields = row_fields(self._task, self._settings, self.teacher.num_goals) | {"ex_reward": Field((), np.float32)}
-        del fields["late_goal"]
-        entries.record({"goal": entries.anything}, exact=False)("generator_batch", waiting)
-        count = len(waiting["goal"]) if isinstance(waiting["goal"], Tensor) and waiting["goal"].dim() else 0
-        entries.record({name: field.form(count) for name, field in fields.items()})("generator_batch", waiting)
-        return waiting
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
         width, height, _ = self._task.frame_shape
@@ -393,6 +383,18 @@ class WindowAmigo(Amigo):
         "--generator_reward_negative -.3 --window 50"
     )
     make_difficulty = staticmethod(window_difficulty)
+
+
+def _checked(waiting: Batch, fields: dict[str, Field]) -> Batch:
+    """Ended goals, as `ended_goals` gives them, of these fields; {} before the first. Raises: EntryError for anything else."""
+    if not waiting:
+        return waiting
+    about = fields | {"ex_reward": Field((), np.float32)}
+    del about["late_goal"]
+    forms.record({"goal": fields["goal"].form(None)}, exact=False)("generator_batch", waiting)
+    count = len(waiting["goal"])
+    forms.record({name: field.form(count) for name, field in about.items()})("generator_batch", waiting)
+    return waiting
 
 
 def reinforce(

@@ -9,8 +9,8 @@ import torch
 from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor
 
-from models.grid import MAX_SIDE
-from torchbeast.core import entries
+from models.grid import MAX_SIDE, are_cells
+from torchbeast.core import forms
 from utils_folder.motivations import goals
 
 MOMENTS = 256
@@ -136,22 +136,22 @@ class Curriculum:
 
 def check(state: dict[str, Any], size: tuple[int, int] | None = None) -> None:
     """Raises: EntryError unless it is a Curriculum's state, on a grid of this size if one is given."""
-    count = entries.whole(1)
-    plain = {"size": entries.each(count, count=2), "width": entries.whole(FIRST_WIDTH), "frames": entries.whole()}
-    entries.record(plain, exact=False)(KEY, state)
+    count = forms.whole(1)
+    plain = {"size": forms.each(count, count=2), "width": count, "frames": forms.whole()}
+    forms.record(plain, exact=False)(KEY, state)
     W, H = state["size"]
     used = -(-state["frames"] // state["width"])
-    doublings = state["width"] // FIRST_WIDTH
-    if (size is not None and size != (W, H)) or max(W, H) > MAX_SIDE or used > MOMENTS or doublings & (doublings - 1):
-        raise entries.EntryError(f"{KEY}: {W}x{H} cells, {used} moments of {state['width']} frames: no history of this run")
-    table = dict.fromkeys(plain, entries.anything)
+    if (size is not None and size != (W, H)) or max(W, H) > MAX_SIDE or used > MOMENTS:
+        raise forms.EntryError(f"{KEY}: {W}x{H} cells, {used} moments of {state['width']} frames: no history of this run")
+    table = dict.fromkeys(plain, forms.anything)
     for name, values in _table((W, H)).items():
-        fits = entries.within(-1 if name == "example_goals" else 0, entries.MOST)
-        table[name] = entries.tensor((used, *values.shape[1:]), entries.dtype_of(values.dtype), fits)
-    entries.record(table)(KEY, state)
+        fits = forms.within(-1 if name == "example_goals" else 0, state["frames"] if name == "counts" else forms.MOST)
+        fits = are_cells if name == "example_frames" else fits
+        table[name] = forms.tensor((used, *values.shape[1:]), forms.dtype_of(values.dtype), fits)
+    forms.record(table)(KEY, state)
     goal, done = state["example_goals"][..., 0], state["example_goals"][..., 1]
     if (goal >= W * H).any() or (done > 1).any():
-        raise entries.EntryError(f"{KEY}/example_goals holds cells beyond the grid, or what is neither reached nor not")
+        raise forms.EntryError(f"{KEY}/example_goals holds cells beyond the grid, or what is neither reached nor not")
 
 
 def history(state: dict[str, Any]) -> History:

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from torchbeast.core import entries
+from torchbeast.core import forms
 
 ROUNDING = 1e-9
 MOST_STEPS = 10**9  # of a goal, and more: goal steps are int32
@@ -23,7 +23,7 @@ class Difficulty(Protocol):
         """bool [N] from bool [N] and int32 [N]: reached, at the distance asked for."""
 
     def update(self, mean_reward: float, mean_ex_reward: float) -> None:
-        """Moves t* after a teacher update, by the mean of r and of the environment's reward over its entries."""
+        """Moves t* after a teacher update, by the mean of r and of the environment's reward over its forms."""
 
     @property
     def at_limit(self) -> bool:
@@ -189,7 +189,7 @@ def state_dict(difficulty: Difficulty) -> dict[str, int]:
 
 def load_state_dict(difficulty: Difficulty, state: dict[str, int]) -> None:
     """Puts a difficulty back to where `state_dict` saw it. Raises: EntryError for what is no such state."""
-    entries.record(dict.fromkeys(difficulty.STATE, entries.whole(high=MOST_STEPS)))("difficulty", state)
+    forms.record(dict.fromkeys(difficulty.STATE, forms.whole(high=MOST_STEPS)))("difficulty", state)
     for name in difficulty.STATE:
         setattr(difficulty, name, state[name])
 
@@ -198,7 +198,7 @@ def check_reachable(start: Difficulty, state: dict[str, int]) -> None:
     """Raises: EntryError unless a run that began with `start` can have come to this state."""
     target = state["target"]
     if not start.can_come_to(target):
-        raise entries.EntryError(f"difficulty/target is {target}, where t* cannot come from {start.target} by the run's flags")
+        raise forms.EntryError(f"difficulty/target is {target}, where t* cannot come from {start.target} by the run's flags")
 
 
 def _is_good(mean_reward: float, threshold: float) -> bool:

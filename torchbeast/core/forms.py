@@ -10,7 +10,7 @@ A form is a function `form(name, value)` that raises EntryError, one line that n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -95,17 +95,17 @@ def mapping(name: str, value: Any) -> None:
         refuse(name, value, "a table of entries")
 
 
-def record(forms: Mapping[Any, Form], *, exact: bool = True) -> Form:
-    """A dict with these entries, and no others if `exact`."""
+def record(forms: Mapping[Any, Form], *, exact: bool = True, optional: Collection[Any] = ()) -> Form:
+    """A dict with these entries, and no others if `exact`; the `optional` ones, younger than some files, may be missing."""
 
     def check(name: str, value: Any) -> None:
         mapping(name, value)
-        if missing := [str(key) for key in forms if key not in value]:
+        if missing := [str(key) for key in forms if key not in value and key not in optional]:
             raise EntryError(f"{name or 'it'} lacks {', '.join(missing)}")
         if exact and (others := [key for key in value if key not in forms]):
             raise EntryError(f"{name} has {len(others)} entries that do not belong there, such as {shown(others[0])}")
-        for key, form in forms.items():
-            form(f"{name}/{key}" if name else str(key), value[key])
+        for key in [key for key in forms if key in value]:
+            forms[key](f"{name}/{key}" if name else str(key), value[key])
 
     return check
 
