@@ -120,9 +120,11 @@ class Run:
         try:
             self._connect(state)
             frames = None if state is None else state["frames"]
+            self.interrupt.take()  # from here on a signal finds something to save
             writer = open_writer(settings, self.learner.columns, frames, ranks)
             ranks.share("the folder is there")
         except BaseException:
+            self.interrupt.leave()
             self.source.close()
             raise
         self.settings = settings.replace(xpid=writer.run_dir.name)  # it may have been free to choose
