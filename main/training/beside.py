@@ -40,6 +40,8 @@ class Progress:
             smoothing=0.05,
             dynamic_ncols=True,
         )
+        self._bar._time = time.monotonic  # tqdm reads a clock that may be set
+        self._bar.start_t = self._bar.last_print_t = time.monotonic()
 
     def rate(self) -> float:
         """Frames per second over the last half minute."""

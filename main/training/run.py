@@ -116,7 +116,10 @@ class Run:
         if state is not None:
             self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
         self.rollouts = self.agent.rollouts()
-        self.source = self._start_actors()
+        try:
+            self.source = self._start_actors()
+        except ActorsFailed as error:
+            raise RunFailed(str(error)) from None
         try:
             self._connect(state)
             frames = None if state is None else state["frames"]

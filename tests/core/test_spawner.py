@@ -110,7 +110,7 @@ def test_when_the_main_process_is_gone_so_are_its_workers():
             made.start()
             pipes = [made.spawn(index, 0) for index in range(2)]
             pids = [pipe.recv()[2] for pipe in pipes]
-            os.write(writer, " ".join(map(str, [*pids, made._process.pid])).encode())
+            os.write(writer, " ".join(map(str, [*pids, made.pid])).encode())
             time.sleep(60)
         finally:
             os._exit(0)
@@ -123,7 +123,7 @@ def test_when_the_main_process_is_gone_so_are_its_workers():
 
 def test_a_dead_spawner_is_noticed(spawner):
     pid = spawner.spawn(0, 0).recv()[2]
-    os.kill(spawner._process.pid, signal.SIGKILL)
+    os.kill(spawner.pid, signal.SIGKILL)
 
     def gone():
         try:

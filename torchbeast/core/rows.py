@@ -28,7 +28,7 @@ class Rows:
         self._tick = tick
         # A large buffer, so that a row is torn only if the process dies inside a flush.
         self._file = open(path, "a", buffering=1 << 20, newline="", encoding="utf-8")  # noqa: SIM115
-        self._flush_at = time.time() + FLUSH_SECONDS
+        self._flush_at = time.monotonic() + FLUSH_SECONDS
 
     @property
     def closed(self) -> bool:
@@ -39,9 +39,9 @@ class Rows:
         if not self._known.issuperset(row):
             raise KeyError(f"not among the fields of logs.csv: {', '.join(sorted(set(row) - self._known))}")
         cells = ",".join([_cell(row.get(name)) for name in self._fields])
-        now = time.time()
-        self._file.write(f"{self._tick},{now!r},{cells}\n")
+        self._file.write(f"{self._tick},{time.time()!r},{cells}\n")
         self._tick += 1
+        now = time.monotonic()  # the clock may be set
         if now >= self._flush_at:
             self._file.flush()
             self._flush_at = now + FLUSH_SECONDS
