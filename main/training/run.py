@@ -171,7 +171,7 @@ class Run:
                 self.record.close(successful)
         self.ranks.close()
         if not saved:
-            raise RunFailed("the last checkpoint could not be written; the one before is still there")
+            raise RunFailed(f"the last checkpoint could not be written; {self.record.kept()}")
         number = self.lockstep.number
         return 0 if number is None else EXIT_CODES[number]
 

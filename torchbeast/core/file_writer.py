@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import logging
-import math
+import os
+import stat
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from torchbeast.core import provenance, rows, run_folder
+from torchbeast.core import held, provenance, rows, run_folder
+from torchbeast.core.console import cut
+from torchbeast.core.events import Events
+from torchbeast.core.held import HeldFolder
 from torchbeast.core.rows import Rows
 
 logger = logging.getLogger("amigo")
@@ -20,6 +22,20 @@ logger = logging.getLogger("amigo")
 
 class _QuietFileHandler(logging.FileHandler):
     """A full disk loses lines of out.log; the console has them, and its own warning."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return cut(super().format(record))
+
+    def follow(self, path: Path) -> bool:
+        """Goes on at `path`, with every line so far; whether the file was not there. Raises: OSError."""
+        with self.lock:
+            if held.is_at(self.stream, path):
+                return False
+            held.put_back(self.stream, path)
+            self.stream.close()
+            self.baseFilename = os.path.abspath(path)
+            self.stream = self._open()
+            return True
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -47,7 +63,9 @@ class FileWriter:
         self._folder_lock = lock
         self._purge_step = purge_step
         self._lock = threading.Lock()
-        self._tensorboard = None
+        self._folder = HeldFolder(run_dir)
+        self._events: Events | None = None
+        self._without_events = False
         self._rows = Rows(run_dir / run_folder.LOG, fields, tick)
         self._handler = _QuietFileHandler(run_dir / run_folder.MESSAGES, encoding="utf-8")
         self._handler.setLevel(logging.INFO)
@@ -73,8 +91,7 @@ class FileWriter:
         run_dir.mkdir(parents=True, exist_ok=True)
         run_folder.claim(run_dir, rows.header(fields))
         lock = run_folder.lock(run_dir)
-        with open(run_dir / run_folder.FIELDS, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(rows.columns(fields))
+        rows.write_fields(run_dir, fields)
         meta = provenance.metadata(xpid, args)
         run_folder.write_metadata(run_dir, meta)
         run_folder.point_latest_at(run_dir)
@@ -116,35 +133,75 @@ class FileWriter:
             self._rows.write(row)
 
     def scalars(self, step: int, values: Mapping) -> None:
-        """Adds TensorBoard scalars at `step` (frames); None and NaN are left out."""
-        with self._lock:
-            if self._tensorboard is None:
-                # Imported late: it is slow, and its thread must not be there when actors are forked.
-                from torch.utils.tensorboard import SummaryWriter
+        """Adds TensorBoard scalars at `step` (frames); None and NaN are left out.
 
-                self._tensorboard = SummaryWriter(str(self.run_dir / run_folder.TENSORBOARD), purge_step=self._purge_step)
-            with self._tensorboard_or_none():
-                for name, value in values.items():
-                    if value is not None and not math.isnan(value):
-                        self._tensorboard.add_scalar(name, float(value), step)
+        Whatever goes wrong is told once, and tried again in a new file: nobody's training hangs on it.
+        """
+        with self._lock:
+            try:
+                if self._events is not None and self._events.deleted:
+                    logger.warning("the file of TensorBoard events is gone from %s: a new one is begun", self.run_dir)
+                    self._end_events()
+                if self._events is None:
+                    self._events = Events(self.run_dir / run_folder.TENSORBOARD, self._purge_step)
+                    self._purge_step = None
+                self._events.add(step, values)
+                self._without_events = False
+            except Exception as error:
+                self._end_events()
+                if not self._without_events:
+                    logger.warning("TensorBoard events cannot be written (%s: %s)", type(error).__name__, error)
+                self._without_events = True
+
+    def _end_events(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            events.close()
 
     def flush(self) -> None:
-        """Brings everything to the disk, so that a checkpoint written next is never ahead of the logs."""
+        """Brings the rows to the disk, so that a checkpoint written next is never ahead of the log."""
         with self._lock:
             self._rows.flush()
-            if self._tensorboard is not None:
-                with self._tensorboard_or_none():
-                    self._tensorboard.flush()
 
-    @contextlib.contextmanager
-    def _tensorboard_or_none(self) -> Iterator[None]:
-        """A full disk ends TensorBoard's own thread for good, which must not keep the log from being written: the next
-        `scalars` starts a new one."""
-        try:
-            yield
-        except OSError as error:
-            logger.warning("TensorBoard events could not be written (%s)", error)
-            self._tensorboard = None
+    def look(self) -> list[str]:
+        """Sees to it that the run's folder and the files in it are there: follows it if it was moved, and puts back what was
+        deleted, the log with all of its rows. Returns what has happened, for the user. Raises: OSError if it cannot be done.
+        """
+        with self._lock:
+            moved = self._folder.find()
+            happened = [] if moved is None else [moved]
+            if moved is not None:
+                self.run_dir = self._folder.path
+                run_folder.point_latest_at(self.run_dir)
+            self._relock()
+            for name, put_back in self._files().items():
+                if put_back() and moved is None:
+                    happened.append(f"{self.run_dir / name} was deleted or replaced by another file; it has been put back")
+            return happened
+
+    def _relock(self) -> None:
+        path = self.run_dir / run_folder.LOCK
+        if stat.S_ISREG(os.fstat(self._folder_lock.fileno()).st_mode) and not held.is_at(self._folder_lock, path):
+            self._folder_lock, before = run_folder.lock(self.run_dir), self._folder_lock
+            before.close()
+
+    def _files(self) -> dict[str, Callable[[], bool]]:
+        """What puts each file back, if it is gone; it returns whether it was."""
+
+        def written(name: str, write: Callable[[], None]) -> bool:
+            gone = not (self.run_dir / name).exists()
+            if gone:
+                write()
+            return gone
+
+        return {
+            run_folder.LOG: lambda: self._rows.follow(self.run_dir / run_folder.LOG),
+            run_folder.MESSAGES: lambda: self._handler.follow(self.run_dir / run_folder.MESSAGES),
+            run_folder.FIELDS: lambda: written(run_folder.FIELDS, lambda: rows.write_fields(self.run_dir, self.fields)),
+            run_folder.METADATA: lambda: written(
+                run_folder.METADATA, lambda: run_folder.write_metadata(self.run_dir, self._meta)
+            ),
+        }
 
     def close(self, successful: bool) -> None:
         """Ends the run: closes the files, detaches out.log, notes date_end and `successful`. Later calls do nothing."""
@@ -162,9 +219,8 @@ class FileWriter:
         logger.removeHandler(self._handler)
         logger.setLevel(self._level_before)
         self._handler.close()
-        if self._tensorboard is not None:
-            with self._tensorboard_or_none():
-                self._tensorboard.close()
+        self._end_events()
+        self._folder.close()
         self._rows.close()
         self._folder_lock.close()
 
@@ -183,6 +239,9 @@ class NoWriter:
 
     def flush(self) -> None:
         pass
+
+    def look(self) -> list[str]:
+        return []
 
     def close(self, successful: bool) -> None:
         pass
