@@ -127,9 +127,9 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_each_time_and_tried_agai
     clock.now += RETRY_SECONDS
     assert record.due(2000) and record.save({"frames": 2000}) is True and not record.due(2000)
     assert files.saved == [2000] and files.linked == ["milestone-000000002000.tar"]
-    told = [entry.message for entry in caplog.records]
+    told = [entry.message for entry in caplog.records if entry.levelname == "WARNING"]
     failure = f"writing a checkpoint failed ({FULL}); the run goes on and tries again"
-    assert told == [failure, failure, "writing a checkpoint works again"]
+    assert told == [failure, failure]
     assert writer.calls == [("flush",)] * 3
 
 

@@ -67,7 +67,7 @@ class FileWriter:
         self._events: Events | None = None
         self._without_events = False
         self._rows = Rows(run_dir / run_folder.LOG, fields, tick)
-        self._handler = _QuietFileHandler(run_dir / run_folder.MESSAGES, encoding="utf-8")
+        self._handler = _QuietFileHandler(run_dir / run_folder.MESSAGES, encoding="utf-8", errors="backslashreplace")
         self._handler.setLevel(logging.INFO)
         self._handler.setFormatter(logging.Formatter("[%(levelname)s:%(process)d %(asctime)s] %(message)s"))
         self._level_before = logger.level
