@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
@@ -21,10 +22,8 @@ def pipe():
     stream = open(writer, "w")  # noqa: SIM115
     yield reader, stream
     for end in (lambda: os.close(reader), stream.close):
-        try:
+        with contextlib.suppress(OSError):
             end()
-        except OSError:
-            pass
 
 
 def test_a_text_is_cut_in_its_middle():

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import recv_handle, send_handle
 from typing import NamedTuple
 
 import numpy as np
@@ -86,7 +87,7 @@ class Spawner:
             raise Refused(error.errno, error.strerror) from None
         with theirs:
             self._connection.send(("spawn", index, incarnation))
-            send_handle(self._connection, theirs.fileno(), self.pid)
+            _hand_over(self._connection, theirs)
         while (message := self._answer())[0] == "ended":
             self._ended.append(Ended(*message[1:]))
         if message[0] == "refused":
@@ -170,7 +171,7 @@ class Spawner:
     def _forked(self, connection: Connection, workers: dict, index: int, incarnation: int) -> int:
         """The worker's process id. Raises: OSError, with nothing left, if it cannot be had."""
         spawner = os.getpid()
-        with Connection(recv_handle(connection)) as theirs:
+        with _received(connection) as theirs:
             pid = os.fork()
             if pid == 0:
                 connection.close()
@@ -192,6 +193,31 @@ class Spawner:
         _, status = os.waitpid(pid, 0)
         with contextlib.suppress(OSError):  # the main process may be gone
             connection.send(("ended", index, pid, os.waitstatus_to_exitcode(status)))
+
+
+# (As multiprocessing.reduction does it, but without another descriptor on the way: there may be none left, and then half a
+# message would be.)
+
+
+def _hand_over(connection: Connection, end: Connection) -> None:
+    """Sends an end of a pipe."""
+    through = socket.socket(fileno=connection.fileno())
+    try:
+        socket.send_fds(through, [b"."], [end.fileno()])
+    finally:
+        through.detach()
+
+
+def _received(connection: Connection) -> Connection:
+    """The end that was handed over. Raises: OSError."""
+    through = socket.socket(fileno=connection.fileno())
+    try:
+        _, descriptors, *_ = socket.recv_fds(through, 1, 1)
+    finally:
+        through.detach()
+    if not descriptors:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return Connection(descriptors[0])
 
 
 def _alone(life: Callable[[], None]) -> None:
