@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import math
 import os
 import socket
@@ -10,10 +12,49 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+logger = logging.getLogger("amigo")
+
 _numbers = itertools.count()  # of the files of this process
 
 
 class Events:
+    """Event files in a folder, one after the other where one fails. Whatever goes wrong is told once, and tried again in a new
+    file: nobody's training hangs on it.
+
+    Args:
+        purge_step: TensorBoard hides what files of before say of this step and later ones; None: of none.
+    """
+
+    def __init__(self, purge_step: int | None):
+        self._purge_step = purge_step
+        self._file: EventFile | None = None
+        self._failed = False
+
+    def add(self, folder: Path, step: int, values: Mapping) -> None:
+        """Adds scalars at `step`; None and NaN are left out."""
+        try:
+            if self._file is not None and self._file.deleted:
+                logger.warning("the file of TensorBoard events is gone from %s: a new one is begun", folder)
+                self.close()
+            if self._file is None:
+                self._file = EventFile(folder, self._purge_step)
+                self._purge_step = None
+            self._file.add(step, values)
+            self._failed = False
+        except Exception as error:
+            self.close()
+            if not self._failed:
+                logger.warning("TensorBoard events cannot be written (%s: %s)", type(error).__name__, error)
+            self._failed = True
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+class EventFile:
     """An event file in `folder`, which is made if it is not there. Whatever is added is in the file at once.
 
     Args:

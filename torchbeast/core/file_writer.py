@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -61,11 +60,9 @@ class FileWriter:
         self.fields = tuple(fields)
         self._meta = meta
         self._folder_lock = lock
-        self._purge_step = purge_step
         self._lock = threading.Lock()
         self._folder = HeldFolder(run_dir)
-        self._events: Events | None = None
-        self._without_events = False
+        self._events = Events(purge_step)
         self._rows = Rows(run_dir / run_folder.LOG, fields, tick)
         self._handler = _QuietFileHandler(run_dir / run_folder.MESSAGES, encoding="utf-8", errors="backslashreplace")
         self._handler.setLevel(logging.INFO)
@@ -138,25 +135,7 @@ class FileWriter:
         Whatever goes wrong is told once, and tried again in a new file: nobody's training hangs on it.
         """
         with self._lock:
-            try:
-                if self._events is not None and self._events.deleted:
-                    logger.warning("the file of TensorBoard events is gone from %s: a new one is begun", self.run_dir)
-                    self._end_events()
-                if self._events is None:
-                    self._events = Events(self.run_dir / run_folder.TENSORBOARD, self._purge_step)
-                    self._purge_step = None
-                self._events.add(step, values)
-                self._without_events = False
-            except Exception as error:
-                self._end_events()
-                if not self._without_events:
-                    logger.warning("TensorBoard events cannot be written (%s: %s)", type(error).__name__, error)
-                self._without_events = True
-
-    def _end_events(self) -> None:
-        events, self._events = self._events, None
-        if events is not None:
-            events.close()
+            self._events.add(self.run_dir / run_folder.TENSORBOARD, step, values)
 
     def flush(self) -> None:
         """Brings the rows to the disk, so that a checkpoint written next is never ahead of the log."""
@@ -169,39 +148,28 @@ class FileWriter:
         """
         with self._lock:
             moved = self._folder.find()
-            happened = [] if moved is None else [moved]
             if moved is not None:
                 self.run_dir = self._folder.path
                 run_folder.point_latest_at(self.run_dir)
-            self._relock()
-            for name, put_back in self._files().items():
-                if put_back() and moved is None:
-                    happened.append(f"{self.run_dir / name} was deleted or replaced by another file; it has been put back")
-            return happened
+            self._folder_lock = run_folder.locked_still(self._folder_lock, self.run_dir)
+            put_back = [name for name in run_folder.ALWAYS if self._put_back(name)]
+            gone = "was deleted or replaced by another file; it has been put back"
+            return [moved] if moved is not None else [f"{self.run_dir / name} {gone}" for name in put_back]
 
-    def _relock(self) -> None:
-        path = self.run_dir / run_folder.LOCK
-        if stat.S_ISREG(os.fstat(self._folder_lock.fileno()).st_mode) and not held.is_at(self._folder_lock, path):
-            self._folder_lock, before = run_folder.lock(self.run_dir), self._folder_lock
-            before.close()
-
-    def _files(self) -> dict[str, Callable[[], bool]]:
-        """What puts each file back, if it is gone; it returns whether it was."""
-
-        def written(name: str, write: Callable[[], None]) -> bool:
-            gone = not (self.run_dir / name).exists()
-            if gone:
-                write()
-            return gone
-
-        return {
-            run_folder.LOG: lambda: self._rows.follow(self.run_dir / run_folder.LOG),
-            run_folder.MESSAGES: lambda: self._handler.follow(self.run_dir / run_folder.MESSAGES),
-            run_folder.FIELDS: lambda: written(run_folder.FIELDS, lambda: rows.write_fields(self.run_dir, self.fields)),
-            run_folder.METADATA: lambda: written(
-                run_folder.METADATA, lambda: run_folder.write_metadata(self.run_dir, self._meta)
-            ),
-        }
+    def _put_back(self, name: str) -> bool:
+        """Whether the file was gone."""
+        path = self.run_dir / name
+        if name == run_folder.LOG:
+            return self._rows.follow(path)
+        if name == run_folder.MESSAGES:
+            return self._handler.follow(path)
+        if path.exists():
+            return False
+        if name == run_folder.FIELDS:
+            rows.write_fields(self.run_dir, self.fields)
+        else:
+            run_folder.write_metadata(self.run_dir, self._meta)
+        return True
 
     def close(self, successful: bool) -> None:
         """Ends the run: closes the files, detaches out.log, notes date_end and `successful`. Later calls do nothing."""
@@ -219,7 +187,7 @@ class FileWriter:
         logger.removeHandler(self._handler)
         logger.setLevel(self._level_before)
         self._handler.close()
-        self._end_events()
+        self._events.close()
         self._folder.close()
         self._rows.close()
         self._folder_lock.close()
