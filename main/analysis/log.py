@@ -139,7 +139,8 @@ def read_log(given: str | Path, declared: Declared, most: int | None = None) -> 
     Raises: UsageError if there is no log, or nothing in it.
     """
     path = _log_path(Path(given))
-    columns, left_out = read_columns(path, declared.columns, most)
+    gathered = _Gathered(declared.columns, most)
+    columns, left_out = _read(path, gathered)
     frames = _frames(columns)
     if frames is None:
         raise UsageError(f"{path} has no column frames (nor step): it is no log of a training run; give a run's logs.csv")
@@ -153,6 +154,7 @@ def read_log(given: str | Path, declared: Declared, most: int | None = None) -> 
     meta = read_meta(path.with_name(run_folder.METADATA), declared.defaults)
     frames = frames[rows]
     seams[np.searchsorted(frames, [f for f in meta.resumed_at if f < frames[-1]], side="right")] = True
+    seams[np.searchsorted(frames, [f for f in gathered.seams if f <= frames[-1]])] = True
     hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
     name = path.resolve().parent.name if path.name == run_folder.LOG else path.stem
     return Log(name, path, meta.arguments, frames, columns, hours, declared.columns)
@@ -170,19 +172,19 @@ def _log_path(given: Path) -> Path:
     raise UsageError(f"{given} has no logs.csv; {remedy}")
 
 
-def read_columns(
-    path: Path, declared: Mapping[str, Column] | None = None, most: int | None = None
-) -> tuple[dict[str, np.ndarray], int]:
+def read_columns(path: Path) -> tuple[dict[str, np.ndarray], int]:
     """Columns of a log by name, float64 [N], NaN where a cell is empty or no number; and how many rows were left out.
 
     A line that names frames, step or _tick is a header (a comment sign before it is not part of the name) and holds for the
     rows after it. TorchBeast adds columns without a new header: rows longer than it are named by the line of fields.csv,
     beside the log, that has their length. Other rows are torn. So is the last one if no newline ends it.
-    `declared`, `most`: as in `read_log`.
     """
+    return _read(path, _Gathered({}, None))
+
+
+def _read(path: Path, gathered: _Gathered) -> tuple[dict[str, np.ndarray], int]:
     longer = {len(names): names for names in _table(path.with_name(run_folder.FIELDS))}
     header: list[str] = max(longer.values(), key=len, default=[])
-    gathered = _Gathered(declared or {}, most)
     lines = _Lines(path)
     left_out = 0
     for row in _parse(path, lines):
@@ -202,15 +204,20 @@ class _Gathered:
     """Rows of a log on their way to columns: a few as text, all others as numbers; neighbours are joined if there are too many.
 
     Args: as for `read_log`.
+
+    Attributes:
+        seams: frames at which rows that were joined followed rows that had been written again.
     """
 
     def __init__(self, declared: Mapping[str, Column], most: int | None):
         self._declared = declared
         self._most = most
+        self._every = 1  # so many rows have become one
         self._names: list[str] = []
         self._texts: list[list[str]] = []
         self._parts: dict[str, list[np.ndarray]] = {}
         self._size = 0
+        self.seams: list[float] = []
 
     def add(self, names: list[str], row: list[str]) -> None:
         if names is not self._names or len(self._texts) >= AT_ONCE:
@@ -228,32 +235,33 @@ class _Gathered:
     def _to_numbers(self) -> None:
         if not self._texts:
             return
-        table = _numbers(self._texts)
-        here = dict(zip(self._names, table.T))
-        for name in here:
+        texts, self._texts = self._texts, []
+        here = dict(zip(self._names, np.ascontiguousarray(_numbers(texts).T)))
+        self._append(here if self._every == 1 else self._thinned(here, self._every))
+        if self._most is not None and self._size > 2 * self._most and _frames(self._parts) is not None:
+            whole = self._thinned(self.columns(), 2)
+            self._every *= 2
+            self._parts, self._size = {}, 0
+            self._append(whole)
+
+    def _append(self, columns: Mapping[str, np.ndarray]) -> None:
+        number = len(next(iter(columns.values())))
+        for name in columns:
             self._parts.setdefault(name, [np.full(self._size, math.nan)])
         for name, parts in self._parts.items():
-            parts.append(np.array(here[name]) if name in here else np.full(len(table), math.nan))
-        self._size += len(table)
-        self._texts = []
-        if self._most is not None and self._size > 2 * self._most:
-            self._thin()
+            parts.append(columns[name] if name in columns else np.full(number, math.nan))
+        self._size += number
 
-    def _thin(self) -> None:
-        """Every two rows become one, after those that were written again have gone."""
-        columns = self.columns()
+    def _thinned(self, columns: Mapping[str, np.ndarray], every: int) -> Mapping[str, np.ndarray]:
+        """`every` rows become one, after those that were written again have gone."""
         frames = _frames(columns)
-        if frames is None:
-            return
-        rows, _ = _last_history(frames)
-        if not len(rows):
-            return
-        thin = joined({k: v[rows] for k, v in columns.items()}, np.arange(0, len(rows), 2), lambda n: _join(self._declared, n))
-        self._parts = {name: [values] for name, values in thin.items()}
-        self._size = (len(rows) + 1) // 2
+        rows, seams = _last_history(frames)
+        self.seams += frames[rows[seams]].tolist()
+        there = {name: values[rows] for name, values in columns.items()}
+        return joined(there, np.arange(0, len(rows), every), lambda name: _join(self._declared, name)) if len(rows) else there
 
 
-def _frames(columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
+def _frames(columns: Mapping[str, Any]) -> Any:
     return columns.get("frames", columns.get("step"))
 
 
