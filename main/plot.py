@@ -18,6 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from main.training import interrupt
+
+if __name__ == "__main__":  # what is imported below takes seconds
+    interrupt.end_at_once()
+
 import matplotlib.style
 import numpy as np
 from matplotlib.artist import Artist
@@ -299,7 +304,8 @@ def plot(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     kind = _check_output(options)
     declared = command.declared()
-    logs = _unique([read_log(given, declared) for given in options.runs])
+    most = MOST_BINS * max(1, 5 // len(options.runs))  # no picture shows more
+    logs = _unique([read_log(given, declared, most) for given in options.runs])
     _check_times(logs, options.x)
     groups, names = group_logs(logs, declared.seed_like, _words(options.by) or ())
     if len(groups) > len(COLOURS) * len(LINES):

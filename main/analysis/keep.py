@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from main.analysis.log import Declared, Log, means, read_log
+from main.analysis.log import Declared, Log, joined, read_log
 from torchbeast.core import checkpoint, run_folder
 from torchbeast.core.settings import UsageError
 
@@ -68,17 +68,7 @@ def thinned(log: Log, rows: int = ROWS) -> dict[str, np.ndarray]:
     What becomes of a column's values stands in its declaration (Column.join).
     """
     starts = np.unique(np.linspace(0, len(log.frames), min(rows, len(log.frames)), endpoint=False).astype(int))
-    ends = np.append(starts[1:], len(log.frames)) - 1
-
-    def add(values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(values, starts)
-
-    def joined(name: str, values: np.ndarray) -> np.ndarray:
-        if log.join(name) == "last":
-            return values[ends]
-        return add(np.nan_to_num(values)) if log.join(name) == "sum" else means(values, log.weights(name), add)
-
-    return {name: joined(name, values) for name, values in log.columns.items()}
+    return joined(log.columns, starts, log.join)
 
 
 def _cell(value: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from torchbeast.core import forms
+from torchbeast.core.console import cut
 from torchbeast.core.environment import Environment
 from torchbeast.core.exchange import ActorPort
 from torchbeast.core.rollouts import Rollouts
@@ -141,6 +142,6 @@ def run(build: Callable[[], Actor], rollouts: Rollouts, port: ActorPort, stop: n
             port.full(slots)
     except (EOFError, ConnectionError):
         return  # the learner's process has closed the pipe: the run is over
-    except Exception:
-        port.failed(traceback.format_exc())
+    except BaseException:  # an environment may even ask for an end of the program
+        port.failed(cut(traceback.format_exc()))
         raise SystemExit(1) from None

@@ -118,13 +118,18 @@ class Run:
         if state is not None:
             self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
         self.rollouts = self.agent.rollouts()
-        self.source = self._start_actors()
+        try:
+            self.source = self._start_actors()
+        except ActorsFailed as error:
+            raise RunFailed(str(error)) from None
         try:
             self._connect(state)
             frames = None if state is None else state["frames"]
+            self.interrupt.take()  # from here on a signal finds something to save
             writer = open_writer(settings, self.learner.columns, frames, ranks)
             ranks.share("the folder is there")
         except BaseException:
+            self.interrupt.leave()
             self.source.close()
             raise
         self.settings = settings.replace(xpid=writer.run_dir.name)  # it may have been free to choose
@@ -168,7 +173,7 @@ class Run:
                 self.record.close(successful)
         self.ranks.close()
         if not saved:
-            raise RunFailed("the last checkpoint could not be written; the one before is still there")
+            raise RunFailed(f"the last checkpoint could not be written; {self.record.kept()}")
         number = self.lockstep.number
         return 0 if number is None else EXIT_CODES[number]
 

@@ -191,7 +191,7 @@ def test_what_playing_needs_is_kept_and_what_training_needs_is_not(listed):
     assert keep.playing({**needed, **training, **more, "source": {}, "other_ranks": []}) == needed
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_stopped_table_goes_on_where_it_was(tmp_path, number, code):
     path = tmp_path / "table.ini"
     path.write_text(TABLE.replace("frames = 480", "frames = 48000"))

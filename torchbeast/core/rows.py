@@ -6,8 +6,10 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
-from torchbeast.core.run_folder import replacing
+from torchbeast.core import held
+from torchbeast.core.run_folder import FIELDS, replacing
 
 FLUSH_SECONDS = 2.0
 
@@ -26,22 +28,35 @@ class Rows:
         self._fields = tuple(fields)
         self._known = frozenset(fields)
         self._tick = tick
+        self._file = self._open(path)
+        self._flush_at = time.monotonic() + FLUSH_SECONDS
+
+    @staticmethod
+    def _open(path: Path) -> IO:
         # A large buffer, so that a row is torn only if the process dies inside a flush.
-        self._file = open(path, "a", buffering=1 << 20, newline="", encoding="utf-8")  # noqa: SIM115
-        self._flush_at = time.time() + FLUSH_SECONDS
+        return open(path, "a", buffering=1 << 20, newline="", encoding="utf-8")
 
     @property
     def closed(self) -> bool:
         return self._file.closed
+
+    def follow(self, path: Path) -> bool:
+        """Goes on at `path`, with every row so far; whether the log was not there. Raises: OSError."""
+        if held.is_at(self._file, path):
+            return False
+        held.put_back(self._file, path)
+        before, self._file = self._file, self._open(path)
+        before.close()
+        return True
 
     def write(self, row: Mapping) -> None:
         """Writes one row; raises as `FileWriter.log` does."""
         if not self._known.issuperset(row):
             raise KeyError(f"not among the fields of logs.csv: {', '.join(sorted(set(row) - self._known))}")
         cells = ",".join([_cell(row.get(name)) for name in self._fields])
-        now = time.time()
-        self._file.write(f"{self._tick},{now!r},{cells}\n")
+        self._file.write(f"{self._tick},{time.time()!r},{cells}\n")
         self._tick += 1
+        now = time.monotonic()  # the clock may be set
         if now >= self._flush_at:
             self._file.flush()
             self._flush_at = now + FLUSH_SECONDS
@@ -63,6 +78,11 @@ def columns(fields: Sequence[str]) -> list[str]:
 def header(fields: Sequence[str]) -> str:
     """The log's first line."""
     return "# " + ",".join(columns(fields)) + "\n"
+
+
+def write_fields(run_dir: Path, fields: Sequence[str]) -> None:
+    """The names of all columns once more, in a file of their own."""
+    (run_dir / FIELDS).write_text(",".join(columns(fields)) + "\n", encoding="utf-8")
 
 
 def check_fields(fields: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import glob
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -23,6 +24,7 @@ MESSAGES = "out.log"
 TENSORBOARD = "tensorboard"
 ENVIRONMENTS = "environments"
 LOCK = ".lock"
+ALWAYS = (METADATA, FIELDS, LOG, MESSAGES)  # there from the beginning
 LATEST = "latest"  # beside the runs: the newest one
 
 
@@ -94,6 +96,17 @@ def lock(run_dir: Path) -> IO:
             return open(os.devnull, "w")
         raise FileExistsError(f"another process is writing to {run_dir}: wait for it to end, or use another --xpid") from None
     return file
+
+
+def locked_still(file: IO, run_dir: Path) -> IO:
+    """The lock, or a new one where its file is gone from this folder. Raises: FileExistsError as `lock` does."""
+    held = os.fstat(file.fileno())
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(held.st_mode) or os.path.samestat(held, os.stat(run_dir / LOCK)):
+            return file
+    new = lock(run_dir)
+    file.close()
+    return new
 
 
 def point_latest_at(run_dir: Path) -> None:
