@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
-from numba.core import event
+from numba.core.event import Event, Listener, install_listener
 
 from torchbeast.core.environment import Environment, FrameStack
 from torchbeast.core.settings import flag
@@ -117,25 +117,25 @@ def make_environments(
     return environment if num_input_frames == 1 else FrameStack(environment, num_input_frames)
 
 
-class CompileNotice(event.Listener):
+class CompileNotice(Listener):
     """Says once that Numba compiles; what Numba finds in its cache it does not compile."""
 
     def __init__(self):
         self._said = False
 
-    def on_start(self, event: event.Event) -> None:
+    def on_start(self, event: Event) -> None:
         if not self._said:
             logger.info("compiling the environment engine: some 20 seconds, once on a machine")
         self._said = True
 
-    def on_end(self, event: event.Event) -> None:
+    def on_end(self, event: Event) -> None:
         pass
 
 
 def probe(env_name: str, *, engine: str = AUTO, num_input_frames: int = 1) -> Environment:
     """One environment that has taken a step: tells shapes and limits, and has what the engine compiles ready before a fork."""
     environment = make_environments(env_name, [0], engine=engine, num_input_frames=num_input_frames)
-    with event.install_listener("numba:compile", CompileNotice()):
+    with install_listener("numba:compile", CompileNotice()):
         environment.initial()
         environment.step(np.zeros(1, np.int64))
     environment.close()
