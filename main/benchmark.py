@@ -31,6 +31,7 @@ import torch.distributed as dist
 
 from main import command
 from main import settings as settings_module
+from main.amigo import program
 from main.analysis import scaling
 from main.training import recipe
 from main.training.learner import Learner
@@ -347,7 +348,7 @@ def benchmark(options: argparse.Namespace) -> None:
 
 def make_parser() -> Parser:
     parser = Parser(
-        prog="python -m main.benchmark",
+        prog=program("main.benchmark"),
         description="How fast each part of a run is, and the whole, and how near the machine's limit; under two minutes.",
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each whole-program run (default: 20)")

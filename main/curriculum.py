@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from main import command, plot
+from main.amigo import program
 from torchbeast.core import checkpoint, forms, outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError
 from utils_folder import video
@@ -277,7 +278,7 @@ def show(options: argparse.Namespace) -> None:
 
 def make_parser() -> Parser:
     parser = Parser(
-        prog="python -m main.curriculum",
+        prog=program("main.curriculum"),
         description="Shows what the teacher of a run taught: a picture, and a page with a slider over the run.",
     )
     parser.add_argument("run", type=Path, help="folder of a run (SAVEDIR/XPID)")

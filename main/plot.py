@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from main import command
+from main.amigo import program
 from main.analysis.curves import CONFIDENCE, STATISTICS, Curve, Group, default_window, group_logs, make_curve
 from main.analysis.log import Log, read_log
 from main.training import recipe
@@ -386,7 +387,7 @@ _size.__name__, _positive.__name__, _dpi.__name__ = "WIDTHxHEIGHT (1 to 100 inch
 
 def make_parser() -> Parser:
     about = "Learning curves from logs, with bootstrap 95% intervals over seeds."
-    parser = Parser(prog="python -m main.plot", description=about)
+    parser = Parser(prog=program("main.plot"), description=about)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="the folder of a run, or a logs.csv")
     add("--by", help="group by these arguments of meta.json, as model or model,env; or by experiment, the name of a row of "

@@ -16,6 +16,7 @@ if __name__ == "__main__":  # what is imported below takes seconds
 
 from main import command
 from main import settings as settings_module
+from main.amigo import program
 from main.analysis import keep, table
 from main.analysis.log import Declared, read_meta
 from main.analysis.table import Experiment, is_finished, run_dir
@@ -120,7 +121,7 @@ def _chosen(experiments: list[Experiment], options: argparse.Namespace) -> list[
 
 def make_parser() -> Parser:
     parser = Parser(
-        prog="python -m main.reproduce",
+        prog=program("main.reproduce"),
         description="Runs every experiment of a table that is not finished, one after the other, or goes on with it; and says "
         "what each reached, and when. Ctrl-C ends it with a checkpoint; the same command goes on from there.",
     )

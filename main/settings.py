@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from main.amigo import program
 from main.training.processes import ProcessSettings
 from models import STUDENTS
 from models.grid import CellSettings
@@ -18,7 +19,6 @@ from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations import MOTIVATIONS, canonical_name
 from utils_folder.motivations.rewards import RewardSettings
 
-PROGRAM = "python -m main.main"
 DESCRIPTION = (
     "AMIGo: adversarially motivated intrinsic goals, on MiniGrid. Trains an agent, or plays with a trained one. "
     "Other commands: python -m main.plot, main.curriculum, main.reproduce, main.report and main.benchmark, each with --help."
@@ -110,7 +110,7 @@ def defaults() -> dict[str, Any]:
 
 def parse(argv: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     """All settings, defaults put in, and those that were given by flag. Raises: UsageError."""
-    return core.parse(core.make_parser(groups(), PROGRAM, DESCRIPTION), groups(), argv)
+    return core.parse(core.make_parser(groups(), program("main.main"), DESCRIPTION), groups(), argv)
 
 
 def stored(values: Mapping[str, Any]) -> dict[str, Any]:
