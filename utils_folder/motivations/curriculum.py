@@ -9,12 +9,13 @@ import torch
 from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor
 
+from models.grid import OBJECTS
 from utils_folder.motivations import goals
 
 MOMENTS = 256
 FIRST_WIDTH = 10_000
 EXAMPLES = 2
-KINDS = len(OBJECT_TO_IDX)
+KINDS = OBJECTS
 PROPOSED, REACHED = range(2)
 NAMES = ("proposed", "reached")
 KEY = "curriculum"  # of a checkpoint
@@ -96,7 +97,7 @@ class Curriculum:
 
     def _count(self, where: int, frames: np.ndarray, cells: np.ndarray, reached: np.ndarray) -> None:
         W, H = self._size
-        kinds = goals.cell_contents(frames, cells)[:, 0]
+        kinds = goals.cell_contents(frames, cells)[:, 0].astype(np.int64)  # in uint8, W * H + kinds would wrap
         agents = (frames[..., 0] == goals.AGENT).reshape(-1, W * H).argmax(1)
         distances = abs(cells // H - agents // H) + abs(cells % H - agents % H)
         columns = np.concatenate([cells, W * H + kinds, W * H + KINDS + distances])
