@@ -8,14 +8,27 @@ from typing import NamedTuple
 
 import gym
 import numpy as np
-from gym_minigrid.minigrid import COLOR_TO_IDX, OBJECT_TO_IDX, MiniGridEnv
+from gym_minigrid.minigrid import (
+    COLOR_TO_IDX,
+    OBJECT_TO_IDX,
+    Ball,
+    Box,
+    Door,
+    Floor,
+    Goal,
+    Key,
+    Lava,
+    MiniGridEnv,
+    Wall,
+)
 
 from torchbeast.core.environment import Environment
 from torchbeast.core.rollouts import Field
 
 MAX_GRID = 32
 ACTION_NAMES = tuple(action.name for action in MiniGridEnv.Actions)
-NOTHING_CARRIED = (OBJECT_TO_IDX["empty"], COLOR_TO_IDX["grey"])
+NOTHING_CARRIED = (1, 5)  # "empty" and "grey"
+OBJECT_CLASSES = frozenset((Wall, Floor, Door, Key, Ball, Box, Goal, Lava))
 
 CARRIED_FIELDS = {"carried_obj": Field((), np.uint8), "carried_col": Field((), np.uint8)}
 
