@@ -49,10 +49,10 @@ class Engine(NamedTuple):
 
 
 def carried(env: MiniGridEnv) -> tuple[int, int]:
-    """Indices of the carried object's type and colour."""
+    """Indices of the carried object's type and colour; -1 for what gym-minigrid's tables do not have."""
     if env.carrying is None:
         return NOTHING_CARRIED
-    return OBJECT_TO_IDX[env.carrying.type], COLOR_TO_IDX[env.carrying.color]
+    return OBJECT_TO_IDX.get(env.carrying.type, -1), COLOR_TO_IDX.get(env.carrying.color, -1)
 
 
 def check_name(env_name: str) -> None:
@@ -66,6 +66,7 @@ def check_name(env_name: str) -> None:
 
 
 def grid_size(env_name: str) -> tuple[int, int]:
-    """(W, H) of a registered environment."""
-    env = gym.make(env_name, disable_env_checker=True).unwrapped
-    return env.width, env.height
+    """(W, H) of a registered environment: of the grid that its levels are in."""
+    env = gym.make(env_name, disable_env_checker=True)
+    env.reset(seed=0)
+    return env.unwrapped.grid.width, env.unwrapped.grid.height

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gym_minigrid.minigrid import COLOR_TO_IDX, IDX_TO_COLOR, IDX_TO_OBJECT, OBJECT_TO_IDX, MiniGridEnv
+from gym_minigrid.minigrid import MiniGridEnv
 
 from models.grid import COLOURS, OBJECTS, STATES
 from torchbeast.core.settings import UsageError
-from utils_folder.minigrid.base import NOTHING_CARRIED, OBJECT_CLASSES
+from utils_folder.minigrid.base import OBJECT_CLASSES, carried
 
 LIMITS = (OBJECTS, COLOURS, STATES)
 KNOWN = f"the networks know {OBJECTS} objects (0 to {OBJECTS - 1}), {COLOURS} colours and {STATES} states"
@@ -39,11 +39,14 @@ class Frames:
         self._check_size(frame.shape[:2])
         if game.step_count == 0 or any(type(thing) not in OBJECT_CLASSES for thing in game.grid.grid if thing is not None):
             self._check_objects(game)
-        if (frame >= LIMITS).any() or frame.dtype != np.uint8:
-            x, y = (int(where[0]) for where in np.nonzero((frame >= LIMITS).any(axis=2) | (frame.dtype != np.uint8))[:2])
-            self._refuse(f"cell ({x}, {y})", frame[x, y], f"the agent, or what is there ({frame.dtype})")
-        carried = self._carried(game)
-        return {"frame": frame, "carried_obj": np.uint8(carried[0]), "carried_col": np.uint8(carried[1])}
+        beyond = np.argwhere(((frame < 0) | (frame >= LIMITS)).any(axis=2))
+        if len(beyond):
+            x, y = (int(at) for at in beyond[0])
+            self._refuse(f"cell ({x}, {y})", frame[x, y], "the agent" if (x, y) == tuple(game.agent_pos) else "seen so")
+        pair = carried(game)
+        if game.carrying is not None:
+            self._check("what the agent carries", (*pair, 0), game.carrying)
+        return {"frame": frame.astype(np.uint8, copy=False), "carried_obj": np.uint8(pair[0]), "carried_col": np.uint8(pair[1])}
 
     def _check_size(self, size: tuple[int, int]) -> None:
         self._size = self._size or size
@@ -59,14 +62,6 @@ class Frames:
         for index, thing in enumerate(game.grid.grid):
             if thing is not None:
                 self._check(f"cell ({index % game.grid.width}, {index // game.grid.width})", thing.encode(), thing)
-
-    def _carried(self, game: MiniGridEnv) -> tuple[int, int]:
-        if game.carrying is None:
-            return NOTHING_CARRIED
-        thing = game.carrying
-        pair = OBJECT_TO_IDX.get(thing.type, thing.type), COLOR_TO_IDX.get(thing.color, thing.color)
-        self._check("what the agent carries", (*pair, 0), thing)
-        return pair
 
     def _check(self, where: str, cell: tuple, thing: Any) -> None:
         for number, limit in zip(cell, LIMITS):

@@ -12,7 +12,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from gym_minigrid.minigrid import COLOR_TO_IDX, Ball, Box, Door, Floor, Goal, Grid, Key, Lava, MiniGridEnv, Wall, WorldObj
+from gym_minigrid.minigrid import Ball, Box, Door, Floor, Goal, Grid, Key, Lava, MiniGridEnv, Wall, WorldObj
 
 import utils_folder.minigrid.levels as compiled
 from torchbeast.core.settings import UsageError
@@ -44,7 +44,9 @@ class Rule(NamedTuple):
     is_target: Callable[[MiniGridEnv, WorldObj], bool] = lambda env, thing: False
     places: Callable[[MiniGridEnv], Sequence[tuple[int, int]]] = lambda env: ()
     doors: Callable[[MiniGridEnv], Sequence[WorldObj]] = lambda env: ()
-    names: tuple[str, ...] = ()
+
+
+NO_RULE = Rule(compiled.NO_RULE)
 
 
 class Level(NamedTuple):
@@ -99,11 +101,13 @@ class LevelMaker:
         if not self._own:
             self._check()
         try:
-            cells = _cells(game, self._rule)
+            cells = level_cells(game, self._rule)
             places = [_place(game, position) for position in self._rule.places(game)]
             doors = self._rule.doors(game)
         except (AttributeError, StopIteration, TypeError, ValueError) as error:
-            raise error if isinstance(error, UnknownLevel) else _unknown(game, f"a level without what its rules read ({error})") from None
+            if isinstance(error, UnknownLevel):
+                raise
+            raise _unknown(game, f"a level without what its rules read ({error})") from None
         if any(type(door) is not Door or door.is_open for door in doors):
             raise _unknown(game, "doors of its task that are open at first")
         return Level(cells, (*(int(at) for at in game.agent_pos), int(game.agent_dir)), places)
@@ -119,7 +123,7 @@ class LevelMaker:
         if type(grid) is not Grid or vars(grid).keys() != {"width", "height", "grid"} or type(grid.grid) is not list:
             raise _unknown(game, "a grid of its own kind")
         if (grid.width, grid.height) != (game.width, game.height) or len(grid.grid) != grid.width * grid.height:
-            raise _unknown(game, f"a grid of {grid.width}x{grid.height} where its width and height are {game.width}x{game.height}")
+            raise _unknown(game, f"a grid of {grid.width}x{grid.height} that it calls {game.width}x{game.height}")
         position, direction = game.agent_pos, game.agent_dir
         if not _is_position(position, grid) or not isinstance(direction, INTEGERS) or not 0 <= direction < 4:
             raise _unknown(game, f"an agent at {position} that looks to {direction}")
@@ -197,13 +201,13 @@ class _Watch:
 # --- Objects and places -----------------------------------------------------------------------------------------------
 
 
-def _cells(game: MiniGridEnv, rule: Rule) -> np.ndarray:
+def level_cells(game: MiniGridEnv, rule: Rule) -> np.ndarray:
     """The grid of a gym-minigrid environment as int64 [W, H]. Raises: UnknownLevel."""
     row_by_row = [cell(game, thing, rule) for thing in game.grid.grid]
     return np.array(row_by_row, np.int64).reshape(game.height, game.width).T
 
 
-def cell(game: MiniGridEnv, thing: WorldObj | None, rule: Rule = Rule(compiled.NO_RULE), depth: int = 0) -> int:
+def cell(game: MiniGridEnv, thing: WorldObj | None, rule: Rule = NO_RULE, depth: int = 0) -> int:
     """An object, or None for an empty cell, as the integer that levels.py describes. Raises: UnknownLevel."""
     if thing is None:
         return compiled.EMPTY_CELL

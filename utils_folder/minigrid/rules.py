@@ -30,7 +30,7 @@ FREE = {"__init__", "_gen_grid", "render"}  # who makes an object and its levels
 HARMLESS = {
     *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__abstractmethods__"),
     *("_abc_impl", "__parameters__", "__orig_bases__", "__firstlineno__", "__static_attributes__", "__annotate__"),
-    *("__annotations_cache__", "__annotate_func__", "__conditional_annotations__", "__str__", "__repr__"),
+    *("__annotations_cache__", "__annotate_func__", "__conditional_annotations__", "__slotnames__", "__str__", "__repr__"),
 }
 TABLES = ("OBJECT_TO_IDX", "COLOR_TO_IDX", "STATE_TO_IDX", "IDX_TO_OBJECT", "IDX_TO_COLOR", "COLORS")  # may have more in them
 PLAIN = (bool, int, float, complex, str, bytes, type(None), tuple, range, np.generic)
@@ -170,7 +170,7 @@ def _different_member(now: Any, released: Any, name: str) -> str | None:
     if more - HARMLESS:
         return f"{name}.{min(more - HARMLESS)}"
     for member, value in vars(released).items():
-        if member in HARMLESS or module and member.startswith("__"):
+        if member in HARMLESS or (module and member.startswith("__")):
             continue
         if member not in vars(now):
             return f"{name}.{member}"

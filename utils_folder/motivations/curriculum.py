@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor
 
 from models.grid import OBJECTS
