@@ -259,13 +259,13 @@ class LiveEpisodes:
 
     def begin(self, e: int, game: MiniGridEnv, random_state: np.ndarray, why: str) -> None:
         """`game` plays environment e's episode; it has made the level, from `random_state`."""
-        if not self._said:
-            logger.warning(f"gym-minigrid itself plays such levels of {self._env_name}: {why}")
-            self._said = True
         world, env = self._world, FullyObsWrapper(game)
         self._games[e] = env, random_state, []
         world.cells[e], world.agent[e], world.places[e], world.carried[e] = compiled.WALL_CELL, (1, 1, 0), 0, compiled.NOTHING
         self._show(e, env.observation(game.gen_obs()))
+        if not self._said:
+            logger.warning(f"gym-minigrid itself plays such levels of {self._env_name}: {why}")
+            self._said = True
 
     def end(self, e: int) -> bool:
         """Whether environment e's episode was one of these; it is over."""

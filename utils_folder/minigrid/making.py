@@ -71,7 +71,7 @@ class LevelMaker:
         self.game = game
         self._rule = rule
         self._own = is_own(type(game))
-        self._limit = game.max_steps
+        self._limit, self._size = game.max_steps, (game.width, game.height)
         self._changed: set[str] = set(LEFT_BY_PLAY)
         self._things: weakref.WeakSet = weakref.WeakSet()
         self.reads: dict[str, Any] = {}  # what the last level's making read of the level before it
@@ -122,8 +122,9 @@ class LevelMaker:
         grid = game.grid
         if type(grid) is not Grid or vars(grid).keys() != {"width", "height", "grid"} or type(grid.grid) is not list:
             raise _unknown(game, "a grid of its own kind")
-        if (grid.width, grid.height) != (game.width, game.height) or len(grid.grid) != grid.width * grid.height:
-            raise _unknown(game, f"a grid of {grid.width}x{grid.height} that it calls {game.width}x{game.height}")
+        sizes = {(grid.width, grid.height), (game.width, game.height), self._size}
+        if len(sizes) > 1 or len(grid.grid) != grid.width * grid.height:
+            raise _unknown(game, f"a grid of {grid.width}x{grid.height} in place of {self._size[0]}x{self._size[1]}")
         position, direction = game.agent_pos, game.agent_dir
         if not _is_position(position, grid) or not isinstance(direction, INTEGERS) or not 0 <= direction < 4:
             raise _unknown(game, f"an agent at {position} that looks to {direction}")
