@@ -8,7 +8,10 @@ engine cannot play them.
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import subprocess
+import sys
 from enum import IntEnum
 
 import gym
@@ -17,8 +20,11 @@ import pytest
 from gym_minigrid import envs, minigrid
 from gym_minigrid.minigrid import Ball, Box, Door, Floor, Goal, Grid, Key, Lava, MiniGridEnv, Wall, WorldObj
 
+from main.main import main
+from models import grid
+from tests.helpers.program import ROOT
 from torchbeast.core.settings import UsageError
-from utils_folder.minigrid import choose_engine, grid_size, make_environments, probe, why_not_first
+from utils_folder.minigrid import choose_engine, grid_size, levels, make_environments, probe, why_not_first
 from utils_folder.minigrid.engine import CompiledEnvironment, playable
 from utils_folder.minigrid.rules import names_read
 
@@ -450,6 +456,45 @@ def test_what_a_task_is_registered_with_is_part_of_the_game(cls, kwargs):
     play_both(register(cls, kwargs=kwargs), 500)
 
 
+IMPORTS = ["import own", "import models.grid, utils_folder.minigrid.levels, utils_folder.motivations.curriculum"]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_order_of_imports_decides_nothing(first, tmp_path):
+    """A user's package that adds to gym-minigrid's tables, before or after this program's modules are imported."""
+    (tmp_path / "own.py").write_text(
+        "from gym_minigrid import minigrid as m\n"
+        "m.OBJECT_TO_IDX['coin'] = 11\nm.COLOR_TO_IDX['orange'] = 6\nm.COLOR_NAMES.append('orange')\nm.DIR_TO_VEC.append(None)\n"
+    )
+    lines = IMPORTS[::-1] if first else IMPORTS
+    show = (
+        "from models import grid; from utils_folder.minigrid import base, levels; from utils_folder.motivations import curriculum;"
+        "print(grid.OBJECTS, grid.COLOURS, grid.STATES, grid.CODES, curriculum.KINDS, levels.COLOURS, levels.STEP_X, levels.NUM_ACTIONS)"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    program = "; ".join([*lines, show])
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "11 6 4 264 11 [2 1 5 3 0 4] [ 1  0 -1  0] 7"
+
+
+def test_the_numbers_are_gym_minigrids():
+    assert list(minigrid.OBJECT_TO_IDX) == [
+        *("unseen", "empty", "wall", "floor", "door", "key", "ball", "box", "goal", "lava", "agent"),
+    ]
+    things = ("EMPTY", "WALL", "FLOOR", "DOOR", "KEY", "BALL", "BOX", "GOAL", "LAVA", "AGENT")
+    assert {name.lower(): getattr(levels, name) for name in things} | {"unseen": 0} == minigrid.OBJECT_TO_IDX
+    colours = ("RED", "GREEN", "BLUE", "PURPLE", "YELLOW", "GREY")
+    assert {name.lower(): getattr(levels, name) for name in colours} == minigrid.COLOR_TO_IDX
+    assert {name.lower(): getattr(levels, name) for name in ("OPEN", "CLOSED", "LOCKED")} == minigrid.STATE_TO_IDX
+    assert [minigrid.COLOR_TO_IDX[name] for name in minigrid.COLOR_NAMES] == levels.COLOURS.tolist()
+    assert np.array_equal(np.stack([levels.STEP_X, levels.STEP_Y], axis=1), minigrid.DIR_TO_VEC)
+    assert {action.name: action.value for action in MiniGridEnv.Actions} == {
+        action.name: getattr(levels, action.name.upper()) for action in MiniGridEnv.Actions
+    }
+    assert (len(minigrid.OBJECT_TO_IDX), len(minigrid.COLOR_TO_IDX)) == (grid.OBJECTS, grid.COLOURS)
+    assert minigrid.OBJECT_TO_IDX["agent"] == grid.AGENT and len(minigrid.DIR_TO_VEC) == grid.STATES
+
+
 # --- What the networks have no number for -----------------------------------------------------------------------------
 
 
@@ -538,3 +583,20 @@ def test_a_grid_of_another_size_than_the_task_says_is_seen_as_it_is():
     name = register(type("Wider", (envs.EmptyEnv,), {"_gen_grid": _gen_grid}))
     assert choose_engine(name, "auto") == "gym"
     assert grid_size(name) == (10, 8) == probe(name).frame_shape[:2]
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+@pytest.mark.parametrize("odds", [100, 2])
+def test_a_run_ends_with_one_line_and_nothing_is_played_wrongly(processes, odds, more_numbers, tmp_path, capfd):
+    """Before anything is written where the first levels show it; later at once, and without a traceback or a restart."""
+    name = holding(Coin, odds)
+    flags = ["--env", name, "--num_actors", "4", "--num_actor_processes", str(processes), "--batch_size", "4"]
+    flags += ["--unroll_length", "20", "--total_frames", "1000000", "--savedir", str(tmp_path), "--seed", "3", "--restart_episode"]
+    assert main(flags) == 2
+    said = capfd.readouterr().err
+    assert [line for line in said.splitlines() if line.startswith("error: ")] == [
+        f"error: {name}: cell (3, 2) is (11, 0, 0), Coin, a red coin; the networks know 11 objects (0 to 10), 6 colours and "
+        "4 states: use objects, colours and states that gym-minigrid has"
+    ]
+    assert "Traceback" not in said and "starting it again" not in said
+    assert (odds == 100) == (not any(tmp_path.iterdir()))

@@ -42,9 +42,10 @@ def as_counter(history: curriculum.History) -> Counter:
     return +counts
 
 
-@pytest.mark.parametrize("channels", [3, 6])
-def test_counts_are_those_of_a_plain_loop(channels):
-    rollouts = batches(20, (4, 5, channels))
+@pytest.mark.parametrize("shape", [(4, 5, 3), (4, 5, 6), (23, 11, 3), (16, 16, 3)], ids=str)
+def test_counts_are_those_of_a_plain_loop(shape):
+    """Grids of 251 to 255 cells and of more too: cells, kinds and distances are counted in one row."""
+    rollouts = batches(20, shape)
     history = curriculum.history(seen(rollouts).state_dict())
     counts, steps = plain_counts(rollouts)
     assert sum(counts.values()) > 100

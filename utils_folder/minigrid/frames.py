@@ -11,7 +11,8 @@ from models.grid import COLOURS, OBJECTS, STATES
 from torchbeast.core.settings import UsageError
 from utils_folder.minigrid.base import OBJECT_CLASSES, carried
 
-LIMITS = (OBJECTS, COLOURS, STATES)
+LIMITS = np.array([OBJECTS, COLOURS, STATES], np.uint8)
+ORDINARY = OBJECT_CLASSES | {type(None)}
 KNOWN = f"the networks know {OBJECTS} objects (0 to {OBJECTS - 1}), {COLOURS} colours and {STATES} states"
 REMEDY = "use objects, colours and states that gym-minigrid has"
 
@@ -37,11 +38,11 @@ class Frames:
         if frame.ndim != 3 or frame.shape[2] != len(LIMITS):
             raise UsageError(f"{self._env_name}: its grid is seen as {list(frame.shape)}, where [W, H, 3] is needed")
         self._check_size(frame.shape[:2])
-        if game.step_count == 0 or any(type(thing) not in OBJECT_CLASSES for thing in game.grid.grid if thing is not None):
+        if game.step_count == 0 or not ORDINARY.issuperset(map(type, game.grid.grid)):
             self._check_objects(game)
-        beyond = np.argwhere(((frame < 0) | (frame >= LIMITS)).any(axis=2))
-        if len(beyond):
-            x, y = (int(at) for at in beyond[0])
+        beyond = frame >= LIMITS if frame.dtype == np.uint8 else (frame < 0) | (frame >= LIMITS) | (frame % 1 != 0)
+        if beyond.any():
+            x, y = (int(at) for at in np.argwhere(beyond)[0, :2])
             self._refuse(f"cell ({x}, {y})", frame[x, y], "the agent" if (x, y) == tuple(game.agent_pos) else "seen so")
         pair = carried(game)
         if game.carrying is not None:
@@ -64,7 +65,7 @@ class Frames:
                 self._check(f"cell ({index % game.grid.width}, {index // game.grid.width})", thing.encode(), thing)
 
     def _check(self, where: str, cell: tuple, thing: Any) -> None:
-        for number, limit in zip(cell, LIMITS):
+        for number, limit in zip(cell, LIMITS.tolist()):
             if not (isinstance(number, (int, np.integer)) and 0 <= number < limit):
                 self._refuse(where, cell, f"{type(thing).__name__}, a {thing.color} {thing.type}")
 

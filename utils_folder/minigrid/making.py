@@ -215,7 +215,7 @@ def cell(game: MiniGridEnv, thing: WorldObj | None, rule: Rule = NO_RULE, depth:
     kind = KINDS.get(type(thing))
     if kind is None:
         raise _unknown(game, f"objects of class {type(thing).__name__}")
-    if vars(thing).keys() != (DOOR_PARTS if type(thing) is Door else PARTS) or thing.type != kind or thing.color not in COLOURS:
+    if not (thing.type == kind and thing.color in COLOURS and vars(thing).keys() == (DOOR_PARTS if kind == "door" else PARTS)):
         raise _unknown(game, f"a {kind} with something of its own ({_odd_part(thing, kind)})")
     if type(thing) is Door and thing.is_open and thing.is_locked:
         raise _unknown(game, "doors that are open and locked at once")
