@@ -464,17 +464,19 @@ def test_the_order_of_imports_decides_nothing(first, tmp_path):
     """A user's package that adds to gym-minigrid's tables, before or after this program's modules are imported."""
     (tmp_path / "own.py").write_text(
         "from gym_minigrid import minigrid as m\n"
-        "m.OBJECT_TO_IDX['coin'] = 11\nm.COLOR_TO_IDX['orange'] = 6\nm.COLOR_NAMES.append('orange')\nm.DIR_TO_VEC.append(None)\n"
+        "m.OBJECT_TO_IDX['coin'] = 11\nm.COLOR_TO_IDX['orange'] = 6\n"
+        "m.COLOR_NAMES.append('orange')\nm.DIR_TO_VEC.append(None)\n"
     )
     lines = IMPORTS[::-1] if first else IMPORTS
     show = (
-        "from models import grid; from utils_folder.minigrid import base, levels; from utils_folder.motivations import curriculum;"
-        "print(grid.OBJECTS, grid.COLOURS, grid.STATES, grid.CODES, curriculum.KINDS, levels.COLOURS, levels.STEP_X, levels.NUM_ACTIONS)"
+        "from models import grid; from utils_folder.minigrid import levels; from utils_folder.motivations import curriculum;"
+        "print(grid.OBJECTS, grid.COLOURS, grid.STATES, grid.CODES, curriculum.KINDS, levels.COLOURS, levels.STEP_X)"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     program = "; ".join([*lines, show])
-    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "11 6 4 264 11 [2 1 5 3 0 4] [ 1  0 -1  0] 7"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "11 6 4 264 11 [2 1 5 3 0 4] [ 1  0 -1  0]"
 
 
 def test_the_numbers_are_gym_minigrids():
@@ -506,10 +508,11 @@ class Coin(WorldObj):
         return True
 
 
-def holding(thing, odds=100):
+def holding(thing, odds=100, max_steps=100):
     """An empty room with that in it, in so many levels of a hundred."""
 
     def _gen_grid(self, width, height):
+        self.max_steps = max_steps
         envs.EmptyEnv._gen_grid(self, width, height)
         if self._rand_int(0, 100) < odds:
             self.grid.set(3, 2, thing())
@@ -587,11 +590,12 @@ def test_a_grid_of_another_size_than_the_task_says_is_seen_as_it_is():
 
 @pytest.mark.parametrize("processes", [0, 1])
 @pytest.mark.parametrize("odds", [100, 2])
-def test_a_run_ends_with_one_line_and_nothing_is_played_wrongly(processes, odds, more_numbers, tmp_path, capfd):
+def test_a_run_ends_with_one_line_and_nothing_is_played_wrongly(processes, odds, more_numbers, monkeypatch, tmp_path, capfd):
     """Before anything is written where the first levels show it; later at once, and without a traceback or a restart."""
-    name = holding(Coin, odds)
+    monkeypatch.setattr("utils_folder.minigrid.PROBED_LEVELS", 1)
+    name = holding(Coin, odds, max_steps=15)
     flags = ["--env", name, "--num_actors", "4", "--num_actor_processes", str(processes), "--batch_size", "4"]
-    flags += ["--unroll_length", "20", "--total_frames", "1000000", "--savedir", str(tmp_path), "--seed", "3", "--restart_episode"]
+    flags += ["--unroll_length", "20", "--total_frames", "1000000", "--savedir", str(tmp_path), "--seed", "3"]
     assert main(flags) == 2
     said = capfd.readouterr().err
     assert [line for line in said.splitlines() if line.startswith("error: ")] == [

@@ -24,7 +24,7 @@ def plain_counts(rollouts) -> tuple[Counter, int]:
                 if not (done or reached):
                     continue
                 goal, frame = int(batch["goal"][t - 1, b]), batch["goal_frame"][t - 1, b][..., -3:]
-                x, y = divmod(goal, 5)
+                x, y = divmod(goal, frame.shape[1])
                 ((agent_x, agent_y),) = (frame[..., 0] == 10).nonzero().tolist()
                 about = [("cell", x, y), ("kind", int(frame[x, y, 0])), ("distance", abs(x - agent_x) + abs(y - agent_y))]
                 for key in about:
