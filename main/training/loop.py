@@ -13,7 +13,7 @@ BESIDE_SECONDS = 0.25
 
 
 class Loop:
-    """Takes batches from `source` and gives each to `learn`, one at a time and in the order in which they come.
+    """Takes batches from `source` and gives each to `learn`, one at a time; one thread does so in the order in which they come.
 
     Args:
         learn: one update, or none if no more must be made; it is not called any more when it has raised.
@@ -50,7 +50,7 @@ class Loop:
             yield
 
     def stop(self) -> None:
-        """Ends every wait for a batch, and the threads."""
+        """Ends every wait for a batch, and the threads; returns when they have ended."""
         self._source.stop()
         for thread in self._threads:
             thread.join()
@@ -67,6 +67,7 @@ class Loop:
             beside()
             if self._wanted():
                 self._source.supervise()
+        self.stop()  # the last update may be under way, and fail
         if self._failure is not None:
             raise self._failure
 

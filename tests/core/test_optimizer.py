@@ -148,3 +148,25 @@ def test_the_maker_gives_all_of_a_run_one_schedule():
     assert optimizer.max_norm == 40
     optimizer.step(p.sum())
     assert rate(optimizer) == pytest.approx(0.25 * (1 - 15 / 60))
+
+
+@pytest.mark.parametrize("frames_per_update", [15, 60])
+def test_a_schedule_goes_on_at_the_same_frames_where_an_update_takes_others(frames_per_update):
+    """As with more or fewer ranks: two updates of 30 frames are 60 frames, however many updates that is."""
+    before = Optimizer([p := parameter(1.0)], **SETTINGS)
+    for _ in range(2):
+        before.step(p.sum())
+    after = Optimizer([parameter(1.0)], **SETTINGS | dict(frames_per_update=frames_per_update))
+    after.load_state_dict(*before.state_dict())
+    assert after.updates * frames_per_update == 60
+    assert rate(after) == pytest.approx(0.5 * (1 - 60 / 100)) == rate(before)
+
+
+def test_a_schedule_saved_before_it_told_its_frames_goes_on_as_it_is():
+    before = Optimizer([p := parameter(1.0)], **SETTINGS)
+    before.step(p.sum())
+    rule, schedule = before.state_dict()
+    del schedule["frames_per_update"]
+    after = Optimizer([parameter(1.0)], **SETTINGS)
+    after.load_state_dict(rule, schedule)
+    assert after.updates == 1 and rate(after) == rate(before)

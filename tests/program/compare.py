@@ -41,8 +41,9 @@ def cases() -> dict[str, str]:
     found = {}
     for name, motivation in MOTIVATIONS.items():
         found[name] = f"--model {name}"
+        example = ", its example" if motivation.example else ""
         for words in ["", *variations(motivation)]:
-            found[f"{name}, its example {words}".strip()] = f"--model {name} {motivation.example} {words}"
+            found[f"{name}{example} {words}".strip()] = f"--model {name} {motivation.example} {words}"
     first = next(iter(MOTIVATIONS))
     return found | {f"{first} {words}": f"--model {first} {words}" for words in GENERAL}
 

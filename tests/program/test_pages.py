@@ -209,6 +209,13 @@ def test_files_it_names_are_there(page):
         assert (ROOT / path).exists(), path
 
 
+def test_every_module_stands_on_a_page():
+    pages_text = "".join(PAGES.values())
+    modules = [path for folder in ("main", "models", "utils_folder", "torchbeast") for path in (ROOT / folder).rglob("*.py")]
+    named_ones = [path for path in modules if path.stem not in ("__init__", "__main__")]
+    assert not [path for path in named_ones if f"`{path.relative_to(ROOT)}`" not in pages_text]
+
+
 # Tables made from the program
 
 

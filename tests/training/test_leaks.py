@@ -15,10 +15,7 @@ from tests.helpers.program import ROOT, actor_pids, children
 
 MINUTES = 30
 WARM_UP_MINUTES = 5
-COMMAND = (
-    "--env MiniGrid-KeyCorridorS3R3-v0 --num_actors 40 --modify --generator_batch_size 150 --generator_entropy_cost .05 "
-    "--generator_threshold -.1 --generator_reward_negative -.3 --total_frames 100000000 --xpid leaks --seed 2"
-).split()
+COMMAND = "--env MiniGrid-KeyCorridorS3R3-v0 --num_actors 40 --total_frames 100000000 --xpid leaks --seed 2".split()
 
 
 def look(pid: int) -> tuple[float, int]:

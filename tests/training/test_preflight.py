@@ -10,24 +10,21 @@ import sys
 
 import pytest
 import torch
-from main.flags import UsageError
-from main.learner import Learner
 from torch import nn
-from utils_folder.amigo import Amigo, Watch
-from utils_folder.difficulty import Threshold, Window
-from utils_folder.motivation import Task, make_motivation
 
-from main import flags as flags_module
 from main import main as entry
-from main import preflight
-from tests.helpers.agents import random_batch
+from main import settings as settings_module
+from main.training import preflight, record
+from main.training import run as runs
+from main.training.learner import Learner
 from tests.helpers.program import ROOT, command, rows
 from torchbeast.core.file_writer import FileWriter
 from torchbeast.core.optimizer import Diverged, Optimizer
+from torchbeast.core.settings import Settings, UsageError
 
 
-def parsed(*more: str) -> argparse.Namespace:
-    return flags_module.parse(more)[0]
+def parsed(*more: str) -> Settings:
+    return settings_module.parse(more)[0]
 
 
 def problems(monkeypatch=None, *more: str) -> str:
@@ -101,7 +98,7 @@ def test_a_broken_gpu(monkeypatch):
 
 
 def test_a_dry_run_measures_and_leaves_nothing(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("main.train.DRY_RUN_SECONDS", 1.0)
+    monkeypatch.setattr(runs, "DRY_RUN_SECONDS", 1.0)
     assert entry.main(command(tmp_path, "--dry_run", "--total_frames", "100000000")) == 0
     errors = capfd.readouterr().err
     assert "frames/s; 100,000,000 frames would take" in errors and "nothing was written" in errors
@@ -145,77 +142,6 @@ def test_a_diverged_run_ends_with_the_cause_and_a_good_checkpoint(tmp_path, monk
     assert rows(tmp_path / "run")
 
 
-def difficulty(**more) -> Threshold:
-    return Threshold(**{"threshold": -0.1, "counts": 10, "maximum": 100, "negative": -0.3, **more})
-
-
-def only(watch: Watch, of: Threshold) -> str:
-    (warning,) = watch.warnings(of)
-    return warning
-
-
-def test_no_goal_reached_for_a_million_frames():
-    watch, never = Watch(7), torch.zeros(1000, 500, dtype=torch.bool)
-    of = difficulty()
-    watch.see(never, of)
-    assert list(watch.warnings(of)) == []
-    watch.see(never, of)
-    assert "no goal has been reached" in only(watch, of)
-    never[3, 4] = True
-    watch.see(never, of)
-    assert list(watch.warnings(of)) == []
-
-
-def test_t_star_that_does_not_move():
-    watch, reached, of = Watch(7), torch.ones(1000, 1000, dtype=torch.bool), difficulty()
-    for _ in range(10):
-        assert list(watch.warnings(of)) == []
-        watch.see(reached, of)
-    assert "t* has not moved" in only(watch, of)
-    lowest = Window(threshold=-0.1, counts=10, window=5, negative=-0.3, target=20)  # the rule never goes below
-    for at_limit in (difficulty(target=101), lowest):
-        watch = Watch(at_limit.target)
-        for _ in range(10):
-            watch.see(reached, at_limit)
-        assert list(watch.warnings(at_limit)) == []
-    of.target = 8
-    watch.see(reached, of)
-    assert list(watch.warnings(of)) == []
-
-
-def test_a_teacher_with_one_goal_only():
-    watch, of = Watch(7), difficulty()
-    for _ in range(99):
-        watch.see_proposals(0.001, 2.0)
-    assert list(watch.warnings(of)) == []
-    watch.see_proposals(0.001, 2.0)
-    assert "one goal only" in only(watch, of)
-    watch.see_proposals(0.5, 2.0)
-    assert list(watch.warnings(of)) == []
-
-
-def test_a_teacher_whose_logits_are_all_at_the_floor():
-    """As a run with the document's window_adaptive flags ended: goals at random for good, after one goal only."""
-    flags, _ = flags_module.parse(["--generator_batch_size", "2"])
-    motivation = make_motivation(flags, Task((5, 4, 3), 7, 100))
-    batch = random_batch(Task((5, 4, 3), 7, 100), flags, p_done=0.5)
-    motivation.learn(batch)
-    assert not any("floor" in warning for warning in motivation.warnings()), "a new teacher's logits are near 0"
-    with torch.no_grad():
-        motivation.teacher.get_parameter("extract_representation.6.bias").fill_(-9.0)
-    motivation.learn(batch)
-    assert any("floor of its last ELU for 100 updates" in warning for warning in motivation.warnings())
-
-
-def test_what_is_watched_is_the_teachers(tmp_path, monkeypatch):
-    seen, highest = [], []
-    monkeypatch.setattr(Watch, "see_proposals", lambda self, *about: [x.append(y) for x, y in zip((seen, highest), about)])
-    assert entry.main(command(tmp_path, "--num_actor_processes", "0", "--seed", "1", "--total_frames", "960")) == 0
-    logged = [row["generator_entropy_loss"] for row in rows(tmp_path / "run") if row["generator_entropy_loss"] is not None]
-    assert logged and -0.05 * seen[-1] == pytest.approx(logged[-1]) and 0 < seen[0] < 3.3  # log 25 = 3.2
-    assert len(highest) == len(seen) and min(highest) > -1
-
-
 def test_old_rollouts_raise_an_alarm(tmp_path, monkeypatch, capfd):
     learn = Learner.learn
 
@@ -237,7 +163,7 @@ def test_policy_lag_is_small_without_a_cause(tmp_path, capfd):
 
 
 def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("main.train.LOW_DISK_BYTES", 1 << 60)
+    monkeypatch.setattr(record, "LOW_DISK_BYTES", 1 << 60)
     assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 0
     assert capfd.readouterr().err.count("of disk are left") == 1
 
@@ -264,10 +190,3 @@ def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeyp
     monkeypatch.setattr("torchbeast.core.checkpoint.save", full)
     assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 1
     assert "the last checkpoint could not be written" in capfd.readouterr().err
-
-
-def test_the_teachers_own_divergence_is_named():
-    flags, _ = flags_module.parse(["--num_actors", "2"])
-    motivation = Amigo(flags, Task((5, 5, 3), 7, 100), difficulty())
-    motivation._optimizer.skipped = 1
-    assert any("teacher update" in warning for warning in motivation.warnings())

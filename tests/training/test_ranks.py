@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import json
+import itertools
 import math
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -18,26 +16,45 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from main.learner import Learner
-from main.sources import ActorProcesses, ActorsFailed
-from main.train import Run
 from torch import nn
-from utils_folder.amigo import shares
-from utils_folder.motivation import Task, make_motivation, registry
 
-from main import flags as flags_module
 from main import main as entry
-from main import preflight
-from tests.helpers.agents import make_flags, random_batch
-from tests.helpers.program import COMMON, ROOT, alive, children, command, rows, scripts
-from tests.helpers.ranks import CPU, in_ranks
-from torchbeast.core.optimizer import Diverged, Optimizer
+from main.training import learner as learners
+from main.training import preflight
+from main.training.processes import ProcessSettings
+from main.training.run import Run
+from main.training.sources import ActorProcesses, ActorsFailed
+from tests.helpers.agents import make_settings, random_batch
+from tests.helpers.program import LEARNABLE, ROOT, alive, children, command, rows, scripts
+from tests.helpers.ranks import (
+    CPU,
+    TWO,
+    assert_close,
+    assert_equal_trees,
+    dispatch,
+    flat_numbers,
+    in_ranks,
+    learn_all,
+    learn_halves,
+    run_settings,
+    run_to_the_end,
+    save_often,
+    shared,
+    signal_one,
+    two_then_one_then_two,
+    whole_and_cut,
+)
+from tests.helpers.runs import evaluated
+from torchbeast.core import checkpoint
+from torchbeast.core.optimizer import Diverged, LearningSettings, Optimizer
 from torchbeast.core.ranks import ALONE, Ranks, RanksFailed, from_environment
-from utils_folder import checkpoint
+from torchbeast.core.settings import Settings, UsageError
+from utils_folder.motivations import MOTIVATIONS
+from utils_folder.motivations.base import Task
 
 TASK = Task((6, 4, 3), 7, 50)
 T, B = 4, 3  # T + 1, B and 2 B all differ
-MODELS = list(registry())
+MODELS = list(MOTIVATIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -177,139 +194,29 @@ def test_ranks_that_never_come_are_not_waited_for(store):
         Ranks(1, 2, dist.FileStore(str(store), -1), seconds=0.5)
 
 
-# -- the teacher's batch -----------------------------------------------------------------------------------------------------
-
-
-def test_shares_are_in_proportion_and_never_more_than_a_rank_has():
-    assert shares([4], 5) == [] and shares([5], 5) == [5] and shares([12], 5) == [5]
-    assert shares([0, 0], 1) == [] and shares([10, 0], 6) == [6, 0] and shares([3, 3], 6) == [3, 3]
-    assert shares([90, 10], 50) == [45, 5]
-    generator = random.Random(0)
-    for _ in range(2000):
-        waiting = [generator.choice((0, 1, generator.randrange(300))) for _ in range(generator.randint(1, 9))]
-        total = generator.randint(1, 400)
-        taken = shares(waiting, total)
-        if sum(waiting) < total:
-            assert taken == []
-        else:
-            assert sum(taken) == total and all(0 <= t <= w for t, w in zip(taken, waiting))
-            assert all(abs(t - total * w / sum(waiting)) < 1 for t, w in zip(taken, waiting))
-
-
 # -- one rank with 2B is two ranks with B ------------------------------------------------------------------------------------
 
-ENTRIES = 16  # goals that end in each batch of 2B rollouts
-
-
-def rank_flags(**overrides) -> argparse.Namespace:
-    common = {
-        "unroll_length": T, "batch_size": B, "total_frames": T * B * 12, "learning_rate": 0.01, "state_embedding_dim": 24,
-        "entropy_cost": 0.05, "generator_batch_size": ENTRIES // 2, "generator_counts": 2, "use_lstm": True,
-        "generator_threshold": 0.3,
-    }  # fmt: skip
-    return make_flags(**{**common, **overrides})
-
-
-def double_batch(flags: argparse.Namespace, seed: int) -> dict[str, torch.Tensor]:
-    """2B rollouts in which ENTRIES goals end, most of them in the first half."""
-    torch.manual_seed(seed)
-    batch = random_batch(TASK, make_flags(**{**vars(flags), "batch_size": 2 * B}))
-    ends = torch.zeros(2 * B * T, dtype=torch.bool)
-    ends[torch.cat([torch.randperm(T * B)[:11], T * B + torch.randperm(T * B)[:5]])] = True
-    ends = ends.view(2 * B, T).T
-    reached = ends & (torch.rand(T, 2 * B) < 0.6)
-    batch["reached"][1:], batch["done"][1:] = reached, ends & ~reached
-    return batch
-
-
-def half(batch: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
-    part = slice(rank * B, (rank + 1) * B)
-    return {name: value[part] if value.shape[0] == 2 * B else value[:, part] for name, value in batch.items()}
-
-
-def learn_all(ranks, flags, batches) -> tuple[dict, list[dict]]:
-    torch.manual_seed(7)
-    learner = Learner(flags, TASK, make_motivation(flags, TASK, ranks), ranks)
-    stats = [learner.row_of_all(learner.learn(batch), {})[0] for batch in batches]
-    return learner.state_dict(), stats
-
-
-def learn_halves(ranks: Ranks, flags, batches):
-    ranks.connect(CPU)
-    result = learn_all(ranks, flags, [half(batch, ranks.rank) for batch in batches])
-    ranks.close()
-    return result
-
-
-def flat_numbers(tree, path="") -> dict[str, torch.Tensor]:
-    if isinstance(tree, dict):
-        tree = tree.items()
-    elif isinstance(tree, (list, tuple)):
-        tree = enumerate(tree)
-    elif isinstance(tree, (torch.Tensor, int, float)) and not isinstance(tree, bool):
-        return {path: torch.as_tensor(tree).double()}
-    else:
-        return {}
-    return {k: v for name, value in tree for k, v in flat_numbers(value, f"{path}/{name}").items()}
-
-
-def assert_close(ours: dict, theirs: dict) -> None:
-    """Ranks also keep an optimiser's state, of zeros, of the weights that no forward pass uses."""
-    a, b = flat_numbers(ours), flat_numbers(theirs)
-    assert a.keys() >= b.keys()
-    assert all(name.startswith("/optimizer_state") and ("step" in name or not a[name].any()) for name in a.keys() - b.keys())
-    for name in b:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-5, equal_nan=True, msg=lambda m: f"{name}: {m}")  # noqa: B023
+LEARNERS_OWN = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "frames", "weights_version")
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_two_ranks_with_half_a_batch_each_make_the_update_of_one_with_the_whole(store, model):
-    """Student, teacher and predictor, their optimisers and schedules, t* and the log; on rollouts shared out unevenly."""
-    flags = rank_flags(model=model, window=8, generator_start=30 if model == "window_adaptive" else None)
-    batches = [double_batch(flags, seed) for seed in range(5)]
-    whole = make_flags(**{**vars(flags), "batch_size": 2 * B, "generator_batch_size": ENTRIES})
-    state, stats = learn_all(ALONE, whole, batches)
-    (state_0, stats_0), (state_1, stats_1) = in_ranks(2, learn_halves, flags, batches, store=store)
-    for one in (state, state_0, state_1):
-        del one["recent_returns"]
-        one.pop("curriculum", None)  # each rank's own
-    assert_close(state_0, state)
-    assert_close(stats_0, stats)
-    a, b = flat_numbers(state_0), flat_numbers(state_1)
-    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def test_two_ranks_with_half_a_batch_each_make_the_students_update_of_one_with_the_whole(store, model):
+    """And all else that they learn is the same on both; whether it is what one would learn the variant's own tests look at."""
+    settings = make_settings(
+        model=model, unroll_length=T, batch_size=B, total_frames=T * B * 12, learning_rate=0.01, state_embedding_dim=24,
+        entropy_cost=0.05, use_lstm=True,
+    )  # fmt: skip
+    whole = settings.replace(batch_size=2 * B)
+    torch.manual_seed(0)
+    batches = [random_batch(TASK, whole) for _ in range(5)]
+    state, stats = learn_all(ALONE, whole, TASK, batches)
+    (state_0, stats_0), (state_1, stats_1) = in_ranks(2, learn_halves, settings, TASK, batches, store=store)
+    assert_close({name: state_0[name] for name in LEARNERS_OWN}, {name: state[name] for name in LEARNERS_OWN})
+    columns = [column.name for column in learners.COLUMNS]
+    assert_close([{name: row[name] for name in columns} for row in stats_0], [{n: row[n] for n in columns} for row in stats])
+    assert_equal_trees(shared(state_0, model), shared(state_1, model))
     assert stats_0 == stats_1 or flat_numbers(stats_0).keys() == flat_numbers(stats_1).keys()
     assert stats[-1]["frames"] == 5 * T * 2 * B and sum(row["episodes"] for row in stats) > 5
-    if model != "novelty_based":
-        assert all("gg_loss" in row for row in stats), "the teacher did not learn from every batch"
-        assert len({row["generator_current_target"] for row in stats}) > 1, "t* did not move"
-
-
-def learn_teacher_unevenly(ranks: Ranks, flags, batches):
-    """All goals end on rank 1; then all on rank 0."""
-    ranks.connect(CPU)
-    torch.manual_seed(7)
-    learner = Learner(flags, TASK, make_motivation(flags, TASK, ranks), ranks)
-    waiting = []
-    for i, batch in enumerate(batches):
-        batch = half(batch, ranks.rank)
-        if ranks.rank == i % 2:
-            batch["reached"][:], batch["done"][:] = False, False
-        learner.learn(batch)
-        waiting.append(len(learner.motivation._waiting["goal"]))
-    ranks.close()
-    return learner.state_dict(), waiting
-
-
-def test_a_rank_without_ended_goals_takes_part_and_none_pile_up(store):
-    flags = rank_flags(generator_batch_size=2)
-    batches = [double_batch(flags, seed) for seed in range(12)]
-    (state_0, waiting_0), (state_1, waiting_1) = in_ranks(2, learn_teacher_unevenly, flags, batches, store=store)
-    for name in ("generator_model_state_dict", "generator_model_optimizer_state_dict", "difficulty"):
-        a, b = flat_numbers(state_0[name]), flat_numbers(state_1[name])
-        assert a and all(torch.equal(a[key], b[key]) and a[key].isfinite().all() for key in a)
-    assert state_0["generator_model_optimizer_state_dict"]["state"][0]["step"] > 12
-    assert state_0["generator_scheduler_state_dict"]["last_epoch"] == 12
-    assert max(a + b for a, b in zip(waiting_0, waiting_1)) < 4
 
 
 def step_not_finite(ranks: Ranks, updates):
@@ -353,31 +260,12 @@ def test_the_gradient_is_averaged_before_it_is_clipped(store):
 
 # -- whole runs of two ranks -------------------------------------------------------------------------------------------------
 
-TWO = ("--num_actors", "3", "--batch_size", "2", "--total_frames", "480")  # an update of both is 2 x 2 rollouts of 6 steps
-
-
-def run_flags(folder: Path, *more: str) -> argparse.Namespace:
-    flags, _ = flags_module.parse(command(folder, *TWO, "--seed", "4", *more))
-    return flags
-
-
-def run_to_the_end(ranks: Ranks, flags: argparse.Namespace):
-    run = Run(flags, None, ranks)
-    code = run.execute()
-    return code, run.learner.state_dict()
-
-
-@pytest.mark.parametrize("model, processes", [("default", "2"), ("novelty_based", "0")])
+@pytest.mark.parametrize("model, processes", list(zip(MODELS, itertools.cycle(("2", "0")))))
 def test_after_200_updates_the_weights_are_equal(tmp_path, store, model, processes):
-    flags = run_flags(tmp_path, "--model", model, "--num_actor_processes", processes, "--total_frames", str(200 * 24))
-    (code_0, state_0), (code_1, state_1) = in_ranks(2, run_to_the_end, flags, store=store)
+    settings = run_settings(tmp_path, "--model", model, "--num_actor_processes", processes, "--total_frames", str(200 * 24))
+    (code_0, state_0), (code_1, state_1) = in_ranks(2, run_to_the_end, settings, store=store)
     assert code_0 == code_1 == 0 and state_0["frames"] == state_1["frames"] == 200 * 24
-    for state in (state_0, state_1):
-        del state["recent_returns"]
-        for key in ("generator_batch", "curriculum"):  # each rank's own
-            state.pop(key, None)
-    a, b = flat_numbers(state_0), flat_numbers(state_1)
-    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert_equal_trees(shared(state_0, model), shared(state_1, model))
     table = rows(tmp_path / "run")
     assert [row["frames"] for row in table] == list(range(24, 200 * 24 + 1, 24))
     assert all(float(row["episodes"]).is_integer() for row in table) and sum(row["episodes"] for row in table) > 20
@@ -385,37 +273,37 @@ def test_after_200_updates_the_weights_are_equal(tmp_path, store, model, process
     assert checkpoint.ranks(saved) == 2 and saved["frames"] == 4800
 
 
-def first_batch(ranks: Ranks, flags: argparse.Namespace):
-    run = Run(flags, None, ranks)
-    batch = run.source.get(flags.batch_size)
+def first_batch(ranks: Ranks, settings: Settings):
+    run = Run(settings, None, ranks)
+    batch = run.source.get(settings[LearningSettings].batch_size)
     run.source.close()
-    run.writer.close(False)
+    run.record.close(False)
     return {name: value.numpy() for name, value in batch.items()}
 
 
 def test_ranks_play_levels_of_their_own_and_the_first_those_of_a_run_alone(tmp_path, store):
     more = ("--env", "MiniGrid-Empty-Random-5x5-v0", "--num_actor_processes", "0")
-    first, second = in_ranks(2, first_batch, run_flags(tmp_path / "two", *more), store=store)
-    alone = first_batch(ALONE, run_flags(tmp_path / "one", *more))
+    first, second = in_ranks(2, first_batch, run_settings(tmp_path / "two", *more), store=store)
+    alone = first_batch(ALONE, run_settings(tmp_path / "one", *more))
     assert all(np.array_equal(first[name], alone[name], equal_nan=first[name].dtype.kind == "f") for name in alone)
     assert not np.array_equal(first["frame"], second["frame"]) and not np.array_equal(first["action"], second["action"])
 
 
 def test_ranks_on_one_machine_share_its_cores_and_memory(monkeypatch):
-    flags = make_flags(num_actors=40)
+    settings = make_settings(num_actors=40)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
-    assert flags_module.processes(flags) == 15
+    assert settings[ProcessSettings].processes == 15
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert flags_module.processes(flags) == 3
-    preflight.examine(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+    assert settings[ProcessSettings].processes == 3
+    preflight.examine(settings, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "100000")
-    with pytest.raises(flags_module.UsageError, match="of memory"):
-        preflight.examine(flags, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
+    with pytest.raises(UsageError, match="of memory"):
+        preflight.examine(settings, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
 
 
-def drift(ranks: Ranks, flags: argparse.Namespace):
-    run = Run(flags, None, ranks)
+def drift(ranks: Ranks, settings: Settings):
+    run = Run(settings, None, ranks)
     learn = run.learner.learn
 
     def learn_and_drift(batch):
@@ -430,8 +318,8 @@ def drift(ranks: Ranks, flags: argparse.Namespace):
 
 
 def test_a_rank_whose_weights_drift_is_named(tmp_path, store):
-    flags = run_flags(tmp_path, "--total_frames", "48000", "--num_actor_processes", "1")
-    errors = in_ranks(2, drift, flags, store=store)
+    settings = run_settings(tmp_path, "--total_frames", "48000", "--num_actor_processes", "1")
+    errors = in_ranks(2, drift, settings, store=store)
     for error in errors:
         assert (
             isinstance(error, RanksFailed) and str(error).startswith("rank 1: what has been learned") and "4,800" in str(error)
@@ -440,7 +328,7 @@ def test_a_rank_whose_weights_drift_is_named(tmp_path, store):
 
 
 def with_other_flags(ranks: Ranks, folder: Path):
-    Run(run_flags(folder, "--learning_rate", ("0.1", "0.2", "0.1")[ranks.rank]), None, ranks)
+    Run(run_settings(folder, "--learning_rate", ("0.1", "0.2", "0.1")[ranks.rank]), None, ranks)
 
 
 def test_ranks_with_other_flags_are_refused_before_anything_is_written(tmp_path, store):
@@ -449,36 +337,19 @@ def test_ranks_with_other_flags_are_refused_before_anything_is_written(tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-def signal_one(ranks: Ranks, flags: argparse.Namespace, number: int, victim: int):
-    run = Run(flags, None, ranks)
-    learn = run.learner.learn
-    if ranks.rank:
-        run.flags.num_threads = 1  # nobody here has a batch in hand when the last update is over; on the first rank some have
-
-    def learn_and_signal(batch):
-        time.sleep(0.02)
-        if ranks.rank == victim and run.learner.updates == 9:
-            os.kill(os.getpid(), number)
-        return learn(batch)
-
-    run.learner.learn = learn_and_signal
-    code = run.execute()
-    return code, run.learner.frames
-
-
 @pytest.mark.parametrize("number, victim, code, processes", [(signal.SIGTERM, 1, 143, "2"), (signal.SIGINT, 0, 130, "1"),
                                                              (signal.SIGUSR1, 1, 75, "0")])  # fmt: skip
 def test_a_signal_to_one_rank_ends_all_after_the_same_update(tmp_path, store, number, victim, code, processes):
-    flags = run_flags(tmp_path, "--total_frames", "480000", "--num_actor_processes", processes)
-    results = in_ranks(2, signal_one, flags, number, victim, store=store)
+    settings = run_settings(tmp_path, "--total_frames", "480000", "--num_actor_processes", processes)
+    results = in_ranks(2, signal_one, settings, number, victim, store=store)
     assert results[0] == results[1] and results[0][0] == code
     frames = results[0][1]
     assert frames >= 240 and checkpoint.load(tmp_path / "run" / "model.tar")["frames"] == frames
     assert rows(tmp_path / "run")[-1]["frames"] == frames
 
 
-def actors_fail_on_rank_1(ranks: Ranks, flags: argparse.Namespace):
-    run = Run(flags, None, ranks)
+def actors_fail_on_rank_1(ranks: Ranks, settings: Settings):
+    run = Run(settings, None, ranks)
     if ranks.rank == 1:
 
         def supervise():
@@ -494,45 +365,30 @@ def actors_fail_on_rank_1(ranks: Ranks, flags: argparse.Namespace):
 
 
 def test_a_rank_that_cannot_go_on_ends_the_others_with_its_cause(tmp_path, store):
-    flags = run_flags(tmp_path, "--total_frames", "4800000", "--num_actor_processes", "1")
-    first, second = in_ranks(2, actors_fail_on_rank_1, flags, store=store)
+    settings = run_settings(tmp_path, "--total_frames", "4800000", "--num_actor_processes", "1")
+    first, second = in_ranks(2, actors_fail_on_rank_1, settings, store=store)
     assert "all the actors have gone home" in str(second)
     assert isinstance(first, RanksFailed) and str(first).startswith("rank 1 failed: all the actors have gone home")
 
 
-def save_often(ranks: Ranks, flags: argparse.Namespace):
-    import main.train
-
-    main.train.SUPERVISE_SECONDS = 0.005
-    return run_to_the_end(ranks, flags)
-
-
-def test_checkpoints_come_by_the_clock_and_hold_what_waits_on_every_rank(tmp_path, store):
-    flags = run_flags(tmp_path, "--total_frames", "2400", "--num_actor_processes", "1", "--generator_batch_size", "50",
-                      "--checkpoint_minutes", "0.0001", "--keep_checkpoints", "1000")  # fmt: skip
-    (_, state_0), (_, state_1) = in_ranks(2, save_often, flags, store=store)
+@pytest.mark.parametrize("model", MODELS)
+def test_checkpoints_come_by_the_clock_and_hold_what_waits_on_every_rank(tmp_path, store, model):
+    settings = run_settings(tmp_path, "--model", model, "--total_frames", "1200", "--num_actor_processes", "1",
+                            "--checkpoint_minutes", "0.0001", "--keep_checkpoints", "1000")  # fmt: skip
+    (_, state_0), (_, state_1) = in_ranks(2, save_often, settings, store=store)
     run = tmp_path / "run"
     saved = checkpoint.load(run / "model.tar")
     assert len(list(run.glob("model-*.tar"))) > 10
-    assert_equal_trees(saved["generator_batch"], state_0["generator_batch"])
-    assert_equal_trees(saved["other_ranks"][0]["generator_batch"], state_1["generator_batch"])
-    assert len(state_0["generator_batch"]["goal"]) and len(state_1["generator_batch"]["goal"])
+    for key in MOTIVATIONS[model].waiting_keys:
+        assert_equal_trees(saved[key], state_0[key])
+        assert_equal_trees(saved["other_ranks"][0][key], state_1[key])
     log = rows(run)
     for path in run.glob("model-*.tar"):
         frames = checkpoint.load(path)["frames"]
         assert frames == 0 or frames in [row["frames"] for row in log]
 
 
-def assert_equal_trees(a, b):
-    a, b = flat_numbers(a), flat_numbers(b)
-    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 # -- going on ----------------------------------------------------------------------------------------------------------------
-
-
-def dispatch(ranks: Ranks, arguments: list[str]) -> int:
-    return entry.run(arguments, ranks)
 
 
 @pytest.fixture
@@ -543,20 +399,17 @@ def said(tmp_path, monkeypatch):
     return path.read_text
 
 
-def test_two_ranks_interrupted_and_resumed_go_on_to_the_last_bit(tmp_path, store):
-    """In turn in one process each: environments, counts and waiting goals of both ranks are in the checkpoint."""
-    flags = ["--num_actor_processes", "0", "--seed", "9", *TWO]
-    assert in_ranks(2, dispatch, command(tmp_path / "whole", *flags), store=store) == [0, 0]
-    cut = tmp_path / "cut"
-    # A run to 240 frames would have another schedule: so it is interrupted.
-    flags_cut, _ = flags_module.parse(command(cut, *flags))
-    assert {code for code, _ in in_ranks(2, signal_one, flags_cut, signal.SIGTERM, 1, store=store)} == {143}
-    assert rows(cut / "run")[-1]["frames"] < 480
-    assert in_ranks(2, dispatch, ["--resume", str(cut / "run")], store=store) == [0, 0]
-    assert rows(cut / "run") == rows(tmp_path / "whole" / "run")
-    a, b = (checkpoint.load(tmp_path / name / "run" / "model.tar") for name in ("whole", "cut"))
-    for name in ("model_state_dict", "generator_model_state_dict"):
-        assert_equal_trees(a[name], b[name])
+@pytest.mark.parametrize("model", MODELS)
+def test_two_ranks_interrupted_and_resumed_go_on_to_the_last_bit(tmp_path, store, model):
+    """In turn in one process each: environments, counts and what waits on both ranks are in the checkpoint."""
+    whole, cut = whole_and_cut(tmp_path, store, "--model", model)
+    assert rows(cut) == rows(whole)
+    a, b = (checkpoint.load(run / "model.tar") for run in (whole, cut))
+    for state in (a, b):
+        del state["flags"], state["incarnation"]  # other folders; gone on with once
+        for part in (state, *state["other_ranks"]):
+            del part["source"]["full"], part["source"]["free"]  # the same rollouts, elsewhere in memory
+    assert_equal_trees(a, b)
 
 
 def test_the_command_that_began_a_run_goes_on_with_it(tmp_path, store, said):
@@ -573,28 +426,15 @@ def test_the_command_that_began_a_run_goes_on_with_it(tmp_path, store, said):
 
 
 def test_resume_with_one_rank_what_two_began_and_back(tmp_path, store, capfd):
-    """Frames go on, the schedules follow the frames of all ranks, and the goals that waited on either rank still wait."""
-    base = command(tmp_path, "--num_actors", "3", "--batch_size", "2", "--generator_batch_size", "40", "--seed", "2")
-    assert in_ranks(2, dispatch, [*base, "--total_frames", "960"], store=store) == [0, 0]
-    path = tmp_path / "run" / "model.tar"
-    two = checkpoint.load(path)
-    waiting = [len(part["generator_batch"]["goal"]) for part in (two, *two["other_ranks"])]
-    assert len(waiting) == 2 and min(waiting) > 0 and two["scheduler_state_dict"]["last_epoch"] == 40
-    alone = checkpoint.for_rank(two, 0, 1, waiting_keys=("generator_batch",))
-    assert len(alone["generator_batch"]["goal"]) == sum(waiting) and alone["source"] == {}
-
-    assert entry.main(["--resume", str(tmp_path / "run"), "--total_frames", "972"]) == 0
-    one = checkpoint.load(path)
+    """Frames go on, and the schedules follow the frames of all ranks."""
+    two, one, again = two_then_one_then_two(tmp_path, store)
+    assert checkpoint.ranks(two) == 2 and two["scheduler_state_dict"]["last_epoch"] == 40
     assert checkpoint.ranks(one) == 1 and one["frames"] == 972
     assert one["scheduler_state_dict"]["last_epoch"] * 12 == 972
     rate = one["optimizer_state_dict"]["param_groups"][0]["lr"]
     assert rate == pytest.approx(0.001 * (1 - 972 / 972), abs=1e-9)
-
-    assert in_ranks(2, dispatch, ["--resume", str(tmp_path / "run"), "--total_frames", "1068"], store=store) == [0, 0]
-    again = checkpoint.load(path)
     assert checkpoint.ranks(again) == 2 and again["frames"] == 1068
     assert again["scheduler_state_dict"]["last_epoch"] * 24 == 1068
-    assert again["generator_scheduler_state_dict"]["last_epoch"] == again["generator_scheduler_state_dict"]["last_epoch"]
     frames = [row["frames"] for row in rows(tmp_path / "run")]
     assert frames == [*range(24, 961, 24), 972, *range(996, 1069, 24)]
     assert "2 ranks and goes on with 1: each update now learns from 2 rollouts in place of 4" in capfd.readouterr().err
@@ -617,7 +457,6 @@ def test_the_first_ranks_log_tells_of_the_others_faults(tmp_path, store):
     assert in_ranks(2, kill_an_actor, arguments, store=store) == [0, 0]
     log = (tmp_path / "run" / "out.log").read_text()
     assert log.count("rank 1: actor 0 (process") == 1 and "was killed by signal 9; starting it again" in log
-    assert log.count("generator_threshold") == 1, "both ranks warn of the flags"
 
 
 def test_evaluation_is_refused(store, said):
@@ -705,15 +544,12 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint_of_the_last_update(tmp_path):
 @pytest.mark.slow
 def test_two_ranks_learn_a_small_task(tmp_path):
     """With twice the batch of one rank, and as many frames in all."""
-    arguments = [*COMMON, "--savedir", str(tmp_path), "--num_actors", "8", "--batch_size", "8", "--num_actor_processes", "1"]
+    arguments = [*LEARNABLE, "--savedir", str(tmp_path), "--num_actors", "8", "--batch_size", "8", "--num_actor_processes", "1"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "main.main"]
     done = subprocess.run([*launch, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    out = tmp_path / "result.json"
-    weights = ["--weight_path", str(tmp_path / "run" / "model.tar"), "--env", COMMON[1]]
-    assert entry.main(["--mode", "test", *weights, "--num_episodes", "200", "--seed", "1", "--json", str(out)]) == 0
-    result = json.loads(out.read_text())
+    result = evaluated(tmp_path / "run" / "model.tar", tmp_path / "result.json")
     assert result["success_rate"] > 0.9 and result["mean_return"] > 0.75
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from main.actor import Actor
-from main.learner import Learner
-from main.train import Run
 
 from main import main as entry
-from main import sources
-from tests.helpers.program import actor_pids, alive, children, command, rows, start
+from main.training import sources
+from main.training.actor import Actor
+from main.training.learner import Learner
+from main.training.run import Run
+from tests.helpers.program import ROOT, actor_pids, alive, children, command, rows, start
 from torchbeast.core import checkpoint
 from torchbeast.core.rollouts import shared_array
 
@@ -56,7 +56,7 @@ class Saboteur:
             self._thread.start()
 
         def execute_and_note(run):
-            self._run = run
+            self.run = run
             return execute(run)
 
         monkeypatch.setattr(Run, "execute", execute_and_note)
@@ -80,7 +80,7 @@ class Saboteur:
                     return
                 time.sleep(0.01)
             self.noticed.append((fault, time.monotonic() - began))
-        self._run.flags.total_frames = self._run.learner.frames + self._frames_after
+        self.run._total_frames = self.run.learner.frames + self._frames_after
 
 
 def sabotaged_run(tmp_path, monkeypatch, *, faults: int, frames_after: int, processes: int = 3) -> Saboteur:
@@ -94,7 +94,7 @@ def sabotaged_run(tmp_path, monkeypatch, *, faults: int, frames_after: int, proc
     assert len(saboteur.noticed) == faults
     assert max(seconds for _, seconds in saboteur.noticed) < NOTICED_SECONDS
     table = rows(tmp_path / "run")
-    last = saboteur._run.flags.total_frames
+    last = saboteur.run.learner.frames
     assert [row["frames"] for row in table] == list(range(24, last + 24, 24))
     exchange = saboteur.source._exchange
     assert sorted([*exchange._free, *exchange._full]) == list(range(saboteur.source._rollouts.num_buffers))
@@ -206,7 +206,7 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path):
     process = start(tmp_path, "--num_actor_processes", "1")
     try:
         args = [*process.args[:3], "--resume", str(tmp_path / "run")]
-        second = subprocess.run(args, capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parents[2])
+        second = subprocess.run(args, capture_output=True, text=True, timeout=60, cwd=ROOT)
         assert second.returncode == 2 and "another process is writing" in second.stderr
         assert process.poll() is None
     finally:
@@ -226,7 +226,7 @@ def folder(tmp_path) -> Path:
 
 
 # The check before the start would refuse such a disk.
-ALLOW_SMALL_DISKS = "import main.preflight as p; p.FREE_BYTES = p.LOG_ROW_BYTES = -10**6; "
+ALLOW_SMALL_DISKS = "import main.training.preflight as p; p.FREE_BYTES = p.LOG_ROW_BYTES = -10**6; "
 
 
 def test_a_run_needs_no_dev_shm(folder, tmp_path):
@@ -255,7 +255,7 @@ def test_a_full_disk_that_has_room_again_gets_checkpoints_again(folder):
     """Filled by another file, which is removed: the next checkpoint is written, and so are TensorBoard's events."""
     arguments = command(folder, "--num_actor_processes", "1", "--total_frames", "100000000", "--checkpoint_minutes", "0.01")
     code = ALLOW_SMALL_DISKS + (
-        "import main.train as t, main.checkpoints as c; t.SCALARS_SECONDS = c.RETRY_SECONDS = 0.5; "
+        "import main.training.beside as b, main.training.record as r; b.SCALARS_SECONDS = r.RETRY_SECONDS = 0.5; "
         "import sys; from main.main import main; sys.exit(main())"
     )
     run = folder / "run"

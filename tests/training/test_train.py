@@ -12,14 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from main.actor import Actor
-from main.learner import Learner
-from utils_folder.motivation import registry
 
 from main import main as entry
-from main import sources
+from main.training import loop, sources
+from main.training.actor import Actor
+from main.training.learner import Learner
+from tests.helpers.agents import make_motivation, make_settings
 from tests.helpers.program import actor_pids, command, rows, start
+from tests.helpers.runs import (
+    assert_resumes_to_the_last_bit,
+    assert_trains_and_leaves_the_run_folder,
+    assert_trains_and_plays,
+)
 from torchbeast.core import checkpoint
+from utils_folder.motivations import MOTIVATIONS
+from utils_folder.motivations.base import Task
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,23 +35,11 @@ def _threads():
 
 
 @pytest.mark.parametrize("processes", ["0", "2"])
-@pytest.mark.parametrize("model", list(registry()))
+@pytest.mark.parametrize("model", list(MOTIVATIONS))
 def test_every_variant_trains_and_leaves_the_run_folder(tmp_path, model, processes):
-    assert entry.main(command(tmp_path, "--model", model, "--num_actor_processes", processes)) == 0
-    run = tmp_path / "run"
-    assert (tmp_path / "latest").resolve() == run
-    for name in ("meta.json", "out.log", "fields.csv", "logs.csv", "model.tar"):
-        assert (run / name).stat().st_size > 0
-    assert list((run / "tensorboard").iterdir())
-    table = rows(run)
-    assert [row["frames"] for row in table] == list(range(24, 481, 24))
-    for row in table:
-        values = [v for k, v in row.items() if v is not None]
-        assert np.isfinite(values).all()
-        assert row["total_loss"] != 0 and row["entropy_loss"] < 0 < row["grad_norm"]
-    meta = json.loads((run / "meta.json").read_text())
-    assert meta["successful"] is True and meta["args"]["model"] == model and meta["args"]["seed"] is not None
-    assert str(Path.home()) not in (run / "meta.json").read_text() or str(Path.home()) == "/"
+    table = assert_trains_and_leaves_the_run_folder(tmp_path, "--model", model, "--num_actor_processes", processes)
+    assert table[-1]["frames"] == 480
+    assert json.loads((tmp_path / "run" / "meta.json").read_text())["args"]["model"] == model
 
 
 def test_without_processes_a_seed_gives_the_same_numbers_with_either_engine(tmp_path):
@@ -57,27 +52,9 @@ def test_without_processes_a_seed_gives_the_same_numbers_with_either_engine(tmp_
     assert tables[0] != tables[3]
 
 
-@pytest.mark.parametrize("model", list(registry()))
+@pytest.mark.parametrize("model", list(MOTIVATIONS))
 def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, model):
-    args = ("--num_actor_processes", "0", "--seed", "9", "--model", model, "--use_lstm", "--num_input_frames", "2")
-    assert entry.main(command(tmp_path / "whole", *args)) == 0
-    learn = Learner.learn
-
-    def learn_until_interrupted(self, batch):
-        stats = learn(self, batch)
-        if self.frames == 240:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return stats
-
-    monkeypatch.setattr(Learner, "learn", learn_until_interrupted)
-    entry.main(command(tmp_path / "cut", *args))
-    assert rows(tmp_path / "cut" / "run")[-1]["frames"] == 240
-    monkeypatch.undo()
-    assert entry.main(["--resume", str(tmp_path / "cut" / "run")]) == 0
-    assert rows(tmp_path / "cut" / "run") == rows(tmp_path / "whole" / "run")
-    whole, cut = (checkpoint.load(tmp_path / n / "run" / "model.tar") for n in ("whole", "cut"))
-    for name, value in whole["model_state_dict"].items():
-        assert torch.equal(value, cut["model_state_dict"][name])
+    assert_resumes_to_the_last_bit(tmp_path, monkeypatch, "--model", model, "--use_lstm", "--num_input_frames", "2")
 
 
 @pytest.mark.parametrize("kept", ["frames 0", "frames 240"])
@@ -177,22 +154,15 @@ def test_a_failing_learner_ends_the_run_and_its_actors(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "more",
     [
-        ["--inner"],
         ["--num_input_frames", "4"],
         ["--use_lstm"],
         ["--use_lstm", "--num_lstm_layers", "2"],
-        ["--restart_episode"],
         ["--fix_seed", "--env_seed", "4"],
-        ["--no_boundary_awareness"],
         ["--no_extrinsic_rewards"],
         ["--disable_use_embedding"],
-        ["--as_published"],
         ["--disable_cuda"],
         ["--num_threads", "1"],
-        ["--generator_reward_coef", "0.7"],
         ["--intrinsic_reward_coef", "0.5"],
-        ["--model", "window_adaptive", "--window", "3", "--window_rule", "tracking", "--generator_start", "9"],
-        ["--model", "novelty_based", "--novelty_scale", "0.5", "--novelty_coef", "0.3", "--num_input_frames", "2"],
         ["--momentum", "0.9", "--alpha", "0.9", "--epsilon", "0.1"],
         ["--env", "MiniGrid-ObstructedMaze-1Dl-v0"],
         ["--env", "MiniGrid-Dynamic-Obstacles-5x5-v0"],
@@ -201,25 +171,7 @@ def test_a_failing_learner_ends_the_run_and_its_actors(tmp_path, monkeypatch):
     ids=" ".join,
 )
 def test_flags_train_together_with_evaluation(tmp_path, more, capsys):
-    """Each flag runs, is recorded, and the agent plays afterwards without repeating it."""
-    assert entry.main(command(tmp_path, "--total_frames", "96", "--num_actor_processes", "1", *more)) == 0
-    assert all(np.isfinite([v for v in row.values() if v is not None]).all() for row in rows(tmp_path / "run"))
-    env = more[1] if more[0] == "--env" else "MiniGrid-Empty-5x5-v0"
-    weights = str(tmp_path / "run" / "model.tar")
-    assert entry.main(["--mode", "test", "--weight_path", weights, "--env", env, "--num_episodes", "2"]) == 0
-    assert "2 episodes" in capsys.readouterr().out
-
-
-def test_restart_episode_ends_the_episode_of_every_goal_reached(tmp_path):
-    """Each goal reached is an episode's end with the flag; without it there are more goals than episodes."""
-    goals_beyond_episodes = {}
-    for name, more in (("plain", []), ("restart", ["--restart_episode"])):
-        args = ("--num_actor_processes", "0", "--seed", "1", "--env", "MiniGrid-Empty-Random-5x5-v0")
-        assert entry.main(command(tmp_path / name, *args, "--total_frames", "2400", *more)) == 0
-        table = rows(tmp_path / name / "run")
-        assert sum(row["goals_reached"] for row in table) > 0
-        goals_beyond_episodes[name] = max(round(24 * row["goals_reached"]) - row["episodes"] for row in table)
-    assert goals_beyond_episodes["restart"] <= 0 < goals_beyond_episodes["plain"]
+    assert_trains_and_plays(tmp_path, capsys, *more)
 
 
 def test_no_extrinsic_rewards_changes_what_is_learned(tmp_path):
@@ -232,12 +184,15 @@ def test_no_extrinsic_rewards_changes_what_is_learned(tmp_path):
     assert first["with"][rewarded]["pg_loss"] != first["without"][rewarded]["pg_loss"]
 
 
-def test_save_env_stores_frames_and_goals(tmp_path):
-    assert entry.main(command(tmp_path, "--save_env", "--save_every", "100")) == 0
+@pytest.mark.parametrize("model", list(MOTIVATIONS))
+def test_save_env_stores_frames_and_goals(tmp_path, model):
+    assert entry.main(command(tmp_path, "--model", model, "--save_env", "--save_every", "100")) == 0
     stored = sorted((tmp_path / "run" / "environments").iterdir())
     assert [int(path.stem) for path in stored] == [24, 120, 216, 312, 408]  # the first update at or after 0, 100, 200, ...
+    has_goals = make_motivation(make_settings(model=model), Task((5, 5, 3), 7, 100)).goal_conditioned
     with np.load(stored[0]) as arrays:
-        assert arrays["frame"].shape == (4, 5, 5, 3) and arrays["goal"].shape == (4,)
+        assert set(arrays) == ({"frame", "goal"} if has_goals else {"frame"})
+        assert arrays["frame"].shape == (4, 5, 5, 3) and (not has_goals or arrays["goal"].shape == (4,))
         assert (arrays["frame"][..., 0] == 10).sum() == 4  # one agent in each
 
 
@@ -276,19 +231,9 @@ def test_no_checkpoint_is_ahead_of_the_log(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save", save_and_compare)
     args = ("--checkpoint_minutes", "0.0001", "--num_actor_processes", "2", "--total_frames", "9600")
-    monkeypatch.setattr("main.train.SUPERVISE_SECONDS", 0.005)
+    monkeypatch.setattr(loop, "BESIDE_SECONDS", 0.005)
     assert entry.main(command(tmp_path, *args)) == 0
     assert len(ahead) > 20 and set(ahead) == {0}
-
-
-def test_a_degenerate_schedule_is_announced_once(tmp_path, capfd):
-    assert entry.main(command(tmp_path, "--generator_threshold", "-0.5", "--generator_reward_negative", "-0.3")) == 0
-    assert capfd.readouterr().err.count("moves by the clock") == 1
-    assert entry.main(command(tmp_path / "b", "--generator_threshold", "-0.1", "--generator_reward_negative", "-0.3")) == 0
-    assert "moves by the clock" not in capfd.readouterr().err
-    args = ("--model", "window_adaptive", "--generator_start", "10", "--window", "50")
-    assert entry.main(command(tmp_path / "c", *args)) == 0
-    assert capfd.readouterr().err.count("earns the teacher its full reward") == 1
 
 
 def test_cuda_is_not_touched_before_the_fork(tmp_path, monkeypatch):
