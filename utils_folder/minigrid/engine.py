@@ -34,11 +34,12 @@ from gym_minigrid.wrappers import FullyObsWrapper
 
 import utils_folder.minigrid.levels as compiled
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.settings import UsageError
 from utils_folder.minigrid.base import Engine
 from utils_folder.minigrid.frames import Frames
 from utils_folder.minigrid.levels import Game, World
 from utils_folder.minigrid.making import NO_RULE, LevelMaker, Rule, UnknownLevel, outlives
-from utils_folder.minigrid.rules import foreign, is_own
+from utils_folder.minigrid.rules import foreign, inherited, is_plain
 
 logger = logging.getLogger("amigo")
 
@@ -52,7 +53,7 @@ def _position_of(env: MiniGridEnv, thing: WorldObj) -> tuple[int, int]:
     return index % env.width, index // env.width
 
 
-PICK_UP = Rule(compiled.PICK_UP, lambda env, thing: thing is env.obj)
+PICK_UP = Rule(compiled.PICK_UP, lambda env, thing: thing is env.obj, things=lambda env: [env.obj])
 
 # An environment class is known by the function that is its `step`.
 RULES = {
@@ -61,13 +62,14 @@ RULES = {
     ObstructedMazeEnv.step: PICK_UP,
     envs.UnlockPickupEnv.step: PICK_UP,
     envs.BlockedUnlockPickupEnv.step: PICK_UP,
-    envs.UnlockEnv.step: Rule(compiled.UNLOCK, lambda env, thing: thing is env.door, doors=lambda env: [env.door]),
+    envs.UnlockEnv.step: Rule(compiled.UNLOCK, lambda env, thing: thing is env.door, closed=lambda env: [env.door]),
     envs.FetchEnv.step: Rule(compiled.FETCH, lambda env, thing: (thing.type, thing.color) == (env.targetType, env.targetColor)),
     envs.RedBlueDoorEnv.step: Rule(
         compiled.RED_BLUE,
         lambda env, thing: thing is env.blue_door,
         lambda env: [_position_of(env, env.red_door)],
         lambda env: [env.blue_door],
+        lambda env: [env.red_door],
     ),
     envs.GoToDoorEnv.step: Rule(compiled.GO_TO_DOOR, places=lambda env: [env.target_pos]),
     envs.GoToObjectEnv.step: Rule(compiled.GO_TO_OBJECT, places=lambda env: [env.target_pos]),
@@ -110,7 +112,7 @@ def _refusal(env: gym.Env) -> str | None:
         return f"{type(game).__name__} has the rules of {' and of '.join(base.__name__ for base in steps)}"
     if _maker(game) != compiled.MADE_BY_GYM:
         return None
-    seeds = range(1 if is_own(type(game)) else LOOKED_AT)
+    seeds = range(1 if is_plain(game) else LOOKED_AT)
     try:
         return outlives(LevelMaker(game, RULES[type(game).step]), [seeding.np_random(seed)[0] for seed in seeds])
     except UnknownLevel as error:
@@ -143,7 +145,7 @@ class CompiledEnvironment(Environment):
         self._game = _game(game, self._rule)
         self._env_name = env_name
         # gym-minigrid's own classes keep nothing from level to level: one object makes the levels of all.
-        others = [] if is_own(type(game)) else [_make(env_name) for _ in seeds[1:]]
+        others = [] if is_plain(game) else [_make(env_name) for _ in seeds[1:]]
         self._makers = [LevelMaker(each, self._rule) for each in (game, *others)]
         self._seed_state = np.empty(0, np.uint64) if fixed_seed is None else _seed_state(fixed_seed)
         self._world = _empty_world(len(seeds), game.width, game.height)
@@ -230,9 +232,10 @@ class CompiledEnvironment(Environment):
         random_state = self._seed_state if self._seed_state.size else world.random_state[e].copy()
         was_live = self._live.end(e)
         maker.begin(_generator(random_state))
+        why = maker.depends(played=not was_live)
+        if why is not None:
+            raise UsageError(f"{self._env_name}: a level depends on those before it ({why}): use --engine gym")
         world.random_state[e] = _random_state(maker.game.np_random)
-        if not was_live:
-            maker.check_reads()
         try:
             level = maker.level()
         except UnknownLevel as why:
@@ -330,7 +333,7 @@ def _empty_world(E: int, W: int, H: int) -> World:
 def _maker(env: MiniGridEnv) -> int:
     """Who makes the levels: compiled code only for exact classes, as what they are registered with allows."""
     maker = MAKERS.get(type(env), compiled.MADE_BY_GYM)
-    if maker == compiled.MADE_BY_GYM or vars(env).keys() & vars(type(env)).keys() or not _has_rooms(env):
+    if maker == compiled.MADE_BY_GYM or vars(env).keys() & inherited(type(env)) or not _has_rooms(env):
         return compiled.MADE_BY_GYM
     if maker == compiled.KEY_CORRIDOR:
         fits = env.num_cols == 3 and env.obj_type in ("key", "ball", "box")

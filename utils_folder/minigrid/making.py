@@ -15,8 +15,7 @@ import numpy as np
 from gym_minigrid.minigrid import Ball, Box, Door, Floor, Goal, Grid, Key, Lava, MiniGridEnv, Wall, WorldObj
 
 import utils_folder.minigrid.levels as compiled
-from torchbeast.core.settings import UsageError
-from utils_folder.minigrid.rules import foreign_attribute, is_own
+from utils_folder.minigrid.rules import foreign_attribute, is_own, is_plain
 
 MOST_STEPS = 2**31 - 1  # episode_step is int32
 DEEPEST = 4  # boxes within boxes that an integer has room for
@@ -37,13 +36,16 @@ class UnknownLevel(ValueError):
 class Rule(NamedTuple):
     """What ends an episode: its code for the compiled half, and what of a gym-minigrid level the rule refers to.
 
-    doors: those that must be closed at first, for the compiled rule looks at the action that opens them.
+    closed: doors that must be closed at first, for the compiled rule looks at the action that opens them.
+    doors: other doors, things: other objects that the rule refers to; no two are the same.
     """
 
     code: int
     is_target: Callable[[MiniGridEnv, WorldObj], bool] = lambda env, thing: False
     places: Callable[[MiniGridEnv], Sequence[tuple[int, int]]] = lambda env: ()
+    closed: Callable[[MiniGridEnv], Sequence[WorldObj]] = lambda env: ()
     doors: Callable[[MiniGridEnv], Sequence[WorldObj]] = lambda env: ()
+    things: Callable[[MiniGridEnv], Sequence[WorldObj | None]] = lambda env: ()
 
 
 NO_RULE = Rule(compiled.NO_RULE)
@@ -70,10 +72,10 @@ class LevelMaker:
     def __init__(self, game: MiniGridEnv, rule: Rule):
         self.game = game
         self._rule = rule
-        self._own = is_own(type(game))
+        self._plain = is_plain(game)
         self._limit, self._size = game.max_steps, (game.width, game.height)
         self._changed: set[str] = set(LEFT_BY_PLAY)
-        self._things: weakref.WeakSet = weakref.WeakSet()
+        self._played: weakref.WeakSet = weakref.WeakSet()
         self.reads: dict[str, Any] = {}  # what the last level's making read of the level before it
         self.begun = False
 
@@ -95,23 +97,6 @@ class LevelMaker:
         game.step_count = 0
         self.begun = True
 
-    def level(self) -> Level:
-        """The level just made. Raises: UnknownLevel."""
-        game = self.game
-        if not self._own:
-            self._check()
-        try:
-            cells = level_cells(game, self._rule)
-            places = [_place(game, position) for position in self._rule.places(game)]
-            doors = self._rule.doors(game)
-        except (AttributeError, StopIteration, TypeError, ValueError) as error:
-            if isinstance(error, UnknownLevel):
-                raise
-            raise _unknown(game, f"a level without what its rules read ({error})") from None
-        if any(type(door) is not Door or door.is_open for door in doors):
-            raise _unknown(game, "doors of its task that are open at first")
-        return Level(cells, (*(int(at) for at in game.agent_pos), int(game.agent_dir)), places)
-
     def _check(self) -> None:
         game = self.game
         why = foreign_attribute(game)
@@ -128,33 +113,54 @@ class LevelMaker:
         position, direction = game.agent_pos, game.agent_dir
         if not _is_position(position, grid) or not isinstance(direction, INTEGERS) or not 0 <= direction < 4:
             raise _unknown(game, f"an agent at {position} that looks to {direction}")
-        self._check_things()
 
-    def _check_things(self) -> None:
-        """That no object is in two levels, no door in two places: gym-minigrid would find it as it was left there."""
-        things = [thing for thing in self.game.grid.grid if thing is not None and not isinstance(thing, UNCHANGING)]
-        inside = [thing.contains for thing in things]
-        doors = [id(thing) for thing in (*things, *inside) if isinstance(thing, Door)]
-        if len(doors) != len(set(doors)):
-            raise _unknown(self.game, "one door in two places")
-        if any(thing in self._things for thing in things):
-            raise _unknown(self.game, "objects of one level in the next")
-        self._things.update(things)
+    def level(self) -> Level:
+        """The level just made. Raises: UnknownLevel."""
+        if not self._plain:
+            self._check()
+        try:
+            return self._level()
+        except (AttributeError, StopIteration, TypeError, ValueError) as error:
+            if isinstance(error, UnknownLevel):
+                raise
+            raise _unknown(self.game, f"a level without what its rules read ({error})") from None
 
-    def check_reads(self) -> None:
-        """Raises UsageError if the level just made depends on how the one before was played."""
-        deep = sorted(name for name, value in self.reads.items() if name in LEFT_BY_PLAY or not isinstance(value, PLAIN))
-        if deep and not self._own:
-            raise UsageError(
-                f"{type(self.game).__name__} makes levels that depend on how the last one was played ({deep[0]}), "
-                "which the compiled engine cannot tell it: use --engine gym"
-            )
+    def _level(self) -> Level:
+        game, rule = self.game, self._rule
+        cells = level_cells(game, rule)
+        if any(type(thing) not in KINDS for thing in rule.things(game) if thing is not None):
+            raise _unknown(game, "a task about an object of its own")
+        closed, doors = rule.closed(game), rule.doors(game)
+        if any(type(door) is not Door for door in (*closed, *doors)) or any(door.is_open for door in closed):
+            raise _unknown(game, "doors of its task that are open at first, or no doors")
+        own = [thing for thing in _things(game) if isinstance(thing, Door)]
+        if len({*map(id, own)}) < len(own) or len({*map(id, (*closed, *doors))}) < len((*closed, *doors)):
+            raise _unknown(game, "one door in two places")
+        self._played.update(thing for thing in _things(game) if not isinstance(thing, UNCHANGING))
+        places = [_place(game, position) for position in rule.places(game)]
+        return Level(cells, (*(int(at) for at in game.agent_pos), int(game.agent_dir)), places)
+
+    def depends(self, *, played: bool = True) -> str | None:
+        """What the level just made may have from earlier ones that compiled code has played, on which it has left no trace.
+
+        played: whether the last one was. What is read of it that no play changes, a number for instance, is no matter.
+        """
+        if self._plain:
+            return None
+        generator = self.game.np_random
+        if type(generator) is not np.random.Generator or type(generator.bit_generator) is not np.random.PCG64:
+            return "random numbers of another kind than gym's"
+        again = [thing for thing in _things(self.game) if type(thing) in KINDS and thing in self._played]
+        if again:
+            return f"a {again[0].type} that was in one before"
+        deep = [name for name, value in self.reads.items() if name in LEFT_BY_PLAY or not isinstance(value, PLAIN)]
+        return min(deep) if played and deep else None
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
         """Notes which of the attributes that came with the last level are read before they are set."""
         self.reads = {}
-        if self._own or not self.begun:
+        if self._plain or not self.begun:
             yield
             return
         cls = type(self.game)
@@ -227,6 +233,17 @@ def cell(game: MiniGridEnv, thing: WorldObj | None, rule: Rule = NO_RULE, depth:
     return compiled.make_object(number, colour, state, contents) | target
 
 
+def _things(game: MiniGridEnv) -> Iterator[WorldObj]:
+    """The objects of a level, and what is in them."""
+    waiting = [(thing, 0) for thing in game.grid.grid if thing is not None]
+    while waiting:
+        thing, depth = waiting.pop()
+        yield thing
+        inside = vars(thing).get("contains")
+        if isinstance(inside, WorldObj) and depth < DEEPEST:
+            waiting.append((inside, depth + 1))
+
+
 def _odd_part(thing: WorldObj, kind: str) -> str:
     more = sorted(vars(thing).keys() ^ (DOOR_PARTS if type(thing) is Door else PARTS))
     return more[0] if more else f"type {thing.type}" if thing.type != kind else f"colour {thing.color}"
@@ -262,12 +279,11 @@ def outlives(maker: LevelMaker, generators: Sequence[np.random.Generator]) -> st
         before = _remembered(game)
         maker.begin(generator)
         after = _remembered(game)
-        maker.level()
-        if maker.reads:
-            return f"the levels of {type(game).__name__} depend on those before them ({min(maker.reads)})"
         changed = sorted(key for key, (value, content) in after.items() if _changed(before.get(key), value, content))
-        if changed:
-            return f"the levels of {type(game).__name__} depend on those before them ({changed[0]})"
+        by = maker.depends() or next(iter([*sorted(maker.reads), *changed]), None)
+        if by:
+            return f"the levels of {type(game).__name__} depend on those before them ({by})"
+        maker.level()
     return None
 
 
@@ -278,7 +294,7 @@ def _changed(before: tuple[Any, bytes | None] | None, value: Any, content: bytes
 
 def _remembered(game: MiniGridEnv) -> dict[str, tuple[Any, bytes | None]]:
     """What making a level could leave behind, by name: the thing and what is in it."""
-    if is_own(type(game)):
+    if is_plain(game):
         return {}
     kept = {"random": (random, _content(random.getstate())), "numpy.random": (np.random, _content(np.random.get_state()))}
     for base in type(game).__mro__:

@@ -19,6 +19,7 @@ from typing import Any
 
 import gym
 import numpy as np
+from gym.envs.registration import load
 from gym.wrappers import OrderEnforcing
 from gym_minigrid import minigrid, wrappers
 from gym_minigrid.minigrid import MiniGridEnv
@@ -51,6 +52,23 @@ def is_own(cls: type) -> bool:
     return standard and getattr(module, cls.__name__, None) is cls
 
 
+def is_plain(game: MiniGridEnv) -> bool:
+    """Whether no code and no object of a user's has a hand in the game: gym-minigrid's own class, called with plain values."""
+    spec = game.spec
+    if not is_own(type(game)) or spec is None:
+        return False
+    entry_point = spec.entry_point if callable(spec.entry_point) else load(spec.entry_point)
+    return entry_point is type(game) and all(_is_plain_value(value) for value in spec.kwargs.values())
+
+
+def _is_plain_value(value: Any) -> bool:
+    if isinstance(value, type):
+        return is_own(value)
+    if type(value) in (list, tuple):
+        return all(map(_is_plain_value, value))
+    return type(value) in PLAIN
+
+
 def _foreign_wrapper(env: gym.Env, game: MiniGridEnv) -> str | None:
     while env is not game:
         if type(env) is not OrderEnforcing or vars(env).keys() & vars(OrderEnforcing).keys():
@@ -75,7 +93,7 @@ def foreign_class(cls: type) -> str | None:
 def foreign_attribute(game: MiniGridEnv) -> str | None:
     """What the object itself has that its class has too, and the rules read; and actions that are not MiniGrid's."""
     name = type(game).__name__
-    hidden = sorted((vars(game).keys() & names_read(type(game)) & _inherited(type(game))) - FREE)
+    hidden = sorted((vars(game).keys() & names_read(type(game)) & inherited(type(game))) - FREE)
     if hidden:
         return f"{name} has its own {hidden[0]}"
     if game.render_mode == "human":
@@ -87,7 +105,7 @@ def foreign_attribute(game: MiniGridEnv) -> str | None:
 
 
 @functools.cache
-def _inherited(cls: type) -> frozenset[str]:
+def inherited(cls: type) -> frozenset[str]:
     """Methods, properties and the like; plain values of a class are there to be set anew on an object."""
     own = (vars(base) for base in cls.__mro__ if is_own(base))
     return frozenset(name for members in own for name, value in members.items() if not isinstance(value, (*PLAIN, dict)))
