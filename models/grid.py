@@ -21,7 +21,6 @@ from typing import NamedTuple
 import numba
 import torch
 import torch.nn.functional as F
-from gym_minigrid.minigrid import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -29,7 +28,10 @@ from models.linear import linear
 from torchbeast.core.settings import flag
 
 MAX_SIDE = 32  # five convolutions of stride 2 bring 32 cells down to 1
-OBJECTS, COLOURS, STATES = len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(DIR_TO_VEC)
+# gym-minigrid's numbers of objects and colours, and the directions of an agent (doors have three states), written out: who
+# adds to gym-minigrid's tables does not change the networks, whether before or after this is imported.
+OBJECTS, COLOURS, STATES = 11, 6, 4
+AGENT = 10  # the agent's number among the objects
 CODES = OBJECTS * COLOURS * STATES
 CELL_CHANNELS = 3  # object, colour, state
 TAPS = 9  # of a 3x3 kernel, counted as its weight is stored: dy * 3 + dx

@@ -15,9 +15,11 @@ from torchbeast.core.environment import Environment
 from torchbeast.core.exchange import ActorPort
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import sample
+from torchbeast.core.settings import UsageError
 from torchbeast.core.weights import Reader
 from utils_folder.motivations.base import MotivationActor
 
+WRONG_INPUT = 2  # exit code of an actor process whose environment cannot be played; starting it again is of no use
 STUDENT_INPUTS = ("frame", "carried_obj", "carried_col", "done", "goal")
 
 
@@ -142,6 +144,9 @@ def run(build: Callable[[], Actor], rollouts: Rollouts, port: ActorPort, stop: n
             port.full(slots)
     except (EOFError, ConnectionError):
         return  # the learner's process has closed the pipe: the run is over
+    except UsageError as error:
+        port.failed(str(error))
+        raise SystemExit(WRONG_INPUT) from None
     except BaseException:  # an environment may even ask for an end of the program
         port.failed(cut(traceback.format_exc()))
         raise SystemExit(1) from None

@@ -21,6 +21,7 @@ from main.training.actor import Actor
 from torchbeast.core import forms
 from torchbeast.core.exchange import ActorPort, Exchange
 from torchbeast.core.rollouts import Rollouts, shared_array
+from torchbeast.core.settings import UsageError
 from torchbeast.core.spawner import Refused, Spawner
 
 logger = logging.getLogger("amigo")
@@ -214,7 +215,10 @@ class ActorProcesses:
         return batch
 
     def supervise(self) -> None:
-        """Notices processes that ended or are stuck, says why, and starts them again."""
+        """Notices processes that ended or are stuck, says why, and starts them again.
+
+        Raises: UsageError if an environment cannot be played.
+        """
         now = time.monotonic()
         slept = now - self._last_look > STALL_SECONDS / 2  # this process itself stood still: it has seen nothing
         self._last_look = now
@@ -254,6 +258,8 @@ class ActorProcesses:
         how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
         cause = f"actor {index} (process {pid}) {how}"
         trace = self._trace(index) if exit_code > 0 else None
+        if trace is not None and exit_code == actors.WRONG_INPUT:
+            raise UsageError(trace)
         if trace is not None:
             cause = f"{cause}\n{trace.rstrip()}"
         now = time.monotonic()

@@ -24,7 +24,7 @@ def plain_counts(rollouts) -> tuple[Counter, int]:
                 if not (done or reached):
                     continue
                 goal, frame = int(batch["goal"][t - 1, b]), batch["goal_frame"][t - 1, b][..., -3:]
-                x, y = divmod(goal, 5)
+                x, y = divmod(goal, frame.shape[1])
                 ((agent_x, agent_y),) = (frame[..., 0] == 10).nonzero().tolist()
                 about = [("cell", x, y), ("kind", int(frame[x, y, 0])), ("distance", abs(x - agent_x) + abs(y - agent_y))]
                 for key in about:
@@ -42,9 +42,10 @@ def as_counter(history: curriculum.History) -> Counter:
     return +counts
 
 
-@pytest.mark.parametrize("channels", [3, 6])
-def test_counts_are_those_of_a_plain_loop(channels):
-    rollouts = batches(20, (4, 5, channels))
+@pytest.mark.parametrize("shape", [(4, 5, 3), (4, 5, 6), (23, 11, 3), (16, 16, 3)], ids=str)
+def test_counts_are_those_of_a_plain_loop(shape):
+    """Grids of 251 to 255 cells and of more too: cells, kinds and distances are counted in one row."""
+    rollouts = batches(20, shape)
     history = curriculum.history(seen(rollouts).state_dict())
     counts, steps = plain_counts(rollouts)
     assert sum(counts.values()) > 100

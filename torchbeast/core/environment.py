@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from torchbeast.core import forms
+from torchbeast.core.settings import UsageError
 
 Output = dict[str, np.ndarray]
 
@@ -70,7 +71,12 @@ class Environment(abc.ABC):
 
 
 def generator_state(generator: np.random.Generator) -> dict:
-    """A NumPy PCG64 generator's state as strings and small ints (its 128-bit numbers do not fit a tensor)."""
+    """A NumPy PCG64 generator's state as strings and small ints (its 128-bit numbers do not fit a tensor).
+
+    Raises: UsageError if it is another one.
+    """
+    if not isinstance(getattr(generator, "bit_generator", None), np.random.PCG64):
+        raise UsageError("an environment's np_random must be NumPy's Generator(PCG64(seed)), as gym makes it")
     state = generator.bit_generator.state
     return {
         "state": str(state["state"]["state"]),

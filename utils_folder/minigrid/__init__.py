@@ -40,6 +40,7 @@ __all__ = [
 
 logger = logging.getLogger("amigo")
 
+PROBED_LEVELS = 8  # what they show that the networks have no number for is refused before anything is written
 AUTO = "auto"
 
 # The order in which `auto` asks them.
@@ -133,11 +134,16 @@ class CompileNotice(Listener):
 
 
 def probe(env_name: str, *, engine: str = AUTO, num_input_frames: int = 1) -> Environment:
-    """One environment that has taken a step: tells shapes and limits, and has what the engine compiles ready before a fork."""
+    """One environment that has taken steps: tells shapes and limits, and has what the engine compiles ready before a fork.
+
+    Raises: UsageError if the networks have no number for something that they show.
+    """
     environment = make_environments(env_name, [0], engine=engine, num_input_frames=num_input_frames)
     with install_listener("numba:compile", CompileNotice()):
         environment.initial()
-        environment.step(np.zeros(1, np.int64))
+        for _ in range(PROBED_LEVELS):
+            environment.step(np.zeros(1, np.int64))
+            environment.restart(np.ones(1, bool))
     environment.close()
     return environment
 

@@ -6,17 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor
 
-from models.grid import MAX_SIDE, are_cells
+from models.grid import MAX_SIDE, OBJECTS, are_cells
 from torchbeast.core import forms
 from utils_folder.motivations import goals
 
 MOMENTS = 256
 FIRST_WIDTH = 10_000
 EXAMPLES = 2
-KINDS = len(OBJECT_TO_IDX)
+KINDS = OBJECTS
 PROPOSED, REACHED = range(2)
 NAMES = ("proposed", "reached")
 KEY = "curriculum"  # of a checkpoint
@@ -104,7 +103,7 @@ class Curriculum:
 
     def _count(self, where: int, frames: np.ndarray, cells: np.ndarray, reached: np.ndarray) -> None:
         W, H = self._size
-        kinds = goals.cell_contents(frames, cells)[:, 0]
+        kinds = goals.cell_contents(frames, cells)[:, 0].astype(np.int64)  # in uint8, W * H + kinds would wrap
         agents = (frames[..., 0] == goals.AGENT).reshape(-1, W * H).argmax(1)
         distances = abs(cells // H - agents // H) + abs(cells % H - agents % H)
         columns = np.concatenate([cells, W * H + kinds, W * H + KINDS + distances])
