@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from main.analysis.log import Declared, Log, joined, read_log
-from torchbeast.core import checkpoint, run_folder
+from torchbeast.core import checkpoint, forms, run_folder
 from torchbeast.core.settings import UsageError
 
 ROWS = 1000
 DIGITS = 5
 OF_RUN = ("training_keys", "source", "other_ranks")  # what the run, not its learner, adds to a checkpoint
+STARTED = forms.record({"command": forms.some(forms.text), "args": forms.mapping}, exact=False)  # each start in meta.json
 BEFORE = ("optimizer_state_dict", "scheduler_state_dict", "recent_returns")  # how training keys end, where they are not listed
 
 
@@ -28,7 +29,11 @@ def keep(run_dir: Path, folder: Path, declared: Declared) -> None:
     except checkpoint.CheckpointError as error:
         raise UsageError(str(error)) from None
     log = read_log(run_dir, declared)
-    meta = run_folder.read_metadata(run_dir)
+    try:
+        meta = run_folder.read_metadata(run_dir)
+        forms.each(STARTED)("meta.json", [meta, *meta.get("resumed", [])])
+    except ValueError as error:
+        raise UsageError(f"{run_dir}: {error}: repair it") from None
     meta["xpid"] = folder.name
     # As if it had been made in `folder`: where code and runs lay is nobody's business.
     place = {"savedir": folder.parent.name, "xpid": folder.name, "resume": f"{folder.parent.name}/{folder.name}"}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.curriculum import TASK, B, T, batches, seen
+from torchbeast.core import forms
 from utils_folder.motivations import curriculum
 from utils_folder.motivations.curriculum import MOMENTS, PROPOSED, REACHED, Curriculum
 
@@ -112,3 +113,27 @@ def test_it_goes_on_from_its_state():
 def test_a_run_counts_nothing_yet():
     history = curriculum.history(Curriculum(TASK.frame_shape).state_dict())
     assert len(history.frames) == 0 and history.cells.shape == (0, 2, 4, 5)
+
+
+DAMAGE = {
+    "no table": lambda state: [],
+    "another size": lambda state: state | {"size": [4, 6]},
+    "a size without end": lambda state: state | {"size": [10**6, 10**6]},
+    "no width": lambda state: state | {"width": 0},
+    "more moments than there are": lambda state: state | {"frames": 10**9},
+    "counts that are negative": lambda state: state | {"counts": state["counts"] - 1},
+    "more goals than frames": lambda state: state | {"counts": state["counts"] + 10**6},
+    "counts of another type": lambda state: state | {"counts": state["counts"].double()},
+    "unknown cells": lambda state: state | {"example_frames": state["example_frames"] + 100},
+    "goals beyond the grid": lambda state: state | {"example_goals": state["example_goals"] + 100},
+    "a table less": lambda state: {name: value for name, value in state.items() if name != "steps"},
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE))
+def test_a_damaged_history_is_refused_by_who_goes_on_with_it_and_who_shows_it(damage):
+    state = DAMAGE[damage](seen(batches(5)).state_dict())
+    with pytest.raises(forms.EntryError, match="curriculum"):
+        Curriculum(TASK.frame_shape).load_state_dict(state)
+    with pytest.raises(forms.EntryError, match="curriculum"):
+        curriculum.history(state)

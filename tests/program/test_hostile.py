@@ -153,21 +153,6 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("damage", list(DAMAGED))
-@pytest.mark.parametrize("use", ["test", "resume"])
-def test_a_damaged_checkpoint_gets_clear_lines_and_harms_nothing(run, tmp_path, damage, use, capfd):
-    trap = tmp_path / "trap"
-    DAMAGED[damage](run / "model.tar", trap)
-    before = contents(run)
-    args = ["--mode", "test", "--weight_path", str(run / "model.tar")] if use == "test" else ["--resume", str(run)]
-    assert entry.main(args) == 2
-    errors = capfd.readouterr().err
-    assert "error: " in errors and "Traceback" not in errors
-    assert all(len(line) < 400 for line in errors.splitlines())
-    assert contents(run) == before
-    assert not trap.exists()
-
-
 def bomb(path, trap):
     """A checkpoint that is deflated: 3 MiB of it would inflate to a thousand times that."""
     with zipfile.ZipFile(path) as archive:
@@ -251,6 +236,21 @@ DAMAGED |= {
     "a flag of five thousand digits": flag("learning_rate", 10**5000),
     "a flag of a megabyte": flag("env", "x" * 2**20),
 }
+
+
+@pytest.mark.parametrize("damage", list(DAMAGED))
+@pytest.mark.parametrize("use", ["test", "resume"])
+def test_a_damaged_checkpoint_gets_clear_lines_and_harms_nothing(run, tmp_path, damage, use, capfd):
+    trap = tmp_path / "trap"
+    DAMAGED[damage](run / "model.tar", trap)
+    before = contents(run)
+    args = ["--mode", "test", "--weight_path", str(run / "model.tar")] if use == "test" else ["--resume", str(run)]
+    assert entry.main(args) == 2
+    errors = capfd.readouterr().err
+    assert "error: " in errors and "Traceback" not in errors
+    assert all(len(line) < 400 for line in errors.splitlines())
+    assert contents(run) == before
+    assert not trap.exists()
 
 
 RESUME_ONLY = {
@@ -397,11 +397,12 @@ def test_a_checkpoint_that_cannot_be_gone_on_from(run, tmp_path, damage, capfd):
 
 
 def test_a_checkpoint_without_what_its_variant_goes_on_with(every_run, capfd):
-    """Each key of its own in turn."""
+    """Each key of its own in turn, those that playing can do without among them."""
     path = every_run / "model.tar"
     whole, state = path.read_bytes(), checkpoint.load(path)
     settings = settings_module.make(settings_module.stored(state["flags"]))
-    keys = list(recipe.Agent.make(settings, recipe.probe(settings)).motivation.training_state_dict())
+    motivation = recipe.Agent.make(settings, recipe.probe(settings)).motivation
+    keys = [*motivation.state_dict(), *motivation.training_state_dict()]
     assert set(keys) <= state.keys()
     for key in keys:
         torch.save({name: value for name, value in state.items() if name != key}, path)

@@ -125,6 +125,17 @@ def each(form: Form, *, count: int | None = None, at_most: int | None = None) ->
     return check
 
 
+def some(form: Form) -> Form:
+    """A list as `each` takes it, of one entry or more."""
+
+    def check(name: str, value: Any) -> None:
+        each(form)(name, value)
+        if not value:
+            raise EntryError(f"{name} is empty")
+
+    return check
+
+
 def pair(first: Form, second: Form) -> Form:
     """A list or tuple of two."""
 
