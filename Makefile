@@ -7,6 +7,7 @@
 PYTHON = python3
 VENV = .venv
 ARGS =
+WORKERS = -n 2 --dist loadfile
 TORCH := $(if $(shell command -v nvidia-smi || ls /proc/driver/nvidia/version 2>/dev/null),cuda,cpu)
 TORCH_CPU_INDEX = https://download.pytorch.org/whl/cpu
 
@@ -29,10 +30,10 @@ train: $(VENV)/.installed
 	--generator_reward_negative -.3 --savedir ./experimentMinigrid --model default $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -m "not slow and not soak" $(ARGS)
+	$(VENV)/bin/python -m pytest $(WORKERS) -m "not slow and not soak" $(ARGS)
 
 soak: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest -m soak -s $(ARGS)
