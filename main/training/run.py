@@ -118,10 +118,7 @@ class Run:
         if state is not None:
             self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
         self.rollouts = self.agent.rollouts()
-        try:
-            self.source = self._start_actors()
-        except ActorsFailed as error:
-            raise RunFailed(str(error)) from None
+        self.source = self._start_actors()
         try:
             self._connect(state)
             frames = None if state is None else state["frames"]
@@ -235,7 +232,10 @@ class Run:
         if own.processes == 0:
             return InlineActor(self._make_actor(0), self.rollouts)
         source = ActorProcesses(self._make_actor, own.hosted, self.rollouts, max_restarts=own.max_actor_restarts)
-        source.start()
+        try:
+            source.start()
+        except ActorsFailed as error:
+            raise RunFailed(str(error)) from None
         return source
 
     def _make_actor(self, index: int, restarts: int = 0) -> Actor:

@@ -215,10 +215,7 @@ class ActorProcesses:
         return batch
 
     def supervise(self) -> None:
-        """Notices processes that ended or are stuck, says why, and starts them again.
-
-        Raises: UsageError if an environment cannot be played.
-        """
+        """Notices processes that ended or are stuck, says why, starts them again. Raises: UsageError from an environment."""
         now = time.monotonic()
         slept = now - self._last_look > STALL_SECONDS / 2  # this process itself stood still: it has seen nothing
         self._last_look = now

@@ -229,14 +229,14 @@ class CompiledEnvironment(Environment):
         world, envs = self._world, np.array([e for e in range(self.num_envs) if e not in live], int)
         again = _empty_world(*world.frame.shape[:3])
         again.cells[:], again.agent[:] = world.cells, world.agent
-        for e in envs:
+        for e in envs.tolist():
             compiled.show_level(again, e)
         same = (
             np.array_equal(again.frame[envs], world.frame[envs])
             and np.array_equal((world.carried & compiled.KIND_MASK)[envs], world.carried_obj[envs])
             and np.array_equal((world.carried >> compiled.COLOUR_SHIFT & compiled.COLOUR_MASK)[envs], world.carried_col[envs])
         )
-        standing = compiled.kind_of(world.cells[envs, world.agent[:, 0], world.agent[:, 1]])
+        standing = compiled.kind_of(world.cells[envs, world.agent[envs, 0], world.agent[envs, 1]])
         if not same or not np.isin(standing, ENTERED).all():
             raise forms.EntryError(f"{where}/world is no state of this game: its frames are not those of its cells")
 
