@@ -49,7 +49,7 @@ class FileWriter:
         self._lock = threading.Lock()
         self._tensorboard = None
         self._rows = Rows(run_dir / run_folder.LOG, fields, tick)
-        self._handler = _QuietFileHandler(run_dir / run_folder.MESSAGES, encoding="utf-8")
+        self._handler = _QuietFileHandler(run_dir / run_folder.MESSAGES, encoding="utf-8", errors="backslashreplace")
         self._handler.setLevel(logging.INFO)
         self._handler.setFormatter(logging.Formatter("[%(levelname)s:%(process)d %(asctime)s] %(message)s"))
         self._level_before = logger.level
@@ -71,8 +71,7 @@ class FileWriter:
         run_dir = run_folder.of(savedir, xpid)
         rows.check_fields(fields)
         run_dir.mkdir(parents=True, exist_ok=True)
-        run_folder.claim(run_dir, rows.header(fields))
-        lock = run_folder.lock(run_dir)
+        lock = run_folder.claim(run_dir, rows.header(fields))
         with open(run_dir / run_folder.FIELDS, "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(rows.columns(fields))
         meta = provenance.metadata(xpid, args)
