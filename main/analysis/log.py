@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from torchbeast.core import rows as rows_module
 from torchbeast.core import run_folder
 from torchbeast.core.columns import Column
 from torchbeast.core.settings import UsageError
@@ -182,7 +183,8 @@ def _number(cell: str) -> float:
 def _text(path: Path) -> str:
     try:
         # A machine that crashed may leave zero bytes, which older csv modules refuse.
-        return path.read_bytes().decode("utf-8", errors="replace").replace("\0", "")
+        content = path.read_bytes()
+        return content.decode(rows_module.encoding(content), errors="replace").replace("\0", "")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
 
