@@ -71,7 +71,8 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
 
 def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Experiment:
     if not run_folder.is_plain(name) or name.startswith("-"):
-        raise UsageError(f"a row's name begins those of its runs: it must be {run_folder.not_plain(name)}; and without a leading -")
+        rule = f"{run_folder.not_plain(name)}; and without a leading -"
+        raise UsageError(f"a row's name begins those of its runs: it must be {rule}")
     missing = [key for key in REQUIRED if key not in row]
     if missing:
         raise UsageError(f"[{name}] lacks {', '.join(missing)}")
