@@ -399,3 +399,14 @@ def test_scalars_are_events_and_a_resumed_run_hides_later_ones(make, resume):
     events = EventAccumulator(str(again.run_dir / "tensorboard")).Reload()
     assert events.Tags()["scalars"] == ["speed"]
     assert [(event.step, event.value) for event in events.Scalars("speed")] == [(100, 10.0), (200, 20.0), (250, 5.0)]
+
+
+def test_a_savedir_that_is_no_utf8_is_a_folder_like_others(tmp_path, capsys):
+    savedir = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff"))
+    writer = FileWriter.create(savedir, "first", args={"savedir": str(savedir)}, fields=FIELDS)
+    logging.getLogger("amigo").info("writing %s", writer.run_dir)
+    write_rows(writer, [100])
+    writer.close(successful=True)
+    assert meta(writer)["args"]["savedir"] == str(savedir)
+    assert "a\\udcff/first" in (writer.run_dir / "out.log").read_text()
+    assert "Logging error" not in capsys.readouterr().err

@@ -247,12 +247,3 @@ def test_names_that_are_no_utf8_on_a_real_command_line(tmp_path):
         done = subprocess.run([*words, flag, b"a\xff"], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'a\\udcff'" in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_savedir_that_is_no_utf8_is_a_folder_like_others(tmp_path):
-    folder = os.fsencode(tmp_path) + b"/a\xff"
-    words = [sys.executable, "-m", "main.main", *command(tmp_path, *INLINE, "--total_frames", "48")]
-    words[words.index("--savedir") + 1] = folder
-    done = subprocess.run(words, cwd=ROOT, capture_output=True)
-    assert done.returncode == 0 and b"Traceback" not in done.stderr and b"Logging error" not in done.stderr, done.stderr
-    assert len(rows(Path(os.fsdecode(folder)) / "run")) == 2
