@@ -42,7 +42,7 @@ def command_line(experiment: Experiment, seed: int, savedir: Path) -> list[str]:
     """Starts the run, or goes on with it."""
     folder = run_dir(experiment, seed, savedir)
     program = [sys.executable, "-m", "main.main"]
-    if (folder / run_folder.CHECKPOINT).exists():
+    if run_folder.checkpoints(folder):
         return [*program, "--resume", str(folder)]
     return [*program, *experiment.arguments, "--seed", str(seed), "--savedir", str(savedir), "--xpid", folder.name]
 

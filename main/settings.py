@@ -55,11 +55,13 @@ class FileSettings:
 
     title = "Files"
     xpid: str | None = flag(
-        None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun it must be given)", experiment=False
+        None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun its --rdzv_id)", experiment=False
     )
     initials: str = flag("anonymous", "whose run it is", experiment=False)
     savedir: str = flag("./experimentsMinigrid", "folder for runs", resumable=True)
-    resume: str | None = flag(None, "go on with the run in this folder, where its last checkpoint left it", resumable=True)
+    resume: str | None = flag(
+        None, "go on with the run in this folder from its last checkpoint, or from this checkpoint in it", resumable=True
+    )
     disable_checkpoint: bool = flag(False, "write no checkpoints", resumable=True)
     checkpoint_minutes: float = flag(10.0, "minutes between checkpoints", above=0, resumable=True)
     keep_checkpoints: int = flag(
@@ -71,6 +73,16 @@ class FileSettings:
         False, "every save_every frames store the current frames and goals of some environments", experiment=False
     )
     save_every: int = flag(50_000, "frames between two such stores", at_least=1, experiment=False)
+
+    def problems(self) -> list[str]:
+        """Why a new run cannot have the name that these ask for, with the remedy."""
+        if self.resume is not None:
+            return []
+        if self.xpid is not None:
+            return [] if run_folder.is_plain(self.xpid) else [f"--xpid must be {run_folder.not_plain(self.xpid)}"]
+        if run_folder.is_plain(f"_{self.initials}_"):
+            return []
+        return [f"--initials must be part of {run_folder.not_plain(self.initials)}"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,7 @@ def problems(settings: Settings) -> list[str]:
     """Every reason why these settings cannot work, a line each, with the remedy."""
     found = settings.problems()
     found += settings[ProcessSettings].problems(settings[LearningSettings].batch_size)
+    found += settings[FileSettings].problems()
     run = settings[RunSettings]
     try:
         found += minigrid.problems(run.env, settings[EnvironmentSettings])

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from torchbeast.core import rows as rows_module
 from torchbeast.core import run_folder
 from torchbeast.core.columns import Column
 from torchbeast.core.settings import UsageError
@@ -287,7 +288,8 @@ def _number(cell: str) -> float:
 def _text(path: Path) -> str:
     try:
         # A machine that crashed may leave zero bytes, which older csv modules refuse.
-        return path.read_bytes().decode("utf-8", errors="replace").replace("\0", "")
+        content = path.read_bytes()
+        return content.decode(rows_module.encoding(content), errors="replace").replace("\0", "")
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -305,7 +307,9 @@ class _Lines:
 
     def __iter__(self) -> Iterator[str]:
         try:
-            with open(self._path, encoding="utf-8", errors="replace", newline="") as file:
+            with open(self._path, "rb") as file:
+                encoding = rows_module.encoding(file.read(2))
+            with open(self._path, encoding=encoding, errors="replace", newline="") as file:
                 before = None
                 for line in file:
                     if before is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import shutil
 import time
@@ -37,6 +38,7 @@ def open_writer(settings: Settings, columns: Sequence[Column], frames: int | Non
     try:
         if frames is not None:
             return FileWriter.resume(Path(files.savedir) / files.xpid, args=settings.flat(), fields=names, frames=frames)
+        Path(files.savedir).mkdir(parents=True, exist_ok=True)
         settings = settings.replace(xpid=files.xpid or _free_name(settings))
         return FileWriter.create(Path(files.savedir), settings[FileSettings].xpid, args=settings.flat(), fields=names)
     except (OSError, ValueError) as error:
@@ -44,13 +46,18 @@ def open_writer(settings: Settings, columns: Sequence[Column], frames: int | Non
 
 
 def _free_name(settings: Settings) -> str:
-    """ENV_INITIALS_MMDD-HHMM, with -2, -3, ... where that is taken."""
+    """ENV_INITIALS_MMDD-HHMM, with -2, -3, ... where that is taken; its folder is made, so that nobody else takes it.
+
+    Raises: ValueError if no folder can have that name.
+    """
     files = settings[FileSettings]
-    name = f"{settings[RunSettings].env}_{files.initials}_{time.strftime('%m%d-%H%M')}"
-    number = 1
-    while (Path(files.savedir) / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return name if number == 1 else f"{name}-{number}"
+    env = settings[RunSettings].env.replace("/", "_")
+    name = f"{env}_{files.initials}_{time.strftime('%m%d-%H%M')}"
+    for number in itertools.count(1):
+        run_dir = run_folder.of(files.savedir, name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            run_dir.mkdir()
+            return run_dir.name
 
 
 class Record:

@@ -59,6 +59,7 @@ def train(settings: Settings, given: dict[str, Any], ranks: Alone = ALONE) -> in
 def _train(settings: Settings, given: dict[str, Any], ranks: Alone) -> int:
     run_dir, state = settings[FileSettings].resume, None
     if not ranks.alone and run_dir is None and not settings[FileSettings].dry_run:
+        settings = resume.named(settings)
         run_dir = resume.begun(settings[FileSettings], ranks)
     if run_dir is not None:
         settings, state = resume.resumed(Path(run_dir), given, ranks)
@@ -74,8 +75,8 @@ def dry_run(settings: Settings, state: dict | None, ranks: Alone = ALONE) -> int
     """Checks the machine, measures the speed in a folder that is deleted again, and says how long the run would take."""
     done = 0 if state is None else state["frames"]
     with tempfile.TemporaryDirectory() as folder:
-        probe = settings.replace(xpid="dry_run", disable_checkpoint=True)
-        run = Run(probe.replace(savedir=folder), None, ranks, checked=probe)
+        probe = settings.replace(savedir=folder, xpid="dry_run", resume=None, disable_checkpoint=True)
+        run = Run(probe, None, ranks, checked=(settings, done))
         rates = []
         timer = threading.Timer(DRY_RUN_SECONDS, lambda: (rates.append(run.progress.rate()), run.interrupt.ask()))
         timer.start()
@@ -97,10 +98,10 @@ class Run:
 
     Args:
         state: the checkpoint to go on from; None begins.
-        checked: the settings that the machine is checked for, if not these.
+        checked: settings and frames learned of the run that the machine is checked for, if it is not this one.
     """
 
-    def __init__(self, settings: Settings, state: dict | None, ranks: Alone = ALONE, *, checked: Settings | None = None):
+    def __init__(self, settings: Settings, state: dict | None, ranks: Alone = ALONE, *, checked: tuple | None = None):
         self.settings = settings
         self.ranks = ranks
         self._total_frames = settings[RunSettings].total_frames
@@ -114,7 +115,7 @@ class Run:
         self.learner = self.agent.learner(ranks)
         self.lockstep = Lockstep(self.learner, self.interrupt, ranks)
         size = {"rollout_bytes": self.agent.rollout_bytes, "checkpoint_bytes": self.agent.checkpoint_bytes}
-        preflight.examine(checked or settings, ranks, **size)
+        preflight.examine(*(checked or (settings, 0 if state is None else state["frames"])), ranks, **size)
         if state is not None:
             self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
         self.rollouts = self.agent.rollouts()

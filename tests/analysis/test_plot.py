@@ -117,6 +117,19 @@ def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
     assert "unreadable: 1\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_log_that_was_edited_on_windows_is_read_as_it_was(tmp_path, coding):
+    path = write_log(tmp_path, [[10, 0.1, 0, 1, 7], [20, 0.2, 0, 1, 7]]) / "logs.csv"
+    before, _ = read_columns(path)
+    (tmp_path / "meta.json").write_text(json.dumps({"args": {"seed": 5}}), encoding="utf-8-sig")
+    path.write_bytes(path.read_text().replace("\n", "\r\n").encode(coding))
+    columns, left_out = read_columns(path)
+    assert list(columns) == list(before) and left_out == 0
+    for name, values in before.items():
+        np.testing.assert_equal(columns[name], values)
+    assert read_log(tmp_path, DECLARED).arguments["seed"] == 5
+
+
 def test_rows_written_again_after_a_resume_count_once(tmp_path):
     frames = [10, 20, 30, 40, 30, 40, 50, 50]
     write_log(tmp_path, [[f, i, None, 1, 7] for i, f in enumerate(frames)])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -13,12 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from torchbeast.core import forms
+from torchbeast.core import forms, run_folder
 from torchbeast.core.run_folder import replacing
 
 logger = logging.getLogger("amigo")
 
-MAX_KEPT = 1000
 FORMAT = "amigo-1"  # the published code's checkpoints lack this key
 MAX_DEPTH = 100  # of entries in entries
 REQUIRED = ("model_state_dict", "flags")
@@ -31,7 +32,8 @@ class CheckpointError(ValueError):
 def save(path: Path, state: dict, *, keep: int = 1) -> None:
     """Writes `state` so that `path` is at every moment either the old file or the whole new one.
 
-    The `keep` - 1 checkpoints before it stay beside it, as NAME-1.tar (the newest of them), NAME-2.tar, ...
+    The `keep` - 1 checkpoints before it stay beside it, as NAME-1.tar (the newest of them), NAME-2.tar, ...: whole ones, of
+    fewer frames than it has. One of more, from which the run has gone back, becomes a milestone.
     """
     content = io.BytesIO()  # written at once: PyTorch's own writer hides a full disk behind an internal error
     torch.save({"format": FORMAT, **state}, content)
@@ -40,21 +42,46 @@ def save(path: Path, state: dict, *, keep: int = 1) -> None:
             file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        _shift(path, keep)
+        _make_room(path, keep, state.get("frames", math.inf))
 
 
-def _shift(path: Path, keep: int) -> None:
-    """Makes room for a new checkpoint; `path` itself stays until it is replaced.
+def _make_room(path: Path, keep: int, frames: float) -> None:
+    """Moves the checkpoints before one of so many frames to their next names; `path` itself stays until it is replaced.
 
-    A damaged one is not kept: it must not take the place of a good one.
+    What is damaged, or holds no less than the new one, must not take the place of a good one before it.
     """
-    if not zipfile.is_zipfile(path):
-        return
-    for n in range(keep - 1, 1, -1):
-        if (before := earlier(path, n - 1)).exists():
-            os.replace(before, earlier(path, n))
-    if keep > 1:
-        link(path, earlier(path, 1))
+    before = _in_order(path)
+    while before and not (then := _frames(before[0][1])) < frames:
+        _, other = before.pop(0)
+        if frames < then < math.inf:
+            milestone = path.with_name(run_folder.milestone(int(then)))
+            link(other, milestone)
+            logger.warning(f"{other} is ahead of where the run goes on: it stays as {milestone.name}")
+    moves = [(old, new, other) for new, (old, other) in enumerate(before[: keep - 1], 1)]
+    down, up = ([move for move in moves if sign * (move[1] - move[0]) > 0] for sign in (1, -1))
+    for _, new, other in (*reversed(down), *up):  # so none is written over before it has moved
+        link(path, earlier(path, new)) if other == path else os.replace(other, earlier(path, new))
+
+
+def kept(path: Path) -> int:
+    """How many of `path` and the checkpoints kept before it there are."""
+    return sum(other.exists() for _, other in _in_order(path))
+
+
+def _in_order(path: Path) -> list[tuple[int, Path]]:
+    """`path` and the checkpoints kept before it, each with its number; the newest first."""
+    name = re.compile(rf"{re.escape(path.stem)}-([1-9]\d{{0,8}}){re.escape(path.suffix)}", re.ASCII)
+    matches = (name.fullmatch(other.name) for other in path.parent.glob(f"*{path.suffix}"))
+    return [(0, path), *sorted((int(match[1]), path.with_name(match[0])) for match in matches if match)]
+
+
+def _frames(path: Path) -> float:
+    """Of how many frames a checkpoint is; infinitely many of one that is damaged, or is none."""
+    try:
+        frames = load(path)["frames"]
+    except (CheckpointError, KeyError):
+        return math.inf
+    return frames if type(frames) is int and frames >= 0 else math.inf
 
 
 def link(path: Path, other: Path) -> None:
@@ -76,7 +103,7 @@ def load_newest(path: Path) -> tuple[dict, Path]:
 
     Damaged ones are named in a warning. Raises: CheckpointError if there is none.
     """
-    candidates = [path, *(p for n in range(1, MAX_KEPT) if (p := earlier(path, n)).exists())]
+    candidates = [candidate for _, candidate in _in_order(path)]
     if not any(candidate.exists() for candidate in candidates):
         raise CheckpointError(f"{path}: no such file; give the folder of a run of this program (SAVEDIR/XPID)")
     first_error = None

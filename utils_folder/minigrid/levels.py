@@ -7,9 +7,8 @@ An object is one integer, so that picking up, carrying, dropping and unpacking m
 The target bit is the object's identity as far as the rules ask for it; it stays with the object wherever it goes.
 An empty cell is an object of kind "empty"; kinds, colours and states have gym-minigrid's numbers.
 
-Everything that Numba compiles is in this one file on purpose. The machine code is kept on disk (`cache=True`; in
-`__pycache__` beside this file, else in the user's cache folder, or under `NUMBA_CACHE_DIR` if that is set). It is made
-anew when this file changes, but Numba does not look at the files that it imports.
+Everything that Numba compiles is in this one file on purpose. The machine code is kept on disk (`torchbeast/core/compiled.py`).
+It is made anew when this file changes, but Numba does not look at the files that it imports.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from numba.extending import register_jitable
+
+from torchbeast.core.compiled import compiled
 
 # --- Objects --------------------------------------------------------------------------------------------------------
 
@@ -412,7 +413,7 @@ def show_agent(world, e):
     world.carried_col[e] = colour_of(world.carried[e])
 
 
-@njit(cache=True)
+@compiled
 def show_level(world, e):
     """Writes the whole observation of environment e, whose agent has just come with free hands."""
     world.carried[e] = NOTHING
@@ -556,7 +557,7 @@ def check(world, actions):
             raise IndexError("an agent looks out of the grid (or initial() has not been called)")
 
 
-@njit(cache=True)
+@compiled
 def begin_where(world, where, game, seed_state):
     """A new level in every environment where `where` (bool [E]).
 
@@ -569,7 +570,7 @@ def begin_where(world, where, game, seed_state):
         show_level(world, e)
 
 
-@njit(cache=True)
+@compiled
 def step_all(world, actions, game):
     """One action (int64 [E]) in every environment, up to the end of its episode; whether an episode has ended."""
     check(world, actions)
