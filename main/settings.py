@@ -10,7 +10,7 @@ from main.amigo import program
 from main.training.processes import ProcessSettings
 from models import STUDENTS
 from models.grid import CellSettings
-from torchbeast.core import checkpoint, run_folder
+from torchbeast.core import run_folder
 from torchbeast.core import settings as core
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.settings import Flag, Settings, UsageError, flag
@@ -65,7 +65,7 @@ class FileSettings:
     disable_checkpoint: bool = flag(False, "write no checkpoints", resumable=True)
     checkpoint_minutes: float = flag(10.0, "minutes between checkpoints", above=0, resumable=True)
     keep_checkpoints: int = flag(
-        2, "how many of the newest checkpoints are kept", at_least=1, at_most=checkpoint.MAX_KEPT, resumable=True
+        2, "how many of the newest checkpoints are kept", at_least=1, at_most=1000, resumable=True
     )
     milestone_frames: int | None = flag(None, "also keep a checkpoint every so many frames", at_least=1, resumable=True)
     dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True)
