@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from main.training import interrupt
 from torchbeast.core.settings import Parser, UsageError
 
 
@@ -64,6 +65,8 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the command's exit code; 2 where there is no such command."""
+    if argv is None:
+        interrupt.end_at_once()  # what the command imports takes seconds
     name, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     try:
         chosen = COMMANDS[make_parser().parse_args([name]).command]
