@@ -2,6 +2,11 @@
 
 import sys
 
+from main.training import interrupt
+
+if __name__ == "__main__":  # what is imported below takes seconds
+    interrupt.end_at_once()
+
 from main.main import main
 
 if __name__ == "__main__":

@@ -20,12 +20,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from main.training import interrupt
+
+if __name__ == "__main__":  # what is imported below takes seconds
+    interrupt.end_at_once()
+
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from main import command
 from main import settings as settings_module
+from main.amigo import program
 from main.analysis import scaling
 from main.training import recipe
 from main.training.learner import Learner
@@ -342,7 +348,7 @@ def benchmark(options: argparse.Namespace) -> None:
 
 def make_parser() -> Parser:
     parser = Parser(
-        prog="python -m main.benchmark",
+        prog=program("main.benchmark"),
         description="How fast each part of a run is, and the whole, and how near the machine's limit; under two minutes.",
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each whole-program run (default: 20)")

@@ -1,5 +1,5 @@
-"""What every command shares: what it logs reaches the console, and a wrong input becomes one line and exit code 2; and what
-commands that read finished runs are told of the program that made them."""
+"""What every command shares: what it logs reaches the console, which may fail; a wrong input becomes one line and exit code 2,
+a signal its own exit code; and what commands that read finished runs are told of the program that made them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tqdm import tqdm
 from main import settings as settings_module
 from main.analysis.log import Declared
 from main.training import recipe
+from main.training.interrupt import EXIT_CODES, Stopped, stopping
+from torchbeast.core.console import console, cut
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.settings import UsageError
 
@@ -25,7 +27,7 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not (self._live and getattr(record, "progress", False)):
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(cut(self.format(record)), file=sys.stderr)
 
 
 class RankHandler(logging.Handler):
@@ -36,7 +38,7 @@ class RankHandler(logging.Handler):
         self._ranks = ranks
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
+        text = cut(self.format(record))
         try:
             self._ranks.tell(text)
         except RanksFailed:
@@ -44,11 +46,29 @@ class RankHandler(logging.Handler):
 
 
 def run(work: Callable[[], int | None], ranks: Alone = ALONE) -> int:
-    """Does the work of a command, as one of `ranks`. Returns the exit code: the work's own (None is 0), or 2."""
+    """Does the work of a command, as one of `ranks`.
+
+    Returns the exit code: the work's own (None is 0); 2 for a wrong input; after a signal, its own; 1 if results could not be
+    written to stdout.
+    """
+    with console() as (out, _):
+        try:
+            with stopping():
+                code = _logged(work, ranks)
+        except Stopped as stopped:
+            _speak(str(stopped), ranks)
+            return EXIT_CODES[stopped.number]
+        if out.error is not None and not code:
+            say(f"what was said on stdout is lost in part ({out.error.strerror})", ranks)
+            return 1
+        return code
+
+
+def _logged(work: Callable[[], int | None], ranks: Alone) -> int:
     logger = logging.getLogger("amigo")
     logger.setLevel(logging.INFO)
-    console = ConsoleHandler() if ranks.first else RankHandler(ranks)
-    logger.addHandler(console)
+    handler = ConsoleHandler() if ranks.first else RankHandler(ranks)
+    logger.addHandler(handler)
     try:
         return work() or 0
     except UsageError as error:
@@ -56,13 +76,17 @@ def run(work: Callable[[], int | None], ranks: Alone = ALONE) -> int:
             say(line, ranks)
         return 2
     finally:
-        logger.removeHandler(console)
+        logger.removeHandler(handler)
 
 
 def say(error: object, ranks: Alone = ALONE) -> None:
     """An error, for the user."""
-    name = "" if ranks.first else f"rank {ranks.rank}: "
-    print(f"{name}error: {error}", file=sys.stderr)
+    _speak(f"error: {cut(str(error))}", ranks)
+
+
+def _speak(text: str, ranks: Alone) -> None:
+    with console():
+        print(text if ranks.first else f"rank {ranks.rank}: {text}", file=sys.stderr)
 
 
 def declared() -> Declared:

@@ -9,21 +9,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from main.training import interrupt
+
+if __name__ == "__main__":  # what is imported below takes seconds
+    interrupt.end_at_once()
+
 import imageio.v2 as imageio
 import matplotlib.style
 import numpy as np
 import plotly.graph_objects as go
+from gym_minigrid.minigrid import OBJECT_TO_IDX
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from main import command, plot
-from torchbeast.core import checkpoint, outputs, run_folder
+from main.amigo import program
+from torchbeast.core import checkpoint, forms, outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError
 from utils_folder import video
 from utils_folder.motivations import curriculum
-from utils_folder.motivations.curriculum import NAMES, OBJECT_TO_IDX, PROPOSED, REACHED, History
+from utils_folder.motivations.curriculum import NAMES, PROPOSED, REACHED, History
 
 PICTURE_MOMENTS = 6
 CURVE_MOMENTS = 100
@@ -50,7 +57,10 @@ def read(run_dir: Path) -> tuple[History, str]:
         raise UsageError(str(error)) from None
     if curriculum.KEY not in state:
         raise UsageError(f"{run_dir}: its checkpoint tells of no goals: give a run of this program that has a teacher")
-    history = curriculum.history(state[curriculum.KEY])
+    try:
+        history = curriculum.history(state[curriculum.KEY])
+    except forms.EntryError as error:
+        raise UsageError(f"{run_dir}: its checkpoint is damaged: {error}") from None
     if not history.cells.any():
         raise UsageError(f"{run_dir}: no goal has ended yet: wait until the run has a later checkpoint")
     flags = state["flags"]
@@ -269,7 +279,7 @@ def show(options: argparse.Namespace) -> None:
 
 def make_parser() -> Parser:
     parser = Parser(
-        prog="python -m main.curriculum",
+        prog=program("main.curriculum"),
         description="Shows what the teacher of a run taught: a picture, and a page with a slider over the run.",
     )
     parser.add_argument("run", type=Path, help="folder of a run (SAVEDIR/XPID)")

@@ -5,6 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from main.training import interrupt
+
+if __name__ == "__main__":  # what is imported below takes seconds
+    interrupt.end_at_once()
+
 from main import command
 from main import settings as settings_module
 from main.playing.evaluate import evaluate
@@ -18,7 +23,8 @@ from torchbeast.core.settings import UsageError
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
-    Returns the exit code: 0; 2 for a wrong input; 1 for a failure; 130, 143 or 75 after SIGINT, SIGTERM or SIGUSR1.
+    Returns the exit code: 0; 2 for a wrong input; 1 for a failure; 130, 143, 75 or 129 after SIGINT, SIGTERM, SIGUSR1 or
+    SIGHUP.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:

@@ -18,6 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from main.training import interrupt
+
+if __name__ == "__main__":  # what is imported below takes seconds
+    interrupt.end_at_once()
+
 import matplotlib.style
 import numpy as np
 from matplotlib.artist import Artist
@@ -26,6 +31,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from main import command
+from main.amigo import program
 from main.analysis.curves import CONFIDENCE, STATISTICS, Curve, Group, default_window, group_logs, make_curve
 from main.analysis.log import Log, read_log
 from main.training import recipe
@@ -299,7 +305,8 @@ def plot(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     kind = _check_output(options)
     declared = command.declared()
-    logs = _unique([read_log(given, declared) for given in options.runs])
+    most = MOST_BINS * max(1, 5 // len(options.runs))  # no picture shows more
+    logs = _unique([read_log(given, declared, most) for given in options.runs])
     _check_times(logs, options.x)
     groups, names = group_logs(logs, declared.seed_like, _words(options.by) or ())
     if len(groups) > len(COLOURS) * len(LINES):
@@ -380,7 +387,7 @@ _size.__name__, _positive.__name__, _dpi.__name__ = "WIDTHxHEIGHT (1 to 100 inch
 
 def make_parser() -> Parser:
     about = "Learning curves from logs, with bootstrap 95% intervals over seeds."
-    parser = Parser(prog="python -m main.plot", description=about)
+    parser = Parser(prog=program("main.plot"), description=about)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="the folder of a run, or a logs.csv")
     add("--by", help="group by these arguments of meta.json, as model or model,env; or by experiment, the name of a row of "

@@ -7,8 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from main.training import interrupt
+
+if __name__ == "__main__":  # what is imported below takes seconds
+    interrupt.end_at_once()
+
 from main import command
 from main import settings as settings_module
+from main.amigo import program
 from main.analysis import table
 from main.analysis.table import Experiment
 from main.playing import score, trained
@@ -70,7 +76,7 @@ def _text(path: Path) -> str:
 
 def make_parser() -> Parser:
     parser = Parser(
-        prog="python -m main.report",
+        prog=program("main.report"),
         description="Tables of what finished runs came to, as Markdown: one from their logs, one from their agents, each of "
         "which plays 100 fresh episodes (together some minutes).",
     )

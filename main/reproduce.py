@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from main.training import interrupt
+
+if __name__ == "__main__":  # what is imported below takes seconds
+    interrupt.end_at_once()
+
 from main import command
 from main import settings as settings_module
+from main.amigo import program
 from main.analysis import keep, table
 from main.analysis.log import Declared, read_meta
 from main.analysis.table import Experiment, is_finished, run_dir
-from main.training.interrupt import EXIT_CODES
 from torchbeast.core import run_folder
 from torchbeast.core.settings import Parser, UsageError
 
@@ -38,7 +42,7 @@ def command_line(experiment: Experiment, seed: int, savedir: Path) -> list[str]:
     """Starts the run, or goes on with it."""
     folder = run_dir(experiment, seed, savedir)
     program = [sys.executable, "-m", "main.main"]
-    if (folder / run_folder.CHECKPOINT).exists():
+    if run_folder.checkpoints(folder):
         return [*program, "--resume", str(folder)]
     return [*program, *experiment.arguments, "--seed", str(seed), "--savedir", str(savedir), "--xpid", folder.name]
 
@@ -62,7 +66,7 @@ def run_all(experiments: list[Experiment], savedir: Path, kept: Path | None, dec
                 print(shlex.join(arguments), flush=True)
                 code = _run(arguments)
                 if code:
-                    stopped = code in EXIT_CODES.values()
+                    stopped = code in interrupt.EXIT_CODES.values()
                     remedy = "the same command goes on from here" if stopped else "its cause stands above"
                     command.say(f"the run ended with exit code {code}; {remedy}")
                     return code
@@ -75,16 +79,15 @@ def run_all(experiments: list[Experiment], savedir: Path, kept: Path | None, dec
 
 def _run(arguments: list[str]) -> int:
     """Runs one program and hands signals on to it: it knows how to end well."""
-    process = subprocess.Popen(arguments, start_new_session=True)
-    handed_on = {number: number for number in EXIT_CODES}
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
-        handed_on[signal.SIGHUP] = signal.SIGTERM  # the terminal was closed
-    previous = {number: signal.signal(number, lambda number, _: process.send_signal(handed_on[number])) for number in handed_on}
+    process, early = None, []
+    before = interrupt.take(lambda number, _: early.append(number) if process is None else process.send_signal(number))
     try:
+        process = subprocess.Popen(arguments, start_new_session=True)
+        for number in early:
+            process.send_signal(number)
         return process.wait()
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        interrupt.give_back(before)
 
 
 def reproduce(options: argparse.Namespace) -> int:
@@ -118,7 +121,7 @@ def _chosen(experiments: list[Experiment], options: argparse.Namespace) -> list[
 
 def make_parser() -> Parser:
     parser = Parser(
-        prog="python -m main.reproduce",
+        prog=program("main.reproduce"),
         description="Runs every experiment of a table that is not finished, one after the other, or goes on with it; and says "
         "what each reached, and when. Ctrl-C ends it with a checkpoint; the same command goes on from there.",
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from main.amigo import program
 from main.training.processes import ProcessSettings
 from models import STUDENTS
 from models.grid import CellSettings
@@ -18,7 +19,6 @@ from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations import MOTIVATIONS, canonical_name
 from utils_folder.motivations.rewards import RewardSettings
 
-PROGRAM = "python -m main.main"
 DESCRIPTION = (
     "AMIGo: adversarially motivated intrinsic goals, on MiniGrid. Trains an agent, or plays with a trained one. "
     "Other commands: python -m main.plot, main.curriculum, main.reproduce, main.report and main.benchmark, each with --help."
@@ -55,20 +55,34 @@ class FileSettings:
 
     title = "Files"
     xpid: str | None = flag(
-        None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun it must be given)", experiment=False
+        None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun its --rdzv_id)", experiment=False
     )
     initials: str = flag("anonymous", "whose run it is", experiment=False)
     savedir: str = flag("./experimentsMinigrid", "folder for runs", resumable=True)
-    resume: str | None = flag(None, "go on with the run in this folder, where its last checkpoint left it", resumable=True)
+    resume: str | None = flag(
+        None, "go on with the run in this folder from its last checkpoint, or from this checkpoint in it", resumable=True
+    )
     disable_checkpoint: bool = flag(False, "write no checkpoints", resumable=True)
     checkpoint_minutes: float = flag(10.0, "minutes between checkpoints", above=0, resumable=True)
-    keep_checkpoints: int = flag(2, "how many of the newest checkpoints are kept", at_least=1, resumable=True)
+    keep_checkpoints: int = flag(
+        2, "how many of the newest checkpoints are kept", at_least=1, at_most=1000, resumable=True
+    )
     milestone_frames: int | None = flag(None, "also keep a checkpoint every so many frames", at_least=1, resumable=True)
     dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True)
     save_env: bool = flag(
         False, "every save_every frames store the current frames and goals of some environments", experiment=False
     )
     save_every: int = flag(50_000, "frames between two such stores", at_least=1, experiment=False)
+
+    def problems(self) -> list[str]:
+        """Why a new run cannot have the name that these ask for, with the remedy."""
+        if self.resume is not None:
+            return []
+        if self.xpid is not None:
+            return [] if run_folder.is_plain(self.xpid) else [f"--xpid must be {run_folder.not_plain(self.xpid)}"]
+        if run_folder.is_plain(f"_{self.initials}_"):
+            return []
+        return [f"--initials must be part of {run_folder.not_plain(self.initials)}"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ def defaults() -> dict[str, Any]:
 
 def parse(argv: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     """All settings, defaults put in, and those that were given by flag. Raises: UsageError."""
-    return core.parse(core.make_parser(groups(), PROGRAM, DESCRIPTION), groups(), argv)
+    return core.parse(core.make_parser(groups(), program("main.main"), DESCRIPTION), groups(), argv)
 
 
 def stored(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,6 +139,7 @@ def problems(settings: Settings) -> list[str]:
     """Every reason why these settings cannot work, a line each, with the remedy."""
     found = settings.problems()
     found += settings[ProcessSettings].problems(settings[LearningSettings].batch_size)
+    found += settings[FileSettings].problems()
     run = settings[RunSettings]
     try:
         found += minigrid.problems(run.env, settings[EnvironmentSettings])

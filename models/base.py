@@ -49,6 +49,11 @@ class StudentNetwork(abc.ABC):
         return None
 
     @staticmethod
+    def least_size(settings: Settings, frame_shape: tuple[int, int, int], num_actions: int) -> int:
+        """How many numbers the network that `make` makes has at least, told without making it: flags may ask for any size."""
+        return 0
+
+    @staticmethod
     def misfit(weights: dict[str, Any], width: int, height: int) -> str | None:
         """Why these weights fit no grid of this size; None if they may, or do not tell. Raises: ValueError if they are none."""
         return None

@@ -18,18 +18,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-import numba
 import torch
 import torch.nn.functional as F
-from gym_minigrid.minigrid import COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.linear import linear
+from torchbeast.core.compiled import compiled
 from torchbeast.core.settings import flag
 
 MAX_SIDE = 32  # five convolutions of stride 2 bring 32 cells down to 1
-OBJECTS, COLOURS, STATES = len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(DIR_TO_VEC)
+# gym-minigrid's numbers of objects and colours, and the directions of an agent (doors have three states), written out: who
+# adds to gym-minigrid's tables does not change the networks, whether before or after this is imported.
+OBJECTS, COLOURS, STATES = 11, 6, 4
+AGENT = 10  # the agent's number among the objects
 CODES = OBJECTS * COLOURS * STATES
 CELL_CHANNELS = 3  # object, colour, state
 TAPS = 9  # of a 3x3 kernel, counted as its weight is stored: dy * 3 + dx
@@ -48,6 +50,11 @@ def check_frame_shape(frame_shape: tuple[int, int, int]) -> tuple[int, int, int]
     if channels < CELL_CHANNELS or channels % CELL_CHANNELS:
         raise ValueError(f"frame with {channels} channels: expected a multiple of 3 (object, colour, state)")
     return width, height, channels // CELL_CHANNELS
+
+
+def are_cells(frames: Tensor) -> Tensor:
+    """Which values of frames [..., 3k] are an object, colour or state that the networks know."""
+    return frames < torch.tensor([OBJECTS, COLOURS, STATES]).repeat(frames.shape[-1] // CELL_CHANNELS)
 
 
 def initialise(layer: nn.Linear | nn.Conv2d, gain: float) -> nn.Module:
@@ -117,7 +124,7 @@ class CellEmbedding(nn.Module):
         return torch.cat(pairs, dim=2).flatten(0, 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _add_to_rows(table, rows, values):
     """table[rows[i, j]] += values[i], in a quarter of the time of one index_add_ for each j."""
     for i in range(rows.shape[0]):

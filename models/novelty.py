@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor, nn
 
-from models.grid import CELL_CHANNELS, COLOURS, RELU_GAIN, CellEmbedding, GridConvolutions, initialise
+from models.grid import AGENT, CELL_CHANNELS, COLOURS, RELU_GAIN, CellEmbedding, GridConvolutions, initialise
 from models.linear import linear
 
 AGENT_DIM = 10  # of the embedding of the agent's cell
@@ -42,7 +41,7 @@ class RandomNetwork(CellEmbedding):
         leading = inputs["carried_obj"].shape
         frame = inputs["frame"].reshape(-1, *inputs["frame"].shape[-3:])
         features = self.feat_extract(frame, None, self.feat_extract.compose(self.tables()))
-        agent = (frame[..., -CELL_CHANNELS] == OBJECT_TO_IDX["agent"]).flatten(1).byte().argmax(1)
+        agent = (frame[..., -CELL_CHANNELS] == AGENT).flatten(1).byte().argmax(1)
         carried = inputs["carried_obj"].reshape(-1).int() * COLOURS + inputs["carried_col"].reshape(-1)
         hidden = torch.cat([features, self.embed_agent_loc(agent), F.embedding(carried, self.compose_carried())], dim=1)
         for layer, activation in zip((self.fc[0], self.fc[2]), self.activations):

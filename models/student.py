@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,6 +94,13 @@ class Student(CellEmbedding, StudentNetwork):
             num_lstm_layers=own.num_lstm_layers,
             use_embedding=not settings[CellSettings].disable_use_embedding,
         )
+
+    @staticmethod
+    def least_size(settings: Settings, frame_shape: tuple[int, int, int], num_actions: int) -> int:
+        own, cells = settings[StudentSettings], math.prod(frame_shape[:2]) + 1
+        width = own.state_embedding_dim
+        layers = 1 + 8 * own.num_lstm_layers * own.use_lstm  # of width x width: fc's second one, an LSTM's eight
+        return cells * own.goal_dim + layers * (width + 1) * width + (33 + num_actions) * width
 
     @staticmethod
     def misfit(weights: dict[str, Any], width: int, height: int) -> str | None:

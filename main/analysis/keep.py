@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from main.analysis.log import Declared, Log, means, read_log
-from torchbeast.core import checkpoint, run_folder
+from main.analysis.log import Declared, Log, joined, read_log
+from torchbeast.core import checkpoint, forms, run_folder
 from torchbeast.core.settings import UsageError
 
 ROWS = 1000
 DIGITS = 5
 OF_RUN = ("training_keys", "source", "other_ranks")  # what the run, not its learner, adds to a checkpoint
+STARTED = forms.record({"command": forms.some(forms.text), "args": forms.mapping}, exact=False)  # each start in meta.json
 BEFORE = ("optimizer_state_dict", "scheduler_state_dict", "recent_returns")  # how training keys end, where they are not listed
 
 
@@ -28,7 +29,11 @@ def keep(run_dir: Path, folder: Path, declared: Declared) -> None:
     except checkpoint.CheckpointError as error:
         raise UsageError(str(error)) from None
     log = read_log(run_dir, declared)
-    meta = run_folder.read_metadata(run_dir)
+    try:
+        meta = run_folder.read_metadata(run_dir)
+        forms.each(STARTED)("meta.json", [meta, *meta.get("resumed", [])])
+    except ValueError as error:
+        raise UsageError(f"{run_dir}: {error}: repair it") from None
     meta["xpid"] = folder.name
     # As if it had been made in `folder`: where code and runs lay is nobody's business.
     place = {"savedir": folder.parent.name, "xpid": folder.name, "resume": f"{folder.parent.name}/{folder.name}"}
@@ -68,17 +73,7 @@ def thinned(log: Log, rows: int = ROWS) -> dict[str, np.ndarray]:
     What becomes of a column's values stands in its declaration (Column.join).
     """
     starts = np.unique(np.linspace(0, len(log.frames), min(rows, len(log.frames)), endpoint=False).astype(int))
-    ends = np.append(starts[1:], len(log.frames)) - 1
-
-    def add(values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(values, starts)
-
-    def joined(name: str, values: np.ndarray) -> np.ndarray:
-        if log.join(name) == "last":
-            return values[ends]
-        return add(np.nan_to_num(values)) if log.join(name) == "sum" else means(values, log.weights(name), add)
-
-    return {name: joined(name, values) for name, values in log.columns.items()}
+    return joined(log.columns, starts, log.join)
 
 
 def _cell(value: float) -> str:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from torchbeast.core import rows as rows_module
 from torchbeast.core import run_folder
 from torchbeast.core.columns import Column
 from torchbeast.core.settings import UsageError
 
 EXPERIMENT = "experiment"  # an argument that every run with metadata has: EXPERIMENT-SEED is what main.reproduce names its runs
+
+
+HEADS = {"frames", "step", "_tick"}
+AT_ONCE = 10_000  # rows of a log that are text in memory
 
 
 class NoRows(UsageError):
@@ -63,9 +67,7 @@ class Log(NamedTuple):
 
     def join(self, column: str) -> str:
         """How rows of the column are joined, as Column.join says; a column that nobody declares has a mean."""
-        if column in self.declared:
-            return self.declared[column].join
-        return "last" if column in ("_tick", "_time") else "mean"
+        return _join(self.declared, column)
 
     def weights(self, column: str) -> np.ndarray:
         """What each row counts in a mean of the column, float64 [N]: its episodes, if it is a mean over those; else 1."""
@@ -96,15 +98,51 @@ def means(values: np.ndarray, weights: np.ndarray, add: Callable[[np.ndarray], n
     return np.divide(total, weight, out=np.full(len(weight), math.nan), where=weight > 0)
 
 
-def read_log(given: str | Path, declared: Declared) -> Log:
+def joined(columns: Mapping[str, np.ndarray], starts: np.ndarray, join: Callable[[str], str]) -> dict[str, np.ndarray]:
+    """The columns with one row in place of all from one start to the next, float64, NaN where nothing was.
+
+    Args:
+        columns: float64 [N] by name.
+        starts: int64 [K], increasing from 0.
+        join: how a column's values become one, as Column.join says.
+    """
+    number = len(next(iter(columns.values())))
+    ends = np.append(starts[1:], number) - 1
+    episodes = np.nan_to_num(columns.get("episodes", np.zeros(number)))
+
+    def add(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, starts)
+
+    def one(name: str, values: np.ndarray) -> np.ndarray:
+        how = join(name)
+        if how == "last":
+            return values[ends]
+        if how == "sum":
+            return add(np.nan_to_num(values))
+        return means(values, episodes if how == "episodes" and episodes.any() else np.ones(number), add)
+
+    return {name: one(name, values) for name, values in columns.items()}
+
+
+def _join(declared: Mapping[str, Column], column: str) -> str:
+    if column in declared:
+        return declared[column].join
+    return "last" if column in ("_tick", "_time", "frames", "step") else "mean"
+
+
+def read_log(given: str | Path, declared: Declared, most: int | None = None) -> Log:
     """The log in a run's folder, or one log file: ours, TorchBeast's or the published re-implementation's.
 
     Where the frames go back (a resumed run that wrote rows again) the later rows count. Torn rows are left out.
+
+    Args:
+        most: of a log of more than twice so many rows, neighbours are joined while it is read, to so many at least. None: none.
     Raises: UsageError if there is no log, or nothing in it.
     """
     path = _log_path(Path(given))
-    columns, left_out = read_columns(path)
-    frames = columns.get("frames", columns.get("step"))
+    gathered = _Gathered(declared.columns, most)
+    columns, left_out = _read(path, gathered)
+    frames = _frames(columns)
     if frames is None:
         raise UsageError(f"{path} has no column frames (nor step): it is no log of a training run; give a run's logs.csv")
     rows, seams = _last_history(frames)
@@ -112,10 +150,12 @@ def read_log(given: str | Path, declared: Declared) -> Log:
         raise NoRows(f"{path} has no rows yet: wait until the run has logged some, or leave it out")
     if left_out:
         print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
-    columns = {name: values[rows] for name, values in columns.items()}
+    if len(rows) < len(frames):
+        columns = {name: values[rows] for name, values in columns.items()}
     meta = read_meta(path.with_name(run_folder.METADATA), declared.defaults)
     frames = frames[rows]
     seams[np.searchsorted(frames, [f for f in meta.resumed_at if f < frames[-1]], side="right")] = True
+    seams[np.searchsorted(frames, [f for f in gathered.seams if f <= frames[-1]])] = True
     hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
     name = path.resolve().parent.name if path.name == run_folder.LOG else path.stem
     return Log(name, path, meta.arguments, frames, columns, hours, declared.columns)
@@ -140,35 +180,101 @@ def read_columns(path: Path) -> tuple[dict[str, np.ndarray], int]:
     rows after it. TorchBeast adds columns without a new header: rows longer than it are named by the line of fields.csv,
     beside the log, that has their length. Other rows are torn. So is the last one if no newline ends it.
     """
-    text = _text(path)
-    complete = text[: text.rfind("\n") + 1]
+    return _read(path, _Gathered({}, None))
+
+
+def _read(path: Path, gathered: _Gathered) -> tuple[dict[str, np.ndarray], int]:
     longer = {len(names): names for names in _table(path.with_name(run_folder.FIELDS))}
     header: list[str] = max(longer.values(), key=len, default=[])
-    blocks: list[tuple[list[str], list[list[str]]]] = []
-    left_out = int(complete != text)
-    for row in _parse(path, complete):
+    lines = _Lines(path)
+    left_out = 0
+    for row in _parse(path, lines):
         row[0] = row[0].lstrip("# ")
-        if {"frames", "step", "_tick"} & set(row):
+        if not HEADS.isdisjoint(row):
             header = row
             continue
         names = header if len(row) == len(header) else longer.get(len(row), []) if len(row) > len(header) else []
-        if not names:
+        if names:
+            gathered.add(names, row)
+        else:
             left_out += 1
-            continue
-        if not blocks or blocks[-1][0] is not names:
-            blocks.append((names, []))
-        blocks[-1][1].append(row)
-    return _columns(blocks) or dict.fromkeys(header, np.empty(0)), left_out
+    return gathered.columns() or dict.fromkeys(header, np.empty(0)), left_out + lines.torn
 
 
-def _columns(blocks: Sequence[tuple[list[str], list[list[str]]]]) -> dict[str, np.ndarray]:
-    every = dict.fromkeys(name for names, _ in blocks for name in names)
-    parts: dict[str, list] = {name: [] for name in every}
-    for names, rows in blocks:
-        here = dict(zip(names, zip(*rows)))
-        for name, values in parts.items():
-            values.extend(map(_number, here[name]) if name in here else [math.nan] * len(rows))
-    return {name: np.array(values) for name, values in parts.items()}
+class _Gathered:
+    """Rows of a log on their way to columns: a few as text, all others as numbers; neighbours are joined if there are too many.
+
+    Args: as for `read_log`.
+
+    Attributes:
+        seams: frames at which rows that were joined followed rows that had been written again.
+    """
+
+    def __init__(self, declared: Mapping[str, Column], most: int | None):
+        self._declared = declared
+        self._most = most
+        self._every = 1  # so many rows have become one
+        self._names: list[str] = []
+        self._texts: list[list[str]] = []
+        self._parts: dict[str, list[np.ndarray]] = {}
+        self._size = 0
+        self.seams: list[float] = []
+
+    def add(self, names: list[str], row: list[str]) -> None:
+        if names is not self._names or len(self._texts) >= AT_ONCE:
+            self._to_numbers()
+            self._names = names
+        self._texts.append(row)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """All of them, float64 [N] by name."""
+        self._to_numbers()
+        for name, parts in self._parts.items():
+            self._parts[name] = [np.concatenate(parts)]  # one after the other: there is never a second copy of all
+        return {name: part for name, (part,) in self._parts.items()}
+
+    def _to_numbers(self) -> None:
+        if not self._texts:
+            return
+        texts, self._texts = self._texts, []
+        here = dict(zip(self._names, np.ascontiguousarray(_numbers(texts).T)))
+        self._append(here if self._every == 1 else self._thinned(here, self._every))
+        if self._most is not None and self._size > 2 * self._most and _frames(self._parts) is not None:
+            whole = self._thinned(self.columns(), 2)
+            self._every *= 2
+            self._parts, self._size = {}, 0
+            self._append(whole)
+
+    def _append(self, columns: Mapping[str, np.ndarray]) -> None:
+        number = len(next(iter(columns.values())))
+        for name in columns:
+            self._parts.setdefault(name, [np.full(self._size, math.nan)])
+        for name, parts in self._parts.items():
+            parts.append(columns[name] if name in columns else np.full(number, math.nan))
+        self._size += number
+
+    def _thinned(self, columns: Mapping[str, np.ndarray], every: int) -> Mapping[str, np.ndarray]:
+        """`every` rows become one, after those that were written again have gone."""
+        frames = _frames(columns)
+        rows, seams = _last_history(frames)
+        self.seams += frames[rows[seams]].tolist()
+        there = {name: values[rows] for name, values in columns.items()}
+        return joined(there, np.arange(0, len(rows), every), lambda name: _join(self._declared, name)) if len(rows) else there
+
+
+def _frames(columns: Mapping[str, Any]) -> Any:
+    return columns.get("frames", columns.get("step"))
+
+
+def _numbers(texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """float64 [rows, columns], NaN for cells that are empty or no number."""
+    try:
+        flat = [float(cell or "nan") for row in texts for cell in row]
+    except ValueError:
+        flat = [_number(cell) for row in texts for cell in row]
+    table = np.array(flat).reshape(len(texts), -1)
+    table[~np.isfinite(table)] = math.nan
+    return table
 
 
 def _number(cell: str) -> float:
@@ -182,24 +288,60 @@ def _number(cell: str) -> float:
 def _text(path: Path) -> str:
     try:
         # A machine that crashed may leave zero bytes, which older csv modules refuse.
-        return path.read_bytes().decode("utf-8", errors="replace").replace("\0", "")
+        content = path.read_bytes()
+        return content.decode(rows_module.encoding(content), errors="replace").replace("\0", "")
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}; check its permissions") from None
+        raise _unreadable(path, error) from None
 
 
-def _parse(path: Path, text: str) -> list[list[str]]:
+class _Lines:
+    """The lines of a file, read as they are asked for.
+
+    Attributes:
+        torn: after the last one: whether (1 or 0) there was more, which no newline ended.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.torn = 0
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            with open(self._path, "rb") as file:
+                encoding = rows_module.encoding(file.read(2))
+            with open(self._path, encoding=encoding, errors="replace", newline="") as file:
+                before = None
+                for line in file:
+                    if before is not None:
+                        yield before
+                    before = line.replace("\0", "")  # as _text does
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+        if before is not None and before.endswith("\n"):
+            yield before
+        else:
+            self.torn = int(bool(before))
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be read: {error.strerror}; check its permissions")
+
+
+def _parse(path: Path, lines: Iterable[str]) -> Iterator[list[str]]:
     try:
-        return [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+        yield from (row for row in csv.reader(lines) if row)
     except csv.Error as error:
         raise UsageError(f"{path} is no log ({error}): give a run's logs.csv") from None
 
 
 def _table(path: Path) -> list[list[str]]:
-    return _parse(path, _text(path)) if path.is_file() else []
+    return list(_parse(path, _text(path).splitlines(keepends=True))) if path.is_file() else []
 
 
 def _last_history(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which rows count, int64 [N], so that frames increase; and where one follows rows that were written again, bool [N]."""
+    if (np.diff(frames) > 0).all() and not np.isnan(frames[:1]).any():  # NaN is not; this is how most logs are
+        return np.arange(len(frames)), np.zeros(len(frames), bool)
     rows: list[int] = []
     seams: list[bool] = []
     for i, frame in enumerate(frames.tolist()):
@@ -239,5 +381,5 @@ def read_meta(path: Path, defaults: Mapping[str, Any]) -> Meta:
         experiment = str(arguments.get("xpid")).removesuffix(f"-{arguments.get('seed')}")
         resumed_at = [float(entry["frames"]) for entry in resumed]
         return Meta({**before, **arguments, EXPERIMENT: experiment}, resumed_at, meta.get("successful") is True)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UsageError(f"{path} is damaged: repair it, or move it away to plot the run under its own name") from None

@@ -60,7 +60,7 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
     """The rows of an INI file. Raises: UsageError for a table or flags that cannot work."""
     parser = configparser.ConfigParser()
     try:
-        if not parser.read(path):
+        if not parser.read(path, encoding="utf-8-sig"):  # an editor may have put a mark before it
             raise UsageError(f"{path}: no such table; results/experiments.ini is one")
         if not parser.sections():
             raise UsageError(f"{path} has no row, as [NAME] begins one; results/experiments.ini shows how")
@@ -70,6 +70,9 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
 
 
 def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Experiment:
+    if not run_folder.is_plain(name) or name.startswith("-"):
+        rule = f"{run_folder.not_plain(name)}; and without a leading -"
+        raise UsageError(f"a row's name begins those of its runs: it must be {rule}")
     missing = [key for key in REQUIRED if key not in row]
     if missing:
         raise UsageError(f"[{name}] lacks {', '.join(missing)}")

@@ -10,10 +10,10 @@ from typing import Any
 
 from main import settings as settings_module
 from main.settings import EvaluationSettings, RunSettings
-from main.training import recipe
+from main.training import preflight, recipe
 from main.training.actor import Actor
 from models import STUDENTS
-from torchbeast.core import checkpoint
+from torchbeast.core import checkpoint, forms
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
 from utils_folder import minigrid
@@ -57,13 +57,16 @@ class Trained:
         self.settings = settings
         self._check_grid(state)
         task = recipe.probe(settings)
+        weight_path = settings[EvaluationSettings].weight_path
         try:
+            preflight.network(settings, task, state["model_state_dict"])
             self._agent = recipe.Agent.make(settings, task)
             self._agent.motivation.load_state_dict(state)
-            self._agent.student.load_state_dict(state["model_state_dict"])
+            forms.load_weights(self._agent.student, state, "model_state_dict")
+        except UsageError as error:
+            raise UsageError(f"--weight_path {weight_path}: {error}") from None
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            weight_path = settings[EvaluationSettings].weight_path
             raise UsageError(f"--weight_path {weight_path}: its weights do not fit its own flags ({first})") from None
         self._agent.shared.publish(self._agent.student)
 

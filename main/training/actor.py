@@ -9,13 +9,17 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from torchbeast.core import forms
+from torchbeast.core.console import cut
 from torchbeast.core.environment import Environment
 from torchbeast.core.exchange import ActorPort
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import sample
+from torchbeast.core.settings import UsageError
 from torchbeast.core.weights import Reader
 from utils_folder.motivations.base import MotivationActor
 
+WRONG_INPUT = 2  # exit code of an actor process whose environment cannot be played; starting it again is of no use
 STUDENT_INPUTS = ("frame", "carried_obj", "carried_col", "done", "goal")
 
 
@@ -101,9 +105,19 @@ class Actor:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes back to the moment of `state_dict`."""
-        self.environment.load_state_dict(state["environment"])
+        """Goes back to the moment of `state_dict`. Raises: ValueError, one line, for what is no such state."""
+        own = ("environment", "motivation", "generator", "core_state", "results", "observed")
+        forms.record(dict.fromkeys(own, forms.anything))("source/actor", state)
+        out = self.environment.load_state_dict(state["environment"])
+        for name, value in out.items():
+            if not np.array_equal(state["observed"][name], value):
+                raise forms.EntryError(f"source/actor/observed/{name} is not what the environments show")
+        core_state = forms.each(forms.anything, count=len(self._core_state))
+        core_state("source/actor/core_state", state["core_state"])
+        for mine, stored in zip(self._core_state, state["core_state"]):
+            forms.tensor(mine.shape, mine.dtype)("source/actor/core_state", stored)
         self._motivation.load_state_dict(state["motivation"])
+        forms.generator("source/actor/generator", state["generator"])
         self._generator.set_state(state["generator"])
         self._core_state = tuple(state["core_state"])
         self.row = {k: v.numpy() for k, v in (state["observed"] | state["results"]).items()}
@@ -130,6 +144,9 @@ def run(build: Callable[[], Actor], rollouts: Rollouts, port: ActorPort, stop: n
             port.full(slots)
     except (EOFError, ConnectionError):
         return  # the learner's process has closed the pipe: the run is over
-    except Exception:
-        port.failed(traceback.format_exc())
+    except UsageError as error:
+        port.failed(str(error))
+        raise SystemExit(WRONG_INPUT) from None
+    except BaseException:  # an environment may even ask for an end of the program
+        port.failed(cut(traceback.format_exc()))
         raise SystemExit(1) from None

@@ -20,6 +20,7 @@ logger = logging.getLogger("amigo")
 LINE_SECONDS = 5.0
 RATE_SECONDS = 30.0
 SCALARS_SECONDS = 10.0
+LOOK_SECONDS = 2.0  # at the run's folder
 PROGRESS_RECORD = {"progress": True}
 
 
@@ -40,6 +41,8 @@ class Progress:
             smoothing=0.05,
             dynamic_ncols=True,
         )
+        self._bar._time = time.monotonic  # tqdm reads a clock that may be set
+        self._bar.start_t = self._bar.last_print_t = time.monotonic()
 
     def rate(self) -> float:
         """Frames per second over the last half minute."""
@@ -98,7 +101,7 @@ class Beside:
         self._progress = progress
         self._lockstep = lockstep
         self._ranks = ranks
-        self._next_scalars = 0.0
+        self._next_scalars = self._next_look = 0.0
 
     def __call__(self, save: Callable[[], object]) -> None:
         """`save` writes a checkpoint now."""
@@ -109,6 +112,9 @@ class Beside:
         for warning in self._learner.warnings():
             self._record.warn_once(warning)
         now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            self._record.look()
         if now >= self._next_scalars and self._record.latest is not None:
             self._next_scalars = now + SCALARS_SECONDS
             self._record.scalars({"frames_per_second": self._progress.rate()})

@@ -1,16 +1,74 @@
-"""The wish to stop: what a signal or another part of the program asks of a run, and the exit code that it stands for."""
+"""The wish to stop: what a signal or another part of the program asks of a run, and the exit code that it stands for.
+
+From a command's first line to its last a signal finds somebody: while the program is still being imported, `end_at_once`; while
+it works, `stopping`; while a run has something to save, its `Interrupt`. (So this module imports nothing that takes time.)
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+from collections.abc import Callable, Iterator
 
 PREEMPTED = 75  # EX_TEMPFAIL: what a job script requeues on
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: PREEMPTED}  # after a checkpoint
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: PREEMPTED, signal.SIGHUP: 129}  # after a checkpoint
+
+
+class Stopped(BaseException):
+    """A signal ends what the program is at, as KeyboardInterrupt does. `number`: the signal."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def numbers() -> list[signal.Signals]:
+    """The signals that are taken: a hangup is not, where it is ignored, as nohup has it."""
+    return [number for number in EXIT_CODES if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+
+
+def take(handler: Callable[[int, object], None]) -> dict[int, object]:
+    """Has every one of these signals handled so, if this is the main thread; returns the handlers before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in numbers()}
+
+
+def give_back(handlers: dict[int, object]) -> None:
+    """The handlers before `take`."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def end_at_once() -> None:
+    """From now on a signal ends this process, with its exit code: nothing has been started or written yet."""
+    take(lambda number, _: os._exit(EXIT_CODES[number]))
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[None]:
+    """While entered, the first signal raises Stopped, wherever the main thread is; a later SIGINT ends the process at once."""
+    taken: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        taken.append(number)
+        if len(taken) == 1:
+            raise Stopped(number)
+        if number == signal.SIGINT:
+            os._exit(EXIT_CODES[number])
+
+    before = take(stop)
+    try:
+        yield
+    finally:
+        give_back(before)
 
 
 class Interrupt:
-    """While entered, takes the signals of EXIT_CODES; a second SIGINT ends the process at once.
+    """From `take` or from its being entered until it is left, takes the signals of EXIT_CODES as a wish; a second SIGINT ends
+    the process at once.
 
     Attributes:
         asked: the run is to stop.
@@ -20,18 +78,28 @@ class Interrupt:
     def __init__(self):
         self.asked = False
         self.number: int | None = None
+        self._previous: dict[int, object] = {}
 
     def ask(self) -> None:
         """Asks the run to stop as soon as the present update is done."""
         self.asked = True
 
+    def take(self) -> None:
+        """From now on there is something to save."""
+        if not self._previous:
+            self._previous = take(self._take)
+
+    def leave(self) -> None:
+        """Signals are handled as before `take`."""
+        give_back(self._previous)
+        self._previous = {}
+
     def __enter__(self) -> Interrupt:
-        self._previous = {number: signal.signal(number, self._take) for number in EXIT_CODES}
+        self.take()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self.leave()
 
     def _take(self, number: int, _frame: object) -> None:
         if self.number is not None and number == signal.SIGINT:

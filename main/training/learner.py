@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from torchbeast.core import losses, vtrace
+from torchbeast.core import forms, losses, vtrace
 from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
@@ -37,6 +37,12 @@ COLUMNS = (
     Column("policy_lag", "how many updates old the weights were that this batch's rollouts began with (mean)"),
 )  # fmt: skip
 RECENT_EPISODES = 100
+PLAIN = {  # numbers in a learner's part of a checkpoint, and what they can be
+    "frames": forms.whole(),
+    "weights_version": forms.whole(multiple_of=2),  # odd: somebody writes them, which readers wait for
+    "recent_returns": forms.each(forms.number(), at_most=RECENT_EPISODES),
+    "training_keys": forms.each(forms.text),
+}
 LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is judged
 LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
 
@@ -206,10 +212,16 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes back to the moment of `state_dict`; call after `to`."""
-        self.student.load_state_dict(state["model_state_dict"])
+        """Goes back to the moment of `state_dict`; call after `to`. Raises: ValueError, one line, for what is no such state."""
+        if missing := [key for key in self.state_dict() if key not in state]:
+            raise forms.EntryError(f"it lacks {', '.join(missing)}")
+        forms.record(PLAIN, exact=False)("", state)
+        forms.load_weights(self.student, state, "model_state_dict")
         self._optimizer.load_state_dict(state["optimizer_state_dict"], state["scheduler_state_dict"])
         self.frames = state["frames"]
+        learned = self._optimizer.updates * self._frames_per_update
+        if abs(learned - self.frames) >= self._frames_per_update:
+            raise forms.EntryError(f"frames is {self.frames}, and the student's updates learned from {learned:.0f}")
         self.recent_returns = deque(state["recent_returns"], maxlen=RECENT_EPISODES)
         self.motivation.load_state_dict(state)
         self.motivation.load_training_state_dict(state)

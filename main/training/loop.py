@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from main.training.sources import Batch, Source
 from torchbeast.core.exchange import Stopped
 
+logger = logging.getLogger("amigo")
+
 BESIDE_SECONDS = 0.25
+SILENCE_SECONDS = 60.0  # without an update; the user is told each time
+LOOKS = 20  # in that time
 
 
 class Loop:
@@ -34,14 +40,16 @@ class Loop:
         self._batching = threading.Lock()
         self._learning = threading.Lock()
         self._failure: BaseException | None = None
+        self._learned = 0
 
     def run(self, beside: Callable[[], None]) -> None:
         """Learns until no update is wanted; calls `beside` all the while, in this thread. Raises what ended it."""
-        if self._number:
-            return self._run_threads(beside)
-        while self._wanted():
-            self._learn_once()
-            beside()
+        with self._watched():
+            if self._number:
+                return self._run_threads(beside)
+            while self._wanted():
+                self._learn_once()
+                beside()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -54,6 +62,33 @@ class Loop:
         self._source.stop()
         for thread in self._threads:
             thread.join()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Whatever any other thread hangs in, the user hears of it."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(over,), name="watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _watch(self, over: threading.Event) -> None:
+        learned, silence, before = self._learned, 0.0, time.monotonic()
+        while not over.wait(SILENCE_SECONDS / LOOKS):
+            now = time.monotonic()
+            passed, before = now - before, now
+            if self._learned != learned or passed > SILENCE_SECONDS / 2:  # (or this process stood still itself)
+                learned, silence = self._learned, 0.0
+                continue
+            told = silence // SILENCE_SECONDS
+            silence += passed
+            if silence // SILENCE_SECONDS > told:
+                busy = "an update or a checkpoint takes longer than that"
+                why = busy if self._learning.locked() else self._source.standing()
+                logger.warning(f"no batch has been learned for {silence:.0f} s: {why}")
 
     def _wanted(self) -> bool:
         return self._failure is None and self._more()
@@ -89,6 +124,7 @@ class Loop:
                 return
             try:
                 self._learn(batch)
+                self._learned += 1
             except BaseException as error:  # in here still: nothing may be learned after half an update
                 self._failure = error
                 raise

@@ -8,15 +8,22 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from main.settings import FileSettings, RunSettings
 from main.training import processes as processes_module
 from main.training.processes import ProcessSettings
+from models import STUDENTS
+from torchbeast.core import cgroups, checkpoint, run_folder
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, local_size
-from torchbeast.core.settings import Settings, UsageError
+from torchbeast.core.settings import Settings, UsageError, flags_of
+from utils_folder.motivations.base import Task
 
 logger = logging.getLogger("amigo")
 
@@ -26,6 +33,9 @@ LOG_ROW_BYTES = 350
 FREE_BYTES = 100 << 20  # of disk, beside logs and checkpoints
 FILES_PER_PROCESS = 4
 FILES = 64
+COPIES = 10  # of the student's weights: gradient, optimiser, what actors read, and a checkpoint while it is written
+COPIES_OF_PROCESS = 2
+THREADS = 8  # of the main process, beside those that learn and compute
 GPU_SECONDS = 60
 GPU_CHECK = """import sys, torch
 rank, gpus = int(sys.argv[1]), torch.cuda.device_count()
@@ -42,14 +52,24 @@ class Finding(NamedTuple):
     problem: str | None = None
 
 
-def examine(settings: Settings, ranks: Alone = ALONE, *, rollout_bytes: int, checkpoint_bytes: int) -> None:
-    """Logs a line per finding. Raises UsageError with every problem. Writes nothing, starts nothing, touches no CUDA here."""
-    processes = settings[ProcessSettings].processes
+def examine(
+    settings: Settings, done: int = 0, ranks: Alone = ALONE, *, rollout_bytes: int, checkpoint_bytes: int
+) -> None:
+    """Logs a line per finding. Raises UsageError with every problem. Writes nothing, starts nothing, touches no CUDA here.
+
+    Args:
+        done: frames learned so far.
+    """
+    own = settings[ProcessSettings]
+    actors = own.processes
+    learners = own.num_threads if actors else 1
+    threads = learners * torch.get_num_threads() + THREADS  # OpenMP has some for each thread that computes
     findings = [
-        memory(local_size() * (MAIN_BYTES + rollout_bytes + processes * PROCESS_BYTES), local_size() * rollout_bytes),
-        open_files(FILES + FILES_PER_PROCESS * (processes + ranks.size - 1)),
-        *([disk(settings, checkpoint_bytes, ranks.size)] if ranks.first else []),
-        cores(processes),
+        memory(local_size() * (MAIN_BYTES + rollout_bytes + actors * PROCESS_BYTES), local_size() * rollout_bytes),
+        open_files(FILES + FILES_PER_PROCESS * (actors + ranks.size - 1)),
+        processes(local_size() * (actors + threads)),
+        *([disk(settings, checkpoint_bytes, ranks.size, done)] if ranks.first else []),
+        cores(actors),
         system(),
         gpu(settings[ProcessSettings].disable_cuda, ranks.local_rank),
     ]
@@ -71,30 +91,40 @@ def memory(needed: int, rollout_bytes: int) -> Finding:
     return Finding(
         text,
         f"the run needs about {_mib(needed)} of memory and {_mib(available)} are available: use fewer --num_buffers, "
-        "--num_actors or --num_actor_processes, or give the container more (docker run --memory)",
+        "--num_actors or --num_actor_processes, a shorter --unroll_length or a smaller --batch_size, or "
+        "give the container more (docker run --memory)",
     )
 
 
-def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that can still be had, by the machine's and the container's account."""
+def available_memory(proc: Path = cgroups.PROC) -> int:
+    """Bytes that can still be had, by the machine's account and that of every group that this process is in."""
     with open("/proc/meminfo") as file:
         values = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file if line.rstrip().endswith("kB")}
-    available = values["MemAvailable"]
-    for folder, limit, used in (
-        (cgroup, "memory.max", "memory.current"),
-        (cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        path = folder / limit
-        if path.exists() and (text := path.read_text().strip()).isdigit():
-            in_use = int((folder / used).read_text()) - _file_cache(folder / "memory.stat")
-            available = min(available, int(text) - in_use)
-    return available
+    free = cgroups.free_memory(proc)
+    return values["MemAvailable"] if free is None else max(0, min(values["MemAvailable"], free))
 
 
-def _file_cache(path: Path) -> int:
-    """Bytes of a container's memory that only cache files: the kernel gives them up when they are wanted."""
-    values = dict(line.split() for line in path.read_text().splitlines()) if path.exists() else {}
-    return int(values.get("inactive_file", 0)) + int(values.get("active_file", 0))
+def network(settings: Settings, task: Task, weights: Mapping[str, Any] | None = None) -> None:
+    """Flags may ask for any size, and a checkpoint's may come from anywhere: looked at before a network is made.
+
+    weights: those that it is to have. Raises: UsageError if it does not fit into them, or into memory.
+    """
+    student = STUDENTS[settings[RunSettings].student_network]
+    size = student.least_size(settings, task.frame_shape, task.num_actions)
+    asked = [f"--{name} {settings.flat()[name]}" for name, about in flags_of(student.groups).items() if about.type is int]
+    if weights is not None:
+        there = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))
+        if size > there:
+            raise UsageError(
+                f"the checkpoint's weights do not fit its own flags: {', '.join(asked)} make a network of {size:,} numbers, "
+                f"and it holds {there:,}"
+            )
+    needed = local_size() * size * 4 * (COPIES + COPIES_OF_PROCESS * settings[ProcessSettings].processes)
+    if needed > (available := available_memory()):
+        raise UsageError(
+            f"the student's network needs about {_mib(needed)} of memory and {_mib(available)} are available: make it smaller "
+            f"({', '.join(asked)})"
+        )
 
 
 def open_files(needed: int) -> Finding:
@@ -107,8 +137,47 @@ def open_files(needed: int) -> Finding:
     )
 
 
-def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1) -> Finding:
-    """The folder for runs can be written and has room for the log and the checkpoints."""
+def processes(needed: int) -> Finding:
+    """Threads count as processes do, everywhere."""
+    text, free, remedy = f"processes and threads {needed}", cgroups.free_processes(), "docker run --pids-limit"
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit != resource.RLIM_INFINITY and not _is_privileged():
+        own = limit - threads_of(os.getuid())
+        if free is None or own < free:
+            free, remedy = own, f"ulimit -u {limit - own + needed}"
+    if free is None:
+        return Finding(text)
+    text = f"{text} of {max(0, free)} left"
+    if needed <= free:
+        return Finding(text)
+    return Finding(
+        text,
+        f"the run starts about {needed} processes and threads, and {max(0, free)} more are allowed: {remedy}, or fewer "
+        "--num_actor_processes or --num_threads",
+    )
+
+
+def _is_privileged() -> bool:
+    """Whether ulimit -u does not hold: with CAP_SYS_ADMIN (21) or CAP_SYS_RESOURCE (24)."""
+    status = _status(cgroups.PROC / "status")
+    return os.getuid() == 0 or bool(int(status.get("CapEff", "0"), 16) & (1 << 21 | 1 << 24))
+
+
+def threads_of(user: int) -> int:
+    """How many threads a user's processes have, as far as they can be seen."""
+    found = [_status(path) for path in Path("/proc").glob("[0-9]*/status")]
+    return sum(int(status["Threads"]) for status in found if status.get("Uid", "").split("\t")[0] == str(user))
+
+
+def _status(path: Path) -> dict[str, str]:
+    try:
+        return dict(line.split(":\t", 1) for line in path.read_text().splitlines() if ":\t" in line)
+    except OSError:  # it has ended since
+        return {}
+
+
+def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1, done: int = 0) -> Finding:
+    """The folder for runs can be written and has room for what the log and the checkpoints will still take."""
     files, learning = settings[FileSettings], settings[LearningSettings]
     folder = Path(files.savedir).resolve()
     while not folder.exists():
@@ -117,10 +186,8 @@ def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1) -> Finding:
         text = f"{folder} cannot be written"
         return Finding(text, f"--savedir {files.savedir}: {text}; choose another folder")
     free = shutil.disk_usage(folder).free
-    total_frames = settings[RunSettings].total_frames
-    rows = total_frames // (learning.unroll_length * learning.batch_size * ranks)
-    milestones = total_frames // files.milestone_frames if files.milestone_frames else 0
-    needed = FREE_BYTES + rows * LOG_ROW_BYTES + (files.keep_checkpoints + 1 + milestones) * checkpoint_bytes
+    rows = max(0, settings[RunSettings].total_frames - done) // (learning.unroll_length * learning.batch_size * ranks)
+    needed = FREE_BYTES + rows * LOG_ROW_BYTES + _new_checkpoints(settings, done) * checkpoint_bytes
     text = f"disk {_mib(needed)} of {_mib(free)} free in {folder}"
     if needed <= free:
         return Finding(text)
@@ -129,6 +196,17 @@ def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1) -> Finding:
         f"the run needs about {_mib(needed)} of disk for its log and checkpoints, and {folder} has {_mib(free)}: free some, "
         "or choose another --savedir",
     )
+
+
+def _new_checkpoints(settings: Settings, done: int) -> int:
+    """How many more than now there will be at most, one of them half written."""
+    files, total_frames = settings[FileSettings], settings[RunSettings].total_frames
+    if files.disable_checkpoint:
+        return 0
+    milestones = total_frames // files.milestone_frames - done // files.milestone_frames if files.milestone_frames else 0
+    path = Path(files.savedir) / files.xpid / run_folder.CHECKPOINT if done and files.xpid else None
+    there = 0 if path is None else min(files.keep_checkpoints, checkpoint.kept(path))
+    return files.keep_checkpoints + 1 - there + max(0, milestones)
 
 
 def cores(processes: int) -> Finding:

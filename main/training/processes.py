@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from torchbeast.core import ranks
+from torchbeast.core import forms, ranks
 from torchbeast.core.settings import flag
+
+MAX_PROCESSES, MAX_THREADS = 10_000, 1000
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class ProcessSettings:
         "rollouts in shared memory (default: max(2 * num_actors, batch_size), or more where the actor processes need more)",
         resumable=True,
     )
-    num_threads: int = flag(4, "learner threads", at_least=1, resumable=True)
+    num_threads: int = flag(4, "learner threads", at_least=1, at_most=MAX_THREADS, resumable=True)
     disable_cuda: bool = flag(False, "learn on the CPU even if there is a GPU", resumable=True)
 
     @property
@@ -60,8 +62,10 @@ class ProcessSettings:
     def problems(self, batch_size: int) -> list[str]:
         """Why these do not go together, with the remedy."""
         count = self.num_actor_processes
-        if count is not None and not 0 <= count <= self.num_actors:
-            return [f"--num_actor_processes must be in 0..num_actors ({self.num_actors}), got {count}"]
+        most = min(self.num_actors, MAX_PROCESSES)
+        if count is not None and not 0 <= count <= most:
+            highest = f"num_actors ({most})" if most == self.num_actors else f"{most}"
+            return [f"--num_actor_processes must be in 0..{highest}, got {forms.shown(count)}"]
         if self.num_buffers is None or self.num_actors < 1 or self.num_buffers >= self.min_buffers(batch_size):
             return []
         return [

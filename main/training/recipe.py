@@ -13,6 +13,7 @@ from main.training.actor import Actor
 from main.training.learner import COLUMNS, Learner
 from main.training.processes import ProcessSettings
 from models import STUDENTS
+from models.grid import are_cells
 from torchbeast.core.columns import Column, by_name
 from torchbeast.core.environment import Environment
 from torchbeast.core.optimizer import LearningSettings, optimizer_maker
@@ -98,6 +99,7 @@ class Agent(NamedTuple):
             for i, state in enumerate(self.student.initial_state(1))
         }
         fields = agent_fields(self.task.frame_shape, self.task.num_actions)
+        fields["frame"] = fields["frame"]._replace(fits=are_cells)
         return fields | minigrid.CARRIED_FIELDS | core_state | self.motivation.rollout_fields
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import shutil
 import time
@@ -21,7 +22,7 @@ from torchbeast.core.settings import Settings, UsageError
 
 logger = logging.getLogger("amigo")
 
-RETRY_SECONDS = 60.0  # after a checkpoint that could not be written
+RETRY_SECONDS = 60.0  # after a checkpoint that could not be written; and until what lasts is told again
 LOW_DISK_BYTES = 200 << 20
 SAVED_ENVS = 4
 
@@ -37,6 +38,7 @@ def open_writer(settings: Settings, columns: Sequence[Column], frames: int | Non
     try:
         if frames is not None:
             return FileWriter.resume(Path(files.savedir) / files.xpid, args=settings.flat(), fields=names, frames=frames)
+        Path(files.savedir).mkdir(parents=True, exist_ok=True)
         settings = settings.replace(xpid=files.xpid or _free_name(settings))
         return FileWriter.create(Path(files.savedir), settings[FileSettings].xpid, args=settings.flat(), fields=names)
     except (OSError, ValueError) as error:
@@ -44,13 +46,18 @@ def open_writer(settings: Settings, columns: Sequence[Column], frames: int | Non
 
 
 def _free_name(settings: Settings) -> str:
-    """ENV_INITIALS_MMDD-HHMM, with -2, -3, ... where that is taken."""
+    """ENV_INITIALS_MMDD-HHMM, with -2, -3, ... where that is taken; its folder is made, so that nobody else takes it.
+
+    Raises: ValueError if no folder can have that name.
+    """
     files = settings[FileSettings]
-    name = f"{settings[RunSettings].env}_{files.initials}_{time.strftime('%m%d-%H%M')}"
-    number = 1
-    while (Path(files.savedir) / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return name if number == 1 else f"{name}-{number}"
+    env = settings[RunSettings].env.replace("/", "_")
+    name = f"{env}_{files.initials}_{time.strftime('%m%d-%H%M')}"
+    for number in itertools.count(1):
+        run_dir = run_folder.of(files.savedir, name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            run_dir.mkdir()
+            return run_dir.name
 
 
 class Record:
@@ -60,7 +67,6 @@ class Record:
         frames: learned so far.
 
     Attributes:
-        run_dir: the folder.
         saves: checkpoints are written.
         latest: the newest row; None before the first.
     """
@@ -68,14 +74,19 @@ class Record:
     def __init__(self, settings: FileSettings, writer: FileWriter | NoWriter, frames: int):
         self._settings = settings
         self._writer = writer
-        self.run_dir = writer.run_dir
         self.saves = not settings.disable_checkpoint
         self.latest: dict[str, float] | None = None
         self._warned: set[str] = set()
+        self._told: dict[str, float] = {}
         self._milestone = self._following(frames)
         self._next_save = time.monotonic()
         self._failed = False
         self._next_environments = (frames // settings.save_every + 1) * settings.save_every if frames else 0
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder. It may be moved at any time."""
+        return self._writer.run_dir
 
     def row(self, row: dict[str, float], batch: Batch) -> None:
         """Writes a row of the log and, when they are due, the environments of the batch that it tells of."""
@@ -93,6 +104,13 @@ class Record:
                 self.warn_once(f"less than {LOW_DISK_BYTES >> 20} MiB of disk are left in {self.run_dir}: free some")
             self._writer.scalars(int(self.latest["frames"]), {**self.latest, **values})
 
+    def look(self) -> None:
+        """Finds the folder again if it was moved, and puts back what was deleted; then a checkpoint is due at once."""
+        with self._disk_errors("looking after the run's folder"):
+            for event in self._writer.look():
+                logger.warning(event)
+                self._next_save = time.monotonic()
+
     def due(self, frames: int) -> bool:
         """Whether a checkpoint is to be written now; after one that could not be, not before RETRY_SECONDS are over."""
         if not self.saves:
@@ -104,6 +122,7 @@ class Record:
 
         The log is brought to the disk before, so that no checkpoint is ahead of it.
         """
+        self.look()
         with self._disk_errors("writing the log"):
             self._writer.flush()
         self._next_save, self._failed = time.monotonic() + RETRY_SECONDS, True
@@ -114,6 +133,7 @@ class Record:
 
     def close(self, successful: bool) -> None:
         """Ends the log."""
+        self.look()
         with self._disk_errors("closing the log"):
             self._writer.close(successful)
 
@@ -123,13 +143,28 @@ class Record:
             self._warned.add(warning)
             logger.warning(warning)
 
+    def kept(self) -> str:
+        """What can be gone on from, as a look at the folder shows."""
+        try:
+            state, path = checkpoint.load_newest(self.run_dir / run_folder.CHECKPOINT)
+        except checkpoint.CheckpointError:
+            return "and there is none before it"
+        return f"{path}, of {state['frames']:,} frames, is still there"
+
     @contextlib.contextmanager
     def _disk_errors(self, what: str) -> Iterator[None]:
-        """A full disk must not end a run of days: it goes on, and writes again as soon as it can."""
+        """A full disk must not end a run of days: it goes on, and writes again as soon as it can. As long as it cannot, that is
+        said again and again."""
         try:
             yield
         except OSError as error:
-            self.warn_once(f"{what} failed ({error}); the run goes on and tries again")
+            now = time.monotonic()
+            if now - self._told.get(what, -RETRY_SECONDS) >= RETRY_SECONDS:
+                self._told[what] = now
+                logger.warning(f"{what} failed ({error}); the run goes on and tries again")
+        else:
+            if self._told and self._told.pop(what, None) is not None:
+                logger.info(f"{what} works again")
 
     def _write(self, state: dict) -> None:
         path = self.run_dir / run_folder.CHECKPOINT

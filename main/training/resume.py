@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from main import settings as settings_module
 from main.settings import FileSettings, RunSettings
-from torchbeast.core import checkpoint, run_folder
+from main.training import learner
+from torchbeast.core import checkpoint, forms, run_folder
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import Alone
 from torchbeast.core.settings import Settings, UsageError
 
 logger = logging.getLogger("amigo")
 
-RESUMABLE_KEYS = ("frames", "incarnation", "source", "optimizer_state_dict", "scheduler_state_dict", "weights_version")
+# What is looked at before anything is built; each part looks at its own when it loads it.
+FORM = forms.record({"incarnation": forms.whole(), "source": forms.mapping, **learner.PLAIN}, exact=False)
+NO_RUN_ID = "none"  # what torchrun says if it was told no --rdzv_id
+
+
+def named(settings: Settings) -> Settings:
+    """Under torchrun a run needs a name, by which ranks that are started again find it: torchrun's own, if none is given."""
+    if settings[FileSettings].xpid is not None:
+        return settings
+    name = os.environ.get("TORCHELASTIC_RUN_ID", NO_RUN_ID)
+    if name == NO_RUN_ID:
+        raise UsageError(
+            "under torchrun the run needs a name, by which ranks that are started again find it: give --xpid, or --rdzv_id to "
+            "torchrun"
+        )
+    if not run_folder.is_plain(name):
+        raise UsageError(f"torchrun's --rdzv_id names the run, and must be {run_folder.not_plain(name)}; or give --xpid")
+    return settings.replace(xpid=name)
 
 
 def begun(files: FileSettings, ranks: Alone) -> str | None:
     """The run's folder if it has a checkpoint: torchrun starts ranks again by the command that started them first."""
-    if files.xpid is None:
-        raise UsageError("under torchrun the run needs a name, by which ranks that are started again find it: give --xpid")
     run_dir = Path(files.savedir) / files.xpid
-    return str(run_dir) if ranks.share((run_dir / run_folder.CHECKPOINT).exists()) else None
+    return str(run_dir) if ranks.share(bool(run_folder.checkpoints(run_dir))) else None
 
 
-def resumed(run_dir: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings, dict]:
-    """The interrupted run's settings, with the resumable ones that were given, and its checkpoint."""
-    state, path = _newest(run_dir, ranks)
-    missing = [key for key in RESUMABLE_KEYS if key not in state]
-    if missing:
-        raise UsageError(f"--resume: {path} cannot be gone on from: it lacks {', '.join(missing)}")
+def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings, dict]:
+    """The interrupted run's settings, with the resumable ones that were given, and its checkpoint.
+
+    Args:
+        place: the run's folder, where the newest readable checkpoint counts, or one checkpoint in it.
+    """
+    state, path = _checkpoint(place, ranks)
+    try:
+        for part in checkpoint.parts(state):
+            FORM("", state | part)
+    except forms.EntryError as error:
+        raise UsageError(f"--resume: {path} cannot be gone on from: {error}") from None
     stored = {**settings_module.defaults(), **settings_module.stored(state["flags"])}
     flags = settings_module.flags()
+    if lost := [name for name in _begun_with(path.parent) if name in flags and name not in state["flags"]]:
+        raise UsageError(f"--resume: {path} is damaged: its flags lack {', '.join(lost)}, with which the run was begun")
     fixed = [name for name, value in given.items() if not flags[name].resumable and value != stored[name]]
     if fixed:
         raise UsageError(
@@ -41,17 +66,17 @@ def resumed(run_dir: Path, given: dict[str, Any], ranks: Alone) -> tuple[Setting
             + ", ".join(f"--{name} {given[name]} (the run has {stored[name]})" for name in fixed)
             + ": leave them out, or start a new run"
         )
-    place = {"savedir": str(run_dir.resolve().parent), "xpid": run_dir.resolve().name}
-    settings = settings_module.make({**stored, **given, **place})
+    run_dir = path.parent.resolve()
+    settings = settings_module.make({**stored, **given, "savedir": str(run_dir.parent), "xpid": run_dir.name})
     if ranks.first:
         _warn_of_changes(settings, stored["total_frames"], checkpoint.ranks(state), ranks.size)
     return settings, state
 
 
-def _newest(run_dir: Path, ranks: Alone) -> tuple[dict, Path]:
-    """The newest readable checkpoint, and which one that is: all ranks go on from the same."""
+def _checkpoint(place: Path, ranks: Alone) -> tuple[dict, Path]:
+    """The checkpoint to go on from, and which one that is: all ranks go on from the same."""
     try:
-        state, path = checkpoint.load_newest(run_dir / run_folder.CHECKPOINT) if ranks.first else (None, None)
+        state, path = _found(place) if ranks.first else (None, None)
         path = Path(ranks.share(str(path)))
         state = checkpoint.load(path) if state is None else state
         checkpoint.ranks(state)
@@ -60,6 +85,29 @@ def _newest(run_dir: Path, ranks: Alone) -> tuple[dict, Path]:
     if checkpoint.is_published(state):
         raise UsageError(f"--resume: {path} was written by the published code, which saved too little to go on")
     return state, path
+
+
+def _begun_with(run_dir: Path) -> dict[str, Any]:
+    """The arguments in its meta.json: a flag that they lack is younger than the run. {} where they are not there."""
+    try:
+        return run_folder.read_metadata(run_dir)["args"]
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UsageError(f"--resume: {error}") from None
+
+
+def _found(place: Path) -> tuple[dict, Path]:
+    if place.is_file() or (place.suffix == Path(run_folder.CHECKPOINT).suffix and not place.is_dir()):
+        if not place.is_file() and (others := run_folder.checkpoints(place.parent)):
+            raise UsageError(f"--resume: {place}: no such file; there are {', '.join(path.name for path in others)}")
+        return checkpoint.load(place), place
+    try:
+        return checkpoint.load_newest(place / run_folder.CHECKPOINT)
+    except checkpoint.CheckpointError as error:
+        others = [path for path in run_folder.checkpoints(place) if path.name.startswith(run_folder.MILESTONE)]
+        hint = f"; or go on from a milestone: --resume {others[-1]}" if others else ""
+        raise checkpoint.CheckpointError(f"{error}{hint}") from error
 
 
 def _warn_of_changes(settings: Settings, total_then: int, ranks_then: int, ranks_now: int) -> None:

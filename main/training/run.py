@@ -24,7 +24,7 @@ from main.training.loop import Loop
 from main.training.processes import ProcessSettings
 from main.training.record import Record, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
-from torchbeast.core import checkpoint
+from torchbeast.core import checkpoint, forms
 from torchbeast.core.optimizer import Diverged, LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts
@@ -59,6 +59,7 @@ def train(settings: Settings, given: dict[str, Any], ranks: Alone = ALONE) -> in
 def _train(settings: Settings, given: dict[str, Any], ranks: Alone) -> int:
     run_dir, state = settings[FileSettings].resume, None
     if not ranks.alone and run_dir is None and not settings[FileSettings].dry_run:
+        settings = resume.named(settings)
         run_dir = resume.begun(settings[FileSettings], ranks)
     if run_dir is not None:
         settings, state = resume.resumed(Path(run_dir), given, ranks)
@@ -74,8 +75,8 @@ def dry_run(settings: Settings, state: dict | None, ranks: Alone = ALONE) -> int
     """Checks the machine, measures the speed in a folder that is deleted again, and says how long the run would take."""
     done = 0 if state is None else state["frames"]
     with tempfile.TemporaryDirectory() as folder:
-        probe = settings.replace(xpid="dry_run", disable_checkpoint=True)
-        run = Run(probe.replace(savedir=folder), None, ranks, checked=probe)
+        probe = settings.replace(savedir=folder, xpid="dry_run", resume=None, disable_checkpoint=True)
+        run = Run(probe, None, ranks, checked=(settings, done))
         rates = []
         timer = threading.Timer(DRY_RUN_SECONDS, lambda: (rates.append(run.progress.rate()), run.interrupt.ask()))
         timer.start()
@@ -97,22 +98,24 @@ class Run:
 
     Args:
         state: the checkpoint to go on from; None begins.
-        checked: the settings that the machine is checked for, if not these.
+        checked: settings and frames learned of the run that the machine is checked for, if it is not this one.
     """
 
-    def __init__(self, settings: Settings, state: dict | None, ranks: Alone = ALONE, *, checked: Settings | None = None):
+    def __init__(self, settings: Settings, state: dict | None, ranks: Alone = ALONE, *, checked: tuple | None = None):
         self.settings = settings
         self.ranks = ranks
         self._total_frames = settings[RunSettings].total_frames
         # A run that has learned something goes on with fresh levels; one that has not begins as it would have.
         self._incarnation = 0 if state is None else state["incarnation"] + (state["frames"] > 0)
         self.interrupt = Interrupt()
+        task = recipe.probe(settings)
+        preflight.network(settings, task, None if state is None else state["model_state_dict"])
         torch.manual_seed(derive_seed(settings[RunSettings].seed, "networks"))
-        self.agent = recipe.Agent.make(settings, recipe.probe(settings), ranks)
+        self.agent = recipe.Agent.make(settings, task, ranks)
         self.learner = self.agent.learner(ranks)
         self.lockstep = Lockstep(self.learner, self.interrupt, ranks)
         size = {"rollout_bytes": self.agent.rollout_bytes, "checkpoint_bytes": self.agent.checkpoint_bytes}
-        preflight.examine(checked or settings, ranks, **size)
+        preflight.examine(*(checked or (settings, 0 if state is None else state["frames"])), ranks, **size)
         if state is not None:
             self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
         self.rollouts = self.agent.rollouts()
@@ -120,9 +123,11 @@ class Run:
         try:
             self._connect(state)
             frames = None if state is None else state["frames"]
+            self.interrupt.take()  # from here on a signal finds something to save
             writer = open_writer(settings, self.learner.columns, frames, ranks)
             ranks.share("the folder is there")
         except BaseException:
+            self.interrupt.leave()
             self.source.close()
             raise
         self.settings = settings.replace(xpid=writer.run_dir.name)  # it may have been free to choose
@@ -166,7 +171,7 @@ class Run:
                 self.record.close(successful)
         self.ranks.close()
         if not saved:
-            raise RunFailed("the last checkpoint could not be written; the one before is still there")
+            raise RunFailed(f"the last checkpoint could not be written; {self.record.kept()}")
         number = self.lockstep.number
         return 0 if number is None else EXIT_CODES[number]
 
@@ -216,7 +221,9 @@ class Run:
             self.learner.load_state_dict(state)
             if source is not None:
                 source.load_state_dict(state["source"])
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
+        except forms.EntryError as error:
+            raise UsageError(f"--resume: the checkpoint does not fit the run's own flags: {error}") from None
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError, OverflowError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"--resume: the checkpoint does not fit the run's own flags ({first})") from error
 
@@ -226,7 +233,10 @@ class Run:
         if own.processes == 0:
             return InlineActor(self._make_actor(0), self.rollouts)
         source = ActorProcesses(self._make_actor, own.hosted, self.rollouts, max_restarts=own.max_actor_restarts)
-        source.start()
+        try:
+            source.start()
+        except ActorsFailed as error:
+            raise RunFailed(str(error)) from None
         return source
 
     def _make_actor(self, index: int, restarts: int = 0) -> Actor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,9 +18,11 @@ from torch import Tensor
 
 from main.training import actor as actors
 from main.training.actor import Actor
+from torchbeast.core import forms
 from torchbeast.core.exchange import ActorPort, Exchange
 from torchbeast.core.rollouts import Rollouts, shared_array
-from torchbeast.core.spawner import Spawner
+from torchbeast.core.settings import UsageError
+from torchbeast.core.spawner import Refused, Spawner
 
 logger = logging.getLogger("amigo")
 
@@ -28,6 +32,9 @@ STALL_SECONDS = 4.0  # a process that has rollouts to fill and takes no step for
 STOPPED_SECONDS = 2.0  # the same for one that a signal has stopped: it certainly takes none
 START_SECONDS = 60.0  # the same before its first step: it makes its environments meanwhile
 RESTART_WINDOW = 600.0
+TOLD_SECONDS = 60.0  # what lasts is told again
+REMEDY = "raise the limits on processes and open files (ulimit -u, ulimit -n, the container's), or use fewer actor processes"
+REFUSED_SECONDS = 1.0  # between attempts to start a process that the system refuses
 
 
 class ActorsFailed(Exception):
@@ -42,6 +49,9 @@ class Source(Protocol):
 
     def supervise(self) -> None:
         """Called every quarter of a second or so. Raises ActorsFailed when no more batches can come."""
+
+    def standing(self) -> str:
+        """What keeps batches from coming, as far as it can be seen."""
 
     def stop(self) -> None:
         """Ends every wait in `get`."""
@@ -77,6 +87,9 @@ class InlineActor:
     def supervise(self) -> None:
         pass
 
+    def standing(self) -> str:
+        return "this process acts and learns in turn: a step of its environments takes longer than that"
+
     def stop(self) -> None:
         pass
 
@@ -97,12 +110,26 @@ class InlineActor:
     def load_state_dict(self, state: dict) -> None:
         if not state:
             return
+        self._check(state)
         self._actor.load_state_dict(state["actor"])
         count = len(state["full"])
         self._full, self._free = deque(range(count)), deque(range(count, self._rollouts.num_buffers))
         for name, array in self._rollouts.arrays.items():
             waiting = array[:, :count] if self._rollouts.fields[name].per_row else array[:count]
             waiting[...] = state["rollouts"][name].numpy()
+
+    def _check(self, state: dict) -> None:
+        """Rollouts and rows are of this run's fields; the actor looks at the rest of its own."""
+        rollouts, num_envs = self._rollouts, self._actor.environment.num_envs
+        full, free = forms.each(forms.whole(), at_most=rollouts.num_buffers), forms.each(forms.whole())
+        forms.record({"full": full, "free": free, "actor": forms.anything, "rollouts": forms.anything})("source", state)
+        if sorted(state["full"] + state["free"]) != list(range(len(state["full"]) + len(state["free"]))):
+            raise forms.EntryError("source/full and source/free are not all slots, each once")
+        rollouts.form(len(state["full"]))("source/rollouts", state["rollouts"])
+        rows = forms.record({"observed": forms.mapping, "results": forms.mapping}, exact=False)
+        rows("source/actor", state["actor"])
+        row = {name: field.form(num_envs) for name, field in rollouts.fields.items() if field.per_row}
+        forms.record(row, exact=False)("source/actor/row", state["actor"]["observed"] | state["actor"]["results"])
 
 
 class ActorProcesses:
@@ -122,20 +149,30 @@ class ActorProcesses:
         self._max_restarts = max_restarts
         self._exchange = Exchange(rollouts.num_buffers, hosted)
         self._spawner = Spawner(self._work)
+        self._spawner_pulse = _Pulse()
         self._stop = shared_array((1,), np.bool_)
         self._heartbeats = shared_array((len(hosted), 1), np.int64)
         self._incarnations = [0] * len(hosted)
         self._pulses = [_Pulse() for _ in hosted]
         self._last_look = time.monotonic()
         self._traces: dict[int, str] = {}
+        self._refused: dict[int, _Refusal] = {}
         self.restarts: deque[float] = deque()
 
     def start(self) -> None:
+        """Forks the processes. Raises: ActorsFailed."""
         if torch.cuda.is_initialized():
             raise RuntimeError("CUDA was used before the actor processes were forked")
-        self._spawner.start()
-        for index in range(len(self._incarnations)):
-            self._launch(index)
+        try:
+            self._spawner.start()
+        except OSError as error:
+            raise ActorsFailed(f"no process can be started ({error.strerror}): {REMEDY}") from None
+        try:
+            for index in range(len(self._incarnations)):
+                self._launch(index)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def pids(self) -> list[int]:
@@ -143,9 +180,23 @@ class ActorProcesses:
         return [self._spawner.pids[index] for index in range(len(self._incarnations))]
 
     def _launch(self, index: int) -> None:
+        """Starts a process; where the system refuses, says so, and `supervise` tries again."""
         self._heartbeats[index] = 0
+        try:
+            connection = self._spawner.spawn(index, self._incarnations[index])
+        except Refused as error:
+            refusal = self._refused.setdefault(index, _Refusal())
+            if time.monotonic() - refusal.since > RESTART_WINDOW:
+                raise ActorsFailed(f"actor {index} could not be started for ten minutes ({error.strerror}): {REMEDY}") from None
+            if refusal.tell():
+                logger.warning(f"actor {index} cannot be started ({error.strerror}), and is tried again: {REMEDY}")
+            return
+        except (EOFError, OSError) as error:
+            raise ActorsFailed(_gone(error)) from None
+        if self._refused.pop(index, None) is not None:
+            logger.info(f"actor {index} has been started")
         self._pulses[index] = _Pulse()
-        self._exchange.attach(index, self._spawner.spawn(index, self._incarnations[index]))
+        self._exchange.attach(index, connection)
         self._incarnations[index] += 1
 
     def _work(self, index: int, incarnation: int, connection: Connection) -> None:
@@ -164,19 +215,48 @@ class ActorProcesses:
         return batch
 
     def supervise(self) -> None:
-        """Notices processes that ended or are stuck, says why, and starts them again."""
+        """Notices processes that ended or are stuck, says why, starts them again. Raises: UsageError from an environment."""
+        now = time.monotonic()
+        slept = now - self._last_look > STALL_SECONDS / 2  # this process itself stood still: it has seen nothing
+        self._last_look = now
+        self._look_at_the_spawner(now, slept)
         try:
-            self._kill_stuck()
-            for ended in self._spawner.ended():
-                if not self._stop[0]:
-                    self._replace(ended.index, ended.pid, ended.exit_code)
-        except (EOFError, OSError):
-            raise ActorsFailed("the process that starts the actor processes has ended") from None
+            self._kill_stuck(now, slept)
+            ended = self._spawner.ended()
+        except (EOFError, OSError) as error:
+            raise ActorsFailed(_gone(error)) from None
+        for index, pid, exit_code in ended:
+            if not self._stop[0]:
+                self._replace(index, pid, exit_code)
+        for index in [index for index, refusal in self._refused.items() if refusal.due()]:
+            self._launch(index)
+
+    def _look_at_the_spawner(self, now: float, slept: bool) -> None:
+        """While it stands still no end of an actor is told: a stopped one is woken, and one that stays stuck ends the run."""
+        pulse, pid = self._spawner_pulse, self._spawner.pid
+        if slept or self._spawner.beats != pulse.beats:
+            pulse.beats, pulse.since, pulse.killed = self._spawner.beats, now, False
+        elif _is_stopped(pid) and now - pulse.since > STOPPED_SECONDS and not pulse.killed:
+            logger.warning(f"the process that starts the actor processes (process {pid}) was stopped by a signal; waking it")
+            pulse.killed = True
+            os.kill(pid, signal.SIGCONT)
+        elif now - pulse.since > STALL_SECONDS + STOPPED_SECONDS:
+            raise ActorsFailed(f"the process that starts the actor processes (process {pid}) is stuck")
+
+    def standing(self) -> str:
+        everyone = range(len(self._pulses))
+        stopped = sum(_is_stopped(pid) for pid in [self._spawner.pid, *list(self._spawner.pids.values())])
+        return (
+            f"of {len(everyone)} actor processes {len(everyone) - len(self._refused)} have been started, "
+            f"{sum(map(self._exchange.holds, everyone))} have rollouts to fill and send none, {stopped} are stopped by a signal"
+        )
 
     def _replace(self, index: int, pid: int, exit_code: int) -> None:
         how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
         cause = f"actor {index} (process {pid}) {how}"
         trace = self._trace(index) if exit_code > 0 else None
+        if trace is not None and exit_code == actors.WRONG_INPUT:
+            raise UsageError(trace)
         if trace is not None:
             cause = f"{cause}\n{trace.rstrip()}"
         now = time.monotonic()
@@ -199,10 +279,7 @@ class ActorProcesses:
             time.sleep(0.01)
         return self._traces.pop(index, None)
 
-    def _kill_stuck(self) -> None:
-        now = time.monotonic()
-        slept = now - self._last_look > STALL_SECONDS / 2  # this process itself stood still: it has seen nothing
-        self._last_look = now
+    def _kill_stuck(self, now: float, slept: bool) -> None:
         for index, pulse in enumerate(self._pulses):
             beats = int(self._heartbeats[index, 0])
             if slept or beats != pulse.beats or not self._exchange.holds(index):
@@ -235,6 +312,11 @@ class ActorProcesses:
         pass
 
 
+def _gone(error: Exception) -> str:
+    what = "does not answer" if isinstance(error, TimeoutError) else "has ended"
+    return f"the process that starts the actor processes {what}"
+
+
 def _is_stopped(pid: int) -> bool:
     """Whether a signal has stopped the process (state T in Linux's account of it)."""
     try:
@@ -250,3 +332,27 @@ class _Pulse:
         self.beats = 0
         self.since = time.monotonic()
         self.killed = False
+
+
+class _Refusal:
+    """Since when the system refuses to start a process, when it is asked again, and when the user was last told."""
+
+    def __init__(self):
+        self.since = time.monotonic()
+        self._asked = self.since
+        self._told: float | None = None
+
+    def due(self) -> bool:
+        """Whether to ask again now."""
+        if time.monotonic() - self._asked < REFUSED_SECONDS:
+            return False
+        self._asked = time.monotonic()
+        return True
+
+    def tell(self) -> bool:
+        """Whether to tell the user: the first time, and every minute."""
+        now = time.monotonic()
+        if self._told is not None and now - self._told < TOLD_SECONDS:
+            return False
+        self._told = now
+        return True

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from PIL import Image
 
 from main import command, plot
 from main.analysis import curves
+from main.analysis import log as logs
+from main.analysis.curves import make_curve
 from main.analysis.log import read_columns, read_log
 from torchbeast.core.columns import Column
 from torchbeast.core.file_writer import FileWriter
@@ -114,12 +117,78 @@ def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
     assert "unreadable: 1\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_log_that_was_edited_on_windows_is_read_as_it_was(tmp_path, coding):
+    path = write_log(tmp_path, [[10, 0.1, 0, 1, 7], [20, 0.2, 0, 1, 7]]) / "logs.csv"
+    before, _ = read_columns(path)
+    (tmp_path / "meta.json").write_text(json.dumps({"args": {"seed": 5}}), encoding="utf-8-sig")
+    path.write_bytes(path.read_text().replace("\n", "\r\n").encode(coding))
+    columns, left_out = read_columns(path)
+    assert list(columns) == list(before) and left_out == 0
+    for name, values in before.items():
+        np.testing.assert_equal(columns[name], values)
+    assert read_log(tmp_path, DECLARED).arguments["seed"] == 5
+
+
 def test_rows_written_again_after_a_resume_count_once(tmp_path):
     frames = [10, 20, 30, 40, 30, 40, 50, 50]
     write_log(tmp_path, [[f, i, None, 1, 7] for i, f in enumerate(frames)])
     read = read_log(tmp_path / "logs.csv", DECLARED)
     assert read.frames.tolist() == [10, 20, 30, 40, 50]
     assert read.columns["mean_episode_return"].tolist() == [0, 1, 4, 5, 7], "the later rows count"
+
+
+def uneven(folder: Path, number: int, *, again: int = 0) -> Path:
+    """A log whose columns have gaps, of which `again` rows were written twice."""
+    draw = random.Random(5)
+    order = [*range(number), *range(number - again, number)]
+    rows = [
+        [10 * i + 10, draw.random() if i % 3 else None, None if i % 7 else 1.0, i % 4, 7 + i // 50, 0.5 if i % 5 == 2 else None]
+        for i in order
+    ]
+    return write_log(folder, rows, [*NAMES, REWARD])
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 64])
+def test_a_log_is_the_same_however_little_of_it_is_read_at_once(tmp_path, monkeypatch, at_once):
+    folder = uneven(tmp_path, 300, again=40)
+    with open(folder / "logs.csv", "a") as file:
+        file.write("torn\n# _tick,_time,frames,new\n0,1,3010,5\n1,2,3020,6")
+    (whole, left_out), log = read_columns(folder / "logs.csv"), read_log(folder, DECLARED)
+    monkeypatch.setattr(logs, "AT_ONCE", at_once)
+    columns, again = read_columns(folder / "logs.csv")
+    assert again == left_out == 2 and list(columns) == list(whole) and len(log.frames) == 301
+    for name, values in whole.items():
+        np.testing.assert_array_equal(columns[name], values)
+
+
+def test_a_long_log_is_joined_while_it_is_read_to_what_a_picture_shows(tmp_path, monkeypatch):
+    """Sums are kept, last values are some row's own, and the curves are the whole log's."""
+    folder = uneven(tmp_path, 3000, again=500)
+    monkeypatch.setattr(logs, "AT_ONCE", 100)
+    whole, thin = read_log(folder, DECLARED), read_log(folder, DECLARED, most=200)
+    assert len(whole.frames) == 3000 and 180 <= len(thin.frames) <= 400
+    assert thin.frames[-1] == whole.frames[-1] and set(thin.frames) <= set(whole.frames)
+    assert thin.columns["episodes"].sum() == pytest.approx(whole.columns["episodes"].sum(), rel=0.01)
+    assert np.median(np.diff(thin.frames)) == np.diff(thin.frames).max() == 160, "each row is of as many"
+    assert np.isin(np.diff(thin.columns[LEVEL]), (0, 1)).all() and thin.hours[-1] == pytest.approx(whole.hours[-1], rel=0.01)
+    for name in ("mean_episode_return", LEVEL, REWARD):
+        a, b = (make_curve(curves.Group("", [log]), name, x="frames", width=1000, stat="mean").value for log in (whole, thin))
+        np.testing.assert_allclose(a, b, atol=0.08 if name == "mean_episode_return" else 0.5)
+
+
+@pytest.mark.slow
+def test_a_log_of_days_is_plotted_in_little_memory(tmp_path):
+    """400,000 rows took 1.2 GiB; the program alone takes 0.4."""
+    names = [*NAMES, *(f"column_{i}" for i in range(15))]
+    write_log(tmp_path, ([10 * i, 0.5, 0.5, 1, 7, *[0.123456789] * 15] for i in range(1, 400_000)), names)
+    code = (
+        "import re, sys; from main import plot; code = plot.main(sys.argv[1:]); "
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]); sys.exit(code)"
+    )
+    arguments = [sys.executable, "-c", code, tmp_path, "--out", tmp_path / "a.png", "--panels", "none"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout.split()[-1]) >> 10 < 640
 
 
 @pytest.mark.parametrize("how", ["recorded", "seen", "clock"])

@@ -191,7 +191,7 @@ def test_what_playing_needs_is_kept_and_what_training_needs_is_not(listed):
     assert keep.playing({**needed, **training, **more, "source": {}, "other_ranks": []}) == needed
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 143)])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_stopped_table_goes_on_where_it_was(tmp_path, number, code):
     path = tmp_path / "table.ini"
     path.write_text(TABLE.replace("frames = 480", "frames = 48000"))
@@ -295,3 +295,40 @@ def test_a_missing_table_and_an_unknown_row_are_named(table, tmp_path, capsys):
     assert reproduce.main([str(table), "--only", "teachr"]) == 2
     errors = capsys.readouterr().err
     assert "no such table" in errors and "there are teacher, other" in errors
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "..", ".", "-x", "latest", "x" * 300, "a\tb"])
+def test_a_rows_name_is_a_plain_one(tmp_path, capsys, name):
+    """Its runs are looked for, and kept, in folders of that name."""
+    path = tmp_path / "table.ini"
+    path.write_text(TABLE.replace("[teacher]", f"[{name}]"))
+    folders = ["--savedir", str(tmp_path / "runs"), "--keep", str(tmp_path / "kept")]
+    for more in ([], ["--list"]):
+        assert reproduce.main([str(path), *folders, *more]) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and "a row's name" in errors and "must be a plain folder name" in errors
+    assert [p.name for p in tmp_path.iterdir()] == ["table.ini"]
+
+
+@pytest.mark.parametrize("name", ["é", "a b", "a.b", "..a", "a-1"])
+def test_other_names_of_rows_are_taken(tmp_path, name):
+    path = tmp_path / "table.ini"
+    path.write_text(TABLE.replace("[teacher]", f"[{name}]"), encoding="utf-8")
+    assert name in [experiment.name for experiment in read_table(path, command.check_run)]
+
+
+def test_a_table_that_was_edited_on_windows_is_read(tmp_path, table):
+    before = read_table(table, command.check_run)
+    table.write_bytes(TABLE.replace("\n", "\r\n").encode("utf-8-sig"))
+    assert read_table(table, command.check_run) == before
+
+
+def test_a_run_that_was_killed_while_it_started_is_begun_again(tmp_path, table):
+    (experiment, _) = read_table(table, command.check_run)
+    folder = tmp_path / "runs" / "teacher-1"
+    folder.mkdir(parents=True)
+    for name in ("logs.csv", "meta.json", "fields.csv"):
+        (folder / name).write_text("")
+    assert "--resume" not in reproduce.command_line(experiment, 1, tmp_path / "runs")
+    (folder / "model-1.tar").write_text("")  # what the newest was before it was damaged, or deleted
+    assert "--resume" in reproduce.command_line(experiment, 1, tmp_path / "runs")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
+import torch
 
 from torchbeast.core import checkpoint
 
@@ -65,3 +67,89 @@ def test_linking_twice_leaves_nothing_behind(tmp_path):
         checkpoint.link(path, other)
     assert os.path.samefile(path, other)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model-1.tar", "model.tar"]
+
+
+# What is kept
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 4])
+def test_starts_that_learn_nothing_cost_no_earlier_checkpoint(tmp_path, keep):
+    path = tmp_path / "model.tar"
+    for n in (1, 2, 3, 4, 5):
+        checkpoint.save(path, state(n), keep=keep)
+    before = [5, 4, 3, 2][:keep]
+    for incarnation in range(3):  # three crashes in a row
+        checkpoint.save(path, state(5) | {"incarnation": incarnation}, keep=keep)
+    kept = [path, *(checkpoint.earlier(path, n) for n in range(1, keep))]
+    assert frames(*kept) == before and len(list(tmp_path.iterdir())) == keep
+    assert checkpoint.load(path)["incarnation"] == 2
+    checkpoint.save(path, state(6), keep=keep)
+    assert frames(*kept) == [6, *before][:keep]
+
+
+def older(before: tuple, new: int) -> tuple:
+    """Of the frames of what lies there (None of what is damaged), the newest first: from the first one that is older."""
+    while before and (before[0] is None or before[0] >= new):
+        before = before[1:]
+    return before
+
+
+def test_whatever_lies_there_what_is_kept_is_whole_and_older(tmp_path):
+    """Every order of four checkpoints, equal, damaged and missing ones among them, and each number of them to keep."""
+    path = tmp_path / "model.tar"
+    whole = {n: tmp_path / f"{n}.whole" for n in range(4)}
+    for n, place in whole.items():
+        checkpoint.save(place, state(n))
+    cases = 0
+    for before in itertools.product([0, 1, 2, 3, None], repeat=3):
+        for keep, new in itertools.product((1, 2, 3, 4), (1, 2)):
+            for other in tmp_path.glob("*.tar"):
+                other.unlink()
+            places = [path, *(checkpoint.earlier(path, n) for n in (1, 2))]
+            for place, n in zip(places, before):
+                place.write_bytes(b"damaged" if n is None else whole[n].read_bytes())
+            checkpoint.save(path, state(new), keep=keep)
+            expected = [new, *older(before, new)[: keep - 1]]
+            found = [path, *(checkpoint.earlier(path, n) for n in range(1, len(expected)))]
+            assert [None if not place.is_file() else read(place) for place in found] == expected
+            ahead = set(before[: len(before) - len(older(before, new))]) - {None, new}
+            assert sorted(read(p) for p in tmp_path.glob("milestone-*")) == sorted(ahead)
+            cases += 1
+    assert cases == 1000
+
+
+def read(path) -> int | None:
+    try:
+        return checkpoint.load(path)["frames"]
+    except checkpoint.CheckpointError:
+        return None
+
+
+def test_one_from_which_the_run_has_gone_back_becomes_a_milestone(tmp_path, caplog):
+    path = tmp_path / "model.tar"
+    for n in (100, 200, 300):
+        checkpoint.save(path, state(n), keep=3)
+    checkpoint.save(path, state(150), keep=3)
+    assert frames(path, tmp_path / "model-1.tar") == [150, 100]
+    for n in (200, 300):
+        assert frames(tmp_path / f"milestone-{n:012d}.tar") == [n] and f"milestone-{n:012d}.tar" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["1", -1, True, float("nan"), None])
+def test_one_whose_frames_are_none_is_not_kept(tmp_path, value):
+    path = tmp_path / "model.tar"
+    checkpoint.save(path, state(1), keep=2)
+    checkpoint.save(path, state(2), keep=2)
+    torch.save(state(0) | {"frames": value}, path)
+    checkpoint.save(path, state(3), keep=2)
+    assert frames(path, tmp_path / "model-1.tar") == [3, 1]
+
+
+def test_they_are_found_in_their_order_and_nothing_else_is(tmp_path, caplog):
+    path = tmp_path / "model.tar"
+    for n in (2, 10, 11):
+        checkpoint.save(checkpoint.earlier(path, n), state(n))
+    for name in ("model-0.tar", "model-x.tar", "model-01.tar", "model-1.tar.bak", "amodel-1.tar", "model-\u0661.tar"):
+        (tmp_path / name).write_bytes(b"")
+    assert checkpoint.kept(path) == 3
+    assert checkpoint.load_newest(path)[1].name == "model-2.tar"

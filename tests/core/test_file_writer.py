@@ -129,13 +129,14 @@ def test_rows_reach_the_file_with_time(make, monkeypatch):
     writer = make()
     writer.log({"frames": 1})
     assert lines(writer) == [HEADER]
-    now = rows.time.time() + rows.FLUSH_SECONDS
-    monkeypatch.setattr(rows.time, "time", lambda: now)
+    now = rows.time.monotonic() + rows.FLUSH_SECONDS
+    monkeypatch.setattr(rows.time, "monotonic", lambda: now)
+    monkeypatch.setattr(rows.time, "time", lambda: 5.0)  # the clock was set back
     writer.log({"frames": 2})
     assert column(writer, "frames") == ["1", "2"]
 
 
-@pytest.mark.parametrize("left", ["meta.json", "fields.csv", "logs.csv", "model.tar"])
+@pytest.mark.parametrize("left", ["logs.csv", "model.tar"])
 def test_a_folder_with_a_run_is_refused_untouched(make, tmp_path, left):
     folder = tmp_path / "runs" / "first"
     folder.mkdir(parents=True)
@@ -145,12 +146,41 @@ def test_a_folder_with_a_run_is_refused_untouched(make, tmp_path, left):
     assert [path.name for path in folder.iterdir()] == [left] and (folder / left).read_text() == "precious"
 
 
+STEPS = ["run_folder.claim", "run_folder.lock", "rows.columns", "provenance.metadata", "run_folder.write_metadata",
+         "run_folder.point_latest_at", "Rows"]  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_start_that_is_killed_anywhere_can_be_made_again(make, tmp_path, step, when):
+    """A process that dies before or after a step leaves a folder which the next one begins as if it were new."""
+    code = f"""
+import os, pathlib
+from torchbeast.core import file_writer
+from torchbeast.core.file_writer import FileWriter, provenance, rows, run_folder, Rows
+step = {step}
+def dies(*args, **more):
+    if {when!r} == "after":
+        step(*args, **more)
+    os._exit(9)
+*place, name = {step!r}.split(".")
+setattr({step.rpartition(".")[0] or "file_writer"}, name, dies)
+FileWriter.create(pathlib.Path({str(tmp_path / "runs")!r}), "first", args={{}}, fields={FIELDS!r})
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    writer = make()
+    write_rows(writer, [100])
+    assert lines(writer)[0] == HEADER and column(writer, "frames") == ["100"]
+    assert meta(writer)["xpid"] == "first"
+    assert (writer.run_dir / "fields.csv").read_text() == HEADER.removeprefix("# ") + "\n"
+
+
 def test_an_empty_folder_is_used(make, tmp_path):
     (tmp_path / "runs" / "first").mkdir(parents=True)
     assert make().run_dir == tmp_path / "runs" / "first"
 
 
-@pytest.mark.parametrize("xpid", ["", "..", "latest", "a/b", "/tmp/x"])
+@pytest.mark.parametrize("xpid", ["", "..", "latest", "a/b", "/tmp/x", "\udcff"])
 def test_an_xpid_is_a_plain_name(make, tmp_path, xpid):
     with pytest.raises(ValueError, match="--xpid"):
         make(xpid)
@@ -192,18 +222,60 @@ def test_resume_cuts_rows_after_the_checkpoint_and_counts_on(make, resume):
 
 @pytest.mark.parametrize(
     "torn",
-    ["1,1.5,.1,2,3,45", "1,1.5,.1,2\n", "1,1.5,.1,2,,,\n", "\0\0\n", "1,1.5,,,,\n", ",1.5,.1,2,,\n", "\n"],
+    ["1,1.5,.1,2,3,45", "1,1.5,.1,2\n", "1,1.5,.1,2,,,\n", "\0\0\n", "1,1.5,,,,\n", ",1.5,.1,2,,\n", "\n",
+     "1" * 5000 + ",1.5,.1,200,,\n", "1" * 19 + ",1.5,.1,200,,\n", "\u0661,1.5,.1,200,,\n", "1,1.5,.1," + "2" * 5000 + ",,\n",
+     "1,1.5,.1,nan,,\n", "1,1.5,.1,\u0662,,\n"],
 )
-def test_resume_cuts_torn_rows(make, resume, torn):
+@pytest.mark.parametrize("more", ["", "1,1.5,.1,200,,\n"])
+def test_resume_cuts_torn_rows(make, resume, torn, more):
     writer = make()
     write_rows(writer, [100])
     writer.close(successful=False)
     with open(writer.run_dir / "logs.csv", "a") as file:
-        file.write(torn)
+        file.write(torn + more)
     again = resume(1000)
     write_rows(again, [300])
-    assert column(again, "frames") == ["100", "300"]
-    assert column(again, "_tick") == ["0", "1"]
+    more = more and torn.endswith("\n")
+    assert column(again, "frames") == ["100", *(["200"] if more else []), "300"]
+    assert column(again, "_tick") == ["0", "1", "2"][: 3 if more else 2]
+
+
+def test_rows_that_are_missing_before_the_checkpoint_are_told(make, resume, caplog):
+    writer = make()
+    write_rows(writer, [100, 200])
+    writer.close(successful=False)
+    resume(200).close(successful=False)
+    assert "missing" not in caplog.text
+    resume(300)
+    assert "ends at 200 frames, the checkpoint is of 300" in caplog.text
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_log_that_was_edited_elsewhere_is_gone_on_with_as_it_was(make, resume, coding, end):
+    writer = make()
+    write_rows(writer, [100, 200, 300])
+    writer.close(successful=False)
+    log = writer.run_dir / "logs.csv"
+    before = log.read_bytes()
+    log.write_bytes(before.decode().replace("\n", end).encode(coding))
+    resume(300).close(successful=False)
+    assert log.read_bytes() == before
+    log.write_bytes(before.decode().replace("\n", end).replace("total_loss", "loss").encode(coding))
+    with pytest.raises(ValueError, match="other fields"):
+        resume(300)
+
+
+def test_rows_at_the_end_are_cut_without_room_for_another_log(make, resume, monkeypatch):
+    """As on a disk that the run has nearly filled: the file stays the one that it is."""
+    writer = make()
+    write_rows(writer, [100, 200, 300])
+    writer.close(successful=False)
+    log = writer.run_dir / "logs.csv"
+    with open(log, "a") as file:
+        file.write("3,1.5")
+    before = log.stat().st_ino
+    assert column(resume(200), "frames") == ["100", "200"] and log.stat().st_ino == before
 
 
 def test_resume_keeps_a_whole_last_row(make, resume):
@@ -243,12 +315,14 @@ def test_a_crash_while_cutting_leaves_the_old_rows(make, resume, monkeypatch):
     writer = make()
     write_rows(writer, [100, 200])
     writer.close(successful=False)
+    with open(writer.run_dir / "logs.csv", "a") as file:
+        file.write("torn\n2,1.5,,50,,\n")  # so it is written anew
     before = lines(writer)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="power"):
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power is gone")))
         resume(100)
     assert lines(writer) == before
-    assert column(resume(100), "frames") == ["100"]
+    assert column(resume(100), "frames") == ["100", "50"]
 
 
 def test_resume_is_noted_in_the_metadata(make, resume):
@@ -326,3 +400,14 @@ def test_scalars_are_events_and_a_resumed_run_hides_later_ones(make, resume):
     events = EventAccumulator(str(again.run_dir / "tensorboard")).Reload()
     assert events.Tags()["scalars"] == ["speed"]
     assert [(event.step, event.value) for event in events.Scalars("speed")] == [(100, 10.0), (200, 20.0), (250, 5.0)]
+
+
+def test_a_savedir_that_is_no_utf8_is_a_folder_like_others(tmp_path, capsys):
+    savedir = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff"))
+    writer = FileWriter.create(savedir, "first", args={"savedir": str(savedir)}, fields=FIELDS)
+    logging.getLogger("amigo").info("writing %s", writer.run_dir)
+    write_rows(writer, [100])
+    writer.close(successful=True)
+    assert meta(writer)["args"]["savedir"] == str(savedir)
+    assert "a\\udcff/first" in (writer.run_dir / "out.log").read_text()
+    assert "Logging error" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -74,12 +75,99 @@ with replacing(pathlib.Path({str(tmp_path / "logs.csv")!r})) as temporary:
 # The folder
 
 
-@pytest.mark.parametrize("left", ["meta.json", "fields.csv", "logs.csv", "model.tar"])
-def test_a_folder_is_claimed_once(tmp_path, left):
-    (tmp_path / left).write_text("precious")
+HEADER = "# _tick,_time,frames\n"
+ROW = "0,1.5,24\n"
+# What shows that a run lies there: a checkpoint, a row (a torn one too), or a log that is not ours.
+TAKEN = {
+    "model.tar": "", "model-1.tar": "", "milestone-000000000240.tar": "", "logs.csv": HEADER + ROW, "logs.csv ": HEADER + "0,1",
+    "logs.csv  ": "precious", "logs.csv   ": "frames,loss\n",
+}  # fmt: skip
+# What a run leaves that is killed while it starts, and what has nothing to do with runs.
+NOBODYS = {
+    "meta.json": "{}", "fields.csv": "x", "logs.csv": "", "logs.csv ": HEADER, "logs.csv  ": HEADER[:12],
+    "logs.csv   ": "\0\0\0", ".lock": "", ".model.tar.77.tmp.tar": "half", "out.log": "hello\n", "weights.tar": "",
+    "model-1.tar.txt": "", "notes": "mine",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("left", list(TAKEN))
+def test_a_folder_with_a_run_is_claimed_by_nobody_else(tmp_path, left):
+    (tmp_path / left.strip()).write_text(TAKEN[left])
     with pytest.raises(FileExistsError, match=r"--resume.*--xpid"):
-        run_folder.claim(tmp_path, "# frames\n")
-    assert names(tmp_path) == [left] and (tmp_path / left).read_text() == "precious"
+        run_folder.claim(tmp_path, HEADER)
+    assert names(tmp_path) == [left.strip()] and (tmp_path / left.strip()).read_text() == TAKEN[left]
+
+
+@pytest.mark.parametrize("left", list(NOBODYS))
+def test_what_holds_no_row_and_no_checkpoint_is_nobodys(tmp_path, left):
+    (tmp_path / left.strip()).write_text(NOBODYS[left])
+    run_folder.claim(tmp_path, HEADER).close()
+    assert (tmp_path / "logs.csv").read_text() == HEADER
+
+
+CLAIM = """
+import pathlib, sys, time
+from torchbeast.core import run_folder
+folder = pathlib.Path(sys.argv[1])
+print("ready", flush=True)
+for line in sys.stdin:  # a folder to claim, at the same time as others
+    try:
+        lock = run_folder.claim(folder / line.strip(), "# _tick,_time,frames\\n")
+    except FileExistsError as error:
+        print("another process" if "another process" in str(error) else str(error), flush=True)
+    else:
+        print("mine", flush=True)
+"""
+
+
+def test_of_those_who_begin_at_once_one_has_the_folder(tmp_path):
+    """Whether it is empty or was left by a run that was killed; they begin within some microseconds."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", CLAIM, str(tmp_path)], stdin=-1, stdout=-1, text=True) for _ in range(4)
+    ]
+    try:
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 4
+        for attempt in range(50):
+            run_dir = tmp_path / str(attempt)
+            run_dir.mkdir()
+            if attempt % 2:
+                (run_dir / "logs.csv").write_text(HEADER)
+            for process in processes:
+                process.stdin.write(f"{attempt}\n")
+                process.stdin.flush()
+            assert sorted(process.stdout.readline() for process in processes) == ["another process\n"] * 3 + ["mine\n"]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_without_locks_what_was_left_is_not_taken_for_nobodys(tmp_path, monkeypatch):
+    def cannot(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_folder.fcntl, "lockf", cannot)
+    run_folder.claim(tmp_path, HEADER).close()
+    with pytest.raises(FileExistsError, match=r"without locks.*remove the folder.*--xpid"):
+        run_folder.claim(tmp_path, HEADER)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("a", True), ("a b", True), ("é-1", True), ("-", True), ("...", True), ("x" * 255, True), ("x" * 256, False),
+     ("é" * 128, False), ("", False), (".", False), ("..", False), ("latest", False), ("a/b", False), ("/a", False),
+     ("a/", False), ("a\nb", False), ("a\0", False), ("a\x7f", False), ("a\udcff", False)],
+)  # fmt: skip
+def test_names_of_runs_are_plain(tmp_path, name, plain):
+    """As the file system has it, but for control characters and what is no UTF-8."""
+    assert run_folder.is_plain(name) == plain
+    if plain:
+        (tmp_path / name).mkdir()
+        assert run_folder.of(tmp_path, name) == tmp_path / name
+    else:
+        with pytest.raises(ValueError, match="--xpid must be a plain folder name") as error:
+            run_folder.of(tmp_path, name)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 250 and str(error.value).isprintable()
 
 
 def test_a_locked_folder_is_refused_to_other_processes_until_it_is_closed(tmp_path):
@@ -121,3 +209,8 @@ def test_damaged_metadata_is_named(tmp_path, content):
     (tmp_path / "meta.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"meta\.json is damaged"):
         run_folder.read_metadata(tmp_path)
+
+
+def test_metadata_that_an_editor_has_marked_is_read(tmp_path):
+    (tmp_path / "meta.json").write_text('{\r\n"resumed": []}\r\n', encoding="utf-8-sig")
+    assert run_folder.read_metadata(tmp_path) == {"resumed": []}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from torchbeast.core import forms
 from torchbeast.core.settings import Flag, Settings, UsageError, flag, flags_of, make_parser, parse, sections, stored, table
 
 
@@ -114,7 +115,7 @@ def test_a_misspelled_property_is_refused():
         ("bristles", [None, 0, 7], [-1], "not be negative"),
         ("offset", [-1.9, 0.0, 5.0], [-2.0, 5.1, -7.0], "be in (-2, 5]"),
         ("level", [None, 7.0, -100.0], [7.5], "be at most 7"),
-        ("shift", [-(10**20), 0, 10**20], [], ""),
+        ("shift", [-(2**62), 0, 2**62], [], ""),
     ],
 )
 def test_bounds(name, good, bad, told):
@@ -279,7 +280,23 @@ def test_stored_values_are_taken_as_they_are_and_others_left_out():
 def test_stored_values_of_another_type_are_refused(name, value, kind):
     with pytest.raises(UsageError) as error:
         stored(GROUPS, {"coats": 3, name: value})
-    assert str(error.value) == f"the checkpoint's flag {name} is {str(value)!r}, which is no {kind}"
+    assert str(error.value) == f"the checkpoint's flag {name} is {forms.shown(value)}, which is no {kind}"
+
+
+def test_numbers_of_more_bits_than_a_setting_has_are_refused():
+    for value in (10**400, 2**64, -(2**63) - 2, 10**5000):
+        about = flags_of(GROUPS)["shift"]
+        assert "--shift must lie between -2^63 and 2^63, got a number of " in about.problem(value)
+        for name in ("coats", "thinner"):
+            with pytest.raises(UsageError, match=f"the checkpoint's flag {name} is "):
+                stored(GROUPS, {name: value})
+
+
+def test_stored_text_that_no_command_line_can_hold_is_refused():
+    for value in ("x" * 5000, "\udcff", "a\x00b"):
+        with pytest.raises(UsageError, match="which is no text") as error:
+            stored(GROUPS, {"hair": value})
+        assert len(str(error.value)) < 150
 
 
 def test_a_long_stored_value_is_cut():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from main.training import preflight
-from torchbeast.core.spawner import Spawner
+from torchbeast.core import spawner as spawners
+from torchbeast.core.rollouts import shared_array
+from torchbeast.core.spawner import BEAT_SECONDS, Refused, Spawner
 
 
 def alive(pid: int) -> bool:
@@ -110,7 +115,7 @@ def test_when_the_main_process_is_gone_so_are_its_workers():
             made.start()
             pipes = [made.spawn(index, 0) for index in range(2)]
             pids = [pipe.recv()[2] for pipe in pipes]
-            os.write(writer, " ".join(map(str, [*pids, made._process.pid])).encode())
+            os.write(writer, " ".join(map(str, [*pids, made.pid])).encode())
             time.sleep(60)
         finally:
             os._exit(0)
@@ -123,7 +128,7 @@ def test_when_the_main_process_is_gone_so_are_its_workers():
 
 def test_a_dead_spawner_is_noticed(spawner):
     pid = spawner.spawn(0, 0).recv()[2]
-    os.kill(spawner._process.pid, signal.SIGKILL)
+    os.kill(spawner.pid, signal.SIGKILL)
 
     def gone():
         try:
@@ -133,9 +138,67 @@ def test_a_dead_spawner_is_noticed(spawner):
         return False
 
     assert until(gone)
-    os.kill(pid, signal.SIGKILL)  # an actor would have ended itself: its parent is another one now
+    assert until(lambda: not alive(pid))
 
 
 def test_more_processes_than_cores_are_named(monkeypatch):
     monkeypatch.setattr("main.training.processes.cores", lambda: 2)
     assert "take turns" in preflight.cores(3).text and "take turns" not in preflight.cores(1).text
+
+
+def test_a_refused_fork_is_told_and_ends_nothing(monkeypatch):
+    """Too many processes; then too many open files, here and in the spawner."""
+    refuse = shared_array((1,), np.bool_)
+    fork = os.fork
+
+    def fork_or_not():
+        if refuse[0]:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_or_not)
+    made = Spawner(work)
+    made.start()
+    try:
+        assert made.spawn(0, 0).recv()[:2] == (0, 0)
+        refuse[0] = True
+        with pytest.raises(Refused, match="temporarily unavailable"):
+            made.spawn(1, 0)
+        refuse[0] = False
+        assert made.spawn(1, 0).recv()[:2] == (1, 0)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for pid in (made.pid, os.getpid()):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
+            with pytest.raises(Refused, match="Too many open files"):
+                made.spawn(2, 0)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert made.spawn(2, 0).recv()[:2] == (2, 0)
+        assert made.ended() == []
+    finally:
+        made.close(0.2)
+
+
+def test_a_spawner_beats_while_it_is_at_work_and_not_while_it_is_stopped(spawner):
+    first = spawner.beats
+    assert until(lambda: spawner.beats > first + 1)
+    os.kill(spawner.pid, signal.SIGSTOP)
+    time.sleep(0.1)
+    first = spawner.beats
+    time.sleep(2 * BEAT_SECONDS)
+    assert spawner.beats == first
+
+
+def test_a_spawner_that_does_not_answer_is_not_waited_for_for_ever(spawner, monkeypatch):
+    monkeypatch.setattr(spawners, "ANSWER_SECONDS", 0.3)
+    os.kill(spawner.pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        spawner.spawn(0, 0)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_workers_end_with_a_spawner_that_is_killed(spawner, stopped):
+    pid = spawner.spawn(0, 0).recv()[2]
+    if stopped:
+        os.kill(pid, signal.SIGSTOP)
+    os.kill(spawner.pid, signal.SIGKILL)
+    assert until(lambda: not alive(pid))

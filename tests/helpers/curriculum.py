@@ -20,7 +20,7 @@ def batches(count: int, frame_shape=TASK.frame_shape) -> list[dict[str, torch.Te
 
 
 def seen(rollouts, width: int | None = None) -> Curriculum:
-    counts = Curriculum(TASK.frame_shape)
+    counts = Curriculum(tuple(rollouts[0]["frame"].shape[2:]) if rollouts else TASK.frame_shape)
     if width is not None:
         counts._width = width
     for number, batch in enumerate(rollouts):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -72,3 +75,33 @@ def alive(pid: int) -> bool:
 def scripts(page: str = "main/README.md") -> list[str]:
     """The job scripts on a page."""
     return re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def as_a_stranger(*arguments: str, root: Path = ROOT, limit: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """`python ARGUMENTS` in `root` as a user who has no name, no home and no right to write there. Skips where none can be had.
+
+    limit: what the shell is told first, as "ulimit -u 20".
+    """
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("it takes root and setpriv to become somebody else")
+    where = {"PYTHONPATH": f"{root}:{Path(torch.__file__).parents[1]}", "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG"))} | where | environment
+
+    def run(limit: str, *words: str) -> subprocess.CompletedProcess:
+        shell = ["bash", "-c", f"{limit or ':'}; exec {shlex.join(words)}"]
+        command = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", *shell]
+        return subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300, env=env)
+
+    system = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"  # root's own may lie where nobody else can look
+    for python in (sys.executable, system):
+        if run("", python, "-c", "import numpy").returncode == 0:
+            return run(limit, python, *arguments)
+    pytest.skip("no Python that other users may run")
+
+
+def for_strangers(folder: Path) -> Path:
+    """The folder, and all above it that are pytest's, opened to other users."""
+    for path in (folder, *folder.parents):
+        if path.name.startswith("pytest-") or path == folder or path.parent.name.startswith("pytest-"):
+            path.chmod(0o777)
+    return folder

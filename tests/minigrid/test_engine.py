@@ -27,7 +27,7 @@ from gym_minigrid.minigrid import (
 
 from torchbeast.core.environment import generator_state
 from utils_folder.minigrid import engine as engine_module
-from utils_folder.minigrid import levels
+from utils_folder.minigrid import levels, making
 from utils_folder.minigrid.engine import CompiledEnvironment, playable
 
 REGISTERED = sorted(name for name in gym.envs.registry if name.startswith("MiniGrid-"))
@@ -252,13 +252,13 @@ def test_every_toggle_is_gym_minigrids():
     makers = [lambda state=state: Door("red", **state) for state in states]
     makers += [lambda: Box("red"), lambda: Box("red", Box("blue", Key("red"))), Key, Ball, Goal, Lava, Floor, Wall]
     for env.carrying in hands:
-        carried = engine_module._cell(env, env.carrying) if env.carrying else levels.NOTHING
+        carried = making.cell(env, env.carrying) if env.carrying else levels.NOTHING
         for make in makers:
             thing = make()
-            before = engine_module._cell(env, thing)
+            before = making.cell(env, thing)
             env.grid.set(1, 1, thing)
             thing.toggle(env, (1, 1))
-            assert levels.toggled(before, carried) == engine_module._cell(env, env.grid.get(1, 1))
+            assert levels.toggled(before, carried) == making.cell(env, env.grid.get(1, 1))
 
 
 @pytest.mark.parametrize("direction, success", [(0, False), (1, True)])
@@ -274,9 +274,9 @@ def test_put_near_wants_the_object_put_down(direction, success):
     env.target_pos = (4, 4)
     env.put_obj(target, 4, 4)
     env.agent_pos, env.agent_dir = (3, 4), direction
-    world.cells[0] = engine_module._cells(env, engine._rule)
+    world.cells[0] = making.level_cells(env, engine._rule)
     world.agent[0], world.places[0, 0] = (3, 4, direction), (4, 4)
-    world.carried[0] = engine_module._cell(env, env.carrying, engine._rule)
+    world.carried[0] = making.cell(env, env.carrying, engine._rule)
     twin.step(4)
     output = engine.step(np.array([4]))
     assert output["done"][0] == twin.done and output["done"][0]
@@ -487,7 +487,7 @@ def test_state_dict_is_a_copy():
 def test_state_of_another_game_is_refused():
     state = CompiledEnvironment(S3R3, [4, 5]).state_dict()
     for other in (CompiledEnvironment(S3R3, [4]), CompiledEnvironment("MiniGrid-KeyCorridorS3R2-v0", [4, 5])):
-        with pytest.raises(ValueError, match="2 x MiniGrid-KeyCorridorS3R3-v0"):
+        with pytest.raises(ValueError, match=r"MiniGrid-KeyCorridorS3R3-v0. \(a tensor \[2, 7, 7, 3\]"):
             other.load_state_dict(state)
 
 

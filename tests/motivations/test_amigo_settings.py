@@ -12,6 +12,7 @@ from tests.helpers.bounds import assert_bounds
 from torchbeast.core.settings import UsageError, flags_of
 from utils_folder import minigrid
 from utils_folder.motivations.amigo import Amigo, TeacherSettings, WindowAmigo
+from utils_folder.motivations.difficulty import MOST_STEPS
 
 
 def problems(text: str) -> list[str]:
@@ -27,6 +28,7 @@ def test_bounds_are_the_ones_that_are_expected():
             "window", "generator_learning_rate", "generator_entropy_cost", "generator_reward_coef", "generator_maximum",
         },
         any_number={"generator_reward_negative", "generator_threshold"},
+        at_most=dict.fromkeys(("generator_start", "generator_maximum", "window"), MOST_STEPS),
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def test_without_a_teacher_the_video_shows_the_novelty_reward_and_no_map(novelty
         assert not {"goals reached", "target distance t*"} & seen.lines.keys()
         visits[seen.frame.tobytes()] += 1
         assert seen.lines["visits of this state"] == str(visits[seen.frame.tobytes()])
-        gain = 5 * max(n[t] - n[t - 1], 0) if t and visits[seen.frame.tobytes()] == 1 else 0
+        gain = float(5 * max(n[t] - n[t - 1], 0)) if t and visits[seen.frame.tobytes()] == 1 else 0
         assert float(seen.lines["intrinsic reward"]) == pytest.approx(gain, abs=6e-4 + 1e-4 * gain)
         rewarded += gain > 0
     assert rewarded > 3

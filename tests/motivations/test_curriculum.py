@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.curriculum import TASK, B, T, batches, seen
+from torchbeast.core import forms
 from utils_folder.motivations import curriculum
 from utils_folder.motivations.curriculum import MOMENTS, PROPOSED, REACHED, Curriculum
 
@@ -24,7 +25,7 @@ def plain_counts(rollouts) -> tuple[Counter, int]:
                 if not (done or reached):
                     continue
                 goal, frame = int(batch["goal"][t - 1, b]), batch["goal_frame"][t - 1, b][..., -3:]
-                x, y = divmod(goal, 5)
+                x, y = divmod(goal, frame.shape[1])
                 ((agent_x, agent_y),) = (frame[..., 0] == 10).nonzero().tolist()
                 about = [("cell", x, y), ("kind", int(frame[x, y, 0])), ("distance", abs(x - agent_x) + abs(y - agent_y))]
                 for key in about:
@@ -42,9 +43,10 @@ def as_counter(history: curriculum.History) -> Counter:
     return +counts
 
 
-@pytest.mark.parametrize("channels", [3, 6])
-def test_counts_are_those_of_a_plain_loop(channels):
-    rollouts = batches(20, (4, 5, channels))
+@pytest.mark.parametrize("shape", [(4, 5, 3), (4, 5, 6), (23, 11, 3), (16, 16, 3)], ids=str)
+def test_counts_are_those_of_a_plain_loop(shape):
+    """Grids of 251 to 255 cells and of more too: cells, kinds and distances are counted in one row."""
+    rollouts = batches(20, shape)
     history = curriculum.history(seen(rollouts).state_dict())
     counts, steps = plain_counts(rollouts)
     assert sum(counts.values()) > 100
@@ -111,3 +113,27 @@ def test_it_goes_on_from_its_state():
 def test_a_run_counts_nothing_yet():
     history = curriculum.history(Curriculum(TASK.frame_shape).state_dict())
     assert len(history.frames) == 0 and history.cells.shape == (0, 2, 4, 5)
+
+
+DAMAGE = {
+    "no table": lambda state: [],
+    "another size": lambda state: state | {"size": [4, 6]},
+    "a size without end": lambda state: state | {"size": [10**6, 10**6]},
+    "no width": lambda state: state | {"width": 0},
+    "more moments than there are": lambda state: state | {"frames": 10**9},
+    "counts that are negative": lambda state: state | {"counts": state["counts"] - 1},
+    "more goals than frames": lambda state: state | {"counts": state["counts"] + 10**6},
+    "counts of another type": lambda state: state | {"counts": state["counts"].double()},
+    "unknown cells": lambda state: state | {"example_frames": state["example_frames"] + 100},
+    "goals beyond the grid": lambda state: state | {"example_goals": state["example_goals"] + 100},
+    "a table less": lambda state: {name: value for name, value in state.items() if name != "steps"},
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE))
+def test_a_damaged_history_is_refused_by_who_goes_on_with_it_and_who_shows_it(damage):
+    state = DAMAGE[damage](seen(batches(5)).state_dict())
+    with pytest.raises(forms.EntryError, match="curriculum"):
+        Curriculum(TASK.frame_shape).load_state_dict(state)
+    with pytest.raises(forms.EntryError, match="curriculum"):
+        curriculum.history(state)

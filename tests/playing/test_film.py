@@ -127,5 +127,5 @@ def test_value_probabilities_and_action_are_those_of_the_state_shown(every_train
                 turned += 1
                 x, y = np.argwhere(seen.frame[..., 0] == 10)[0]
                 turn = -1 if labels[seen.panel.chosen] == "left" else 1
-                assert following.frame[x, y, 2] == (seen.frame[x, y, 2] + turn) % 4
+                assert following.frame[x, y, 2] == (int(seen.frame[x, y, 2]) + turn) % 4
     assert len(values) > 3 and turned > 3

@@ -77,8 +77,10 @@ def test_every_command_parses(page, line):
     if program == "make":
         target, *variables = words
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        for variable in variables if target == "train" else ():
-            check_training(shlex.split(variable.removeprefix("ARGS=")))
+        for name, _, value in (variable.partition("=") for variable in variables):
+            assert re.search(rf"^{name} [:?]?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            if target == "train" and name == "ARGS":
+                check_training(shlex.split(value))
     elif program == "main.main":
         check_training(words)
     elif program.startswith("tests."):

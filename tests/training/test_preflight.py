@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from main import settings as settings_module
 from main.training import preflight, record
 from main.training import run as runs
 from main.training.learner import Learner
-from tests.helpers.program import ROOT, command, rows
+from tests.helpers.program import ROOT, as_a_stranger, command, for_strangers, rows
 from torchbeast.core.file_writer import FileWriter
 from torchbeast.core.optimizer import Diverged, Optimizer
 from torchbeast.core.settings import Settings, UsageError
@@ -49,24 +50,12 @@ def test_too_little_memory(monkeypatch):
     assert "--num_buffers" in problems()
 
 
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"memory.max": "1000000", "memory.current": "400000", "memory.stat": "anon 1\nactive_file 30000\ninactive_file 70000"},
-        {"memory/memory.limit_in_bytes": "1000000", "memory/memory.usage_in_bytes": "300000"},
-    ],
-)
-def test_a_containers_limit_counts_but_not_its_file_cache(tmp_path, files):
-    (tmp_path / "memory").mkdir()
-    for name, content in files.items():
-        (tmp_path / name).write_text(content + "\n")
-    assert preflight.available_memory(tmp_path) == 700_000
-
-
-def test_no_limit_is_none(tmp_path):
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("5\n")
-    assert preflight.available_memory(tmp_path) > 100 << 20
+@pytest.mark.parametrize(("free", "enough"), [(None, True), (1 << 50, True), (330 << 20, False), (-5, False)])
+def test_the_memory_of_a_container_or_a_job_counts(monkeypatch, free, enough):
+    """As Slurm's --mem of 330 MiB: what the groups of this process leave it, tests/core/test_cgroups.py."""
+    monkeypatch.setattr(preflight.cgroups, "free_memory", lambda proc: free)
+    assert 0 <= preflight.available_memory() <= max(0, (1 << 50) if free is None else free)
+    assert (preflight.memory(600 << 20, 1 << 20).problem is None) == enough
 
 
 def test_too_few_open_files(tmp_path):
@@ -77,6 +66,53 @@ def test_too_few_open_files(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2 and "ulimit -n" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_that_allows_few_processes(monkeypatch):
+    monkeypatch.setattr(preflight.cgroups, "free_processes", lambda: 12)
+    assert preflight.processes(12).problem is None
+    assert "--pids-limit" in preflight.processes(13).problem
+
+
+@pytest.mark.parametrize(("limit", "code"), [(12, 2), (100, 0)])
+def test_too_few_processes(tmp_path, limit, code):
+    """A real limit; where it is too small nothing is written."""
+    arguments = ["-m", "main.main", *command(for_strangers(tmp_path), "--num_actor_processes", "2", "--total_frames", "48")]
+    done = as_a_stranger(*arguments, "--engine", "gym", limit=f"ulimit -u {limit}")
+    assert done.returncode == code, done.stderr
+    if code:
+        assert re.search(r"error: the run starts about 1\d .* threads, and 11 more are allowed: ulimit -u 1\d", done.stderr)
+        assert list(tmp_path.iterdir()) == []
+
+
+def finding(monkeypatch, free: int, done: int, *more: str, there: int = 0, savedir="nowhere") -> preflight.Finding:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: argparse.Namespace(free=free << 20))
+    monkeypatch.setattr(preflight.checkpoint, "kept", lambda path: there)
+    settings = parsed("--total_frames", "600000000", "--batch_size", "8", "--xpid", "run", "--savedir", str(savedir), *more)
+    return preflight.disk(settings, 10 << 20, 1, done)
+
+
+def test_a_run_that_goes_on_needs_room_for_what_is_left(monkeypatch):
+    """250 MiB of rows and three checkpoints of 10 MiB, one of them half written: 380 MiB with what must stay free."""
+    assert finding(monkeypatch, 381, 0).problem is None
+    assert "--savedir" in finding(monkeypatch, 379, 0).problem
+    for share in (0.2, 0.5, 0.8, 1.0):
+        left = 381 - share * 250 - 20
+        assert finding(monkeypatch, int(left), int(share * 6e8), there=2).problem is None, "it has written the rest itself"
+        assert finding(monkeypatch, int(left) - 3, int(share * 6e8), there=2).problem
+    assert finding(monkeypatch, 111, 700_000_000, there=5).problem is None, "no more is left than nothing"
+
+
+def test_milestones_that_are_there_need_no_room(monkeypatch):
+    every = ("--milestone_frames", "100000000")
+    assert finding(monkeypatch, 381 + 60, 0, *every).problem is None
+    assert finding(monkeypatch, 379 + 60, 0, *every).problem
+    assert finding(monkeypatch, 381 - 125 - 20 + 30, 300_000_000, *every, there=2).problem is None
+    assert finding(monkeypatch, 378 - 125 - 20 + 30, 300_000_000, *every, there=2).problem
+
+
+def test_without_checkpoints_none_need_room(monkeypatch):
+    assert finding(monkeypatch, 352, 0, "--disable_checkpoint").problem is None
 
 
 def test_too_little_disk(monkeypatch):

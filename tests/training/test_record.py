@@ -43,6 +43,9 @@ class Writer:
     def flush(self):
         self._note("flush")
 
+    def look(self):
+        return []
+
     def close(self, successful):
         self._note("close", successful)
 
@@ -111,7 +114,7 @@ def test_a_fault_that_is_not_the_disks_is_not_hidden(tmp_path):
         record.row({"frames": 24}, batch())
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_of_once_and_tried_again(tmp_path, clock, files, caplog):
+def test_a_checkpoint_that_cannot_be_written_is_told_of_each_time_and_tried_again(tmp_path, clock, files, caplog):
     record, writer = make_record(tmp_path, checkpoint_minutes=10.0, milestone_frames=1000)
     files.full = True
     assert record.due(0) and record.save({"frames": 1000}) is False
@@ -124,8 +127,9 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_once_and_tried_again(tmp
     clock.now += RETRY_SECONDS
     assert record.due(2000) and record.save({"frames": 2000}) is True and not record.due(2000)
     assert files.saved == [2000] and files.linked == ["milestone-000000002000.tar"]
-    told = [entry.message for entry in caplog.records]
-    assert told == [f"writing a checkpoint failed ({FULL}); the run goes on and tries again"]
+    told = [entry.message for entry in caplog.records if entry.levelname == "WARNING"]
+    failure = f"writing a checkpoint failed ({FULL}); the run goes on and tries again"
+    assert told == [failure, failure]
     assert writer.calls == [("flush",)] * 3
 
 
@@ -247,12 +251,38 @@ def test_a_free_name_is_found(tmp_path, monkeypatch):
         writer.close(True)
 
 
+def test_a_name_that_another_takes_at_the_same_moment_is_not_taken_twice(tmp_path, monkeypatch):
+    """Jobs of an array start within the same minute."""
+    monkeypatch.setattr(records.time, "strftime", lambda form: "0102-0304")
+    settings = make_settings(savedir=str(tmp_path / "runs"), initials="ab", env="MiniGrid-Empty-5x5-v0")
+    mkdir, taken = type(tmp_path).mkdir, []
+
+    def slower(path, *args, **more):
+        if path.parent == tmp_path / "runs" and not taken:
+            taken.append(path.name)
+            mkdir(path)  # by the other one
+        return mkdir(path, *args, **more)
+
+    monkeypatch.setattr(type(tmp_path), "mkdir", slower)
+    writer = open_writer(settings, COLUMNS, None, ALONE)
+    assert writer.run_dir.name == f"{taken[0]}-2"
+    writer.close(True)
+
+
+def test_a_task_of_a_namespace_gives_a_plain_name(tmp_path):
+    writer = open_writer(make_settings(savedir=str(tmp_path), env="mine/MiniGrid-Empty-5x5-v0"), COLUMNS, None, ALONE)
+    assert writer.run_dir.parent == tmp_path and writer.run_dir.name.startswith("mine_MiniGrid-Empty-5x5-v0_anonymous_")
+    writer.close(True)
+
+
 def test_the_folder_is_begun_once_and_gone_on_with_by_its_name(tmp_path):
     settings = make_settings(savedir=str(tmp_path), xpid="mine")
-    open_writer(settings, COLUMNS, None, ALONE).close(True)
+    writer = open_writer(settings, COLUMNS, None, ALONE)
+    writer.log({"frames": 24})
+    writer.close(True)
     with pytest.raises(UsageError, match="mine"):
         open_writer(settings, COLUMNS, None, ALONE)
-    writer = open_writer(settings, COLUMNS, 0, ALONE)
+    writer = open_writer(settings, COLUMNS, 24, ALONE)
     assert writer.run_dir == tmp_path / "mine" and writer.fields == tuple(column.name for column in COLUMNS)
     writer.close(True)
 

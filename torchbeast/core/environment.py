@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchbeast.core import forms
+from torchbeast.core.settings import UsageError
+
 Output = dict[str, np.ndarray]
 
 
@@ -68,7 +71,12 @@ class Environment(abc.ABC):
 
 
 def generator_state(generator: np.random.Generator) -> dict:
-    """A NumPy PCG64 generator's state as strings and small ints (its 128-bit numbers do not fit a tensor)."""
+    """A NumPy PCG64 generator's state as strings and small ints (its 128-bit numbers do not fit a tensor).
+
+    Raises: UsageError if it is another one.
+    """
+    if not isinstance(getattr(generator, "bit_generator", None), np.random.PCG64):
+        raise UsageError("an environment's np_random must be NumPy's Generator(PCG64(seed)), as gym makes it")
     state = generator.bit_generator.state
     return {
         "state": str(state["state"]["state"]),
@@ -76,6 +84,14 @@ def generator_state(generator: np.random.Generator) -> dict:
         "has_uint32": state["has_uint32"],
         "uinteger": state["uinteger"],
     }
+
+
+GENERATOR = {  # `generator_state`
+    "state": forms.digits,
+    "inc": forms.digits,
+    "has_uint32": forms.whole(high=1),
+    "uinteger": forms.whole(high=2**32 - 1),
+}
 
 
 def set_generator_state(generator: np.random.Generator, state: dict) -> None:
@@ -181,22 +197,42 @@ class GymEnvironment(Environment):
 
     def load_state_dict(self, state: dict) -> Output:
         """Makes each level again and replays its actions."""
+        self._check(state)
         self._first = None
         for e, (level, actions) in enumerate(zip(state["levels"], state["actions"], strict=True)):
             env = self._envs[e]
-            if "seed" in level:
-                env.reset(seed=level["seed"])
-            else:
+            if "seed" not in level:
                 set_generator_state(env.unwrapped.np_random, level)
-                env.reset()
+            observation, _ = env.reset(seed=level.get("seed"))
             for action in actions:
-                env.step(action)
+                observation = env.step(action)[0]
+            self._compare(e, observation, state)
             self._seeds[e] = None
             self._level_states[e] = dict(level)
             self._actions[e] = list(actions)
         for name, value in state["out"].items():
             self._out[name][...] = value.numpy()
         return self._out
+
+    def _compare(self, e: int, observation: Any, state: dict) -> None:
+        """Raises: EntryError unless the replayed episode of environment e has come to where its output says it is."""
+        out = state["out"]
+        observed = self._observe(self._envs[e], observation)
+        same = all(np.array_equal(out[name][e].numpy(), value) for name, value in observed.items())
+        if not same or (not out["done"][e] and out["episode_step"][e] != len(state["actions"][e])):
+            raise forms.EntryError(f"source/actor/environment: episode {e} does not lead to what its environment shows")
+
+    def _check(self, state: dict) -> None:
+        action = forms.whole(high=self.num_actions - 1)
+        wanted = {
+            "levels": forms.each(forms.mapping, count=self.num_envs),
+            "actions": forms.each(forms.each(action, at_most=self.max_steps), count=self.num_envs),
+            "out": forms.like(self._out),
+        }
+        forms.record(wanted)("source/actor/environment", state)
+        for level in state["levels"]:
+            form = {"seed": forms.whole()} if "seed" in level else GENERATOR
+            forms.record(form)("source/actor/environment/levels", level)
 
     def close(self) -> None:
         for env in self._envs:
@@ -244,6 +280,8 @@ class FrameStack(Environment):
         return {"env": self._env.state_dict(), "stack": torch.from_numpy(self._stack.copy())}
 
     def load_state_dict(self, state: dict) -> Output:
+        stack = forms.tensor(self._stack.shape, torch.uint8)
+        forms.record({"env": forms.mapping, "stack": stack})("source/actor/environment", state)
         out = self._env.load_state_dict(state["env"])
         self._stack[...] = state["stack"].numpy()
         return {**out, "frame": self._stack}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import logging
-import math
+import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from torchbeast.core import provenance, rows, run_folder
+from torchbeast.core import held, provenance, rows, run_folder
+from torchbeast.core.console import cut
+from torchbeast.core.events import Events
+from torchbeast.core.held import HeldFolder
 from torchbeast.core.rows import Rows
 
 logger = logging.getLogger("amigo")
@@ -20,6 +21,20 @@ logger = logging.getLogger("amigo")
 
 class _QuietFileHandler(logging.FileHandler):
     """A full disk loses lines of out.log; the console has them, and its own warning."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return cut(super().format(record))
+
+    def follow(self, path: Path) -> bool:
+        """Goes on at `path`, with every line so far; whether the file was not there. Raises: OSError."""
+        with self.lock:
+            if held.is_at(self.stream, path):
+                return False
+            held.put_back(self.stream, path)
+            self.stream.close()
+            self.baseFilename = os.path.abspath(path)
+            self.stream = self._open()
+            return True
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -45,11 +60,11 @@ class FileWriter:
         self.fields = tuple(fields)
         self._meta = meta
         self._folder_lock = lock
-        self._purge_step = purge_step
         self._lock = threading.Lock()
-        self._tensorboard = None
+        self._folder = HeldFolder(run_dir)
+        self._events = Events(purge_step)
         self._rows = Rows(run_dir / run_folder.LOG, fields, tick)
-        self._handler = _QuietFileHandler(run_dir / run_folder.MESSAGES, encoding="utf-8")
+        self._handler = _QuietFileHandler(run_dir / run_folder.MESSAGES, encoding="utf-8", errors="backslashreplace")
         self._handler.setLevel(logging.INFO)
         self._handler.setFormatter(logging.Formatter("[%(levelname)s:%(process)d %(asctime)s] %(message)s"))
         self._level_before = logger.level
@@ -71,10 +86,8 @@ class FileWriter:
         run_dir = run_folder.of(savedir, xpid)
         rows.check_fields(fields)
         run_dir.mkdir(parents=True, exist_ok=True)
-        run_folder.claim(run_dir, rows.header(fields))
-        lock = run_folder.lock(run_dir)
-        with open(run_dir / run_folder.FIELDS, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(rows.columns(fields))
+        lock = run_folder.claim(run_dir, rows.header(fields))
+        rows.write_fields(run_dir, fields)
         meta = provenance.metadata(xpid, args)
         run_folder.write_metadata(run_dir, meta)
         run_folder.point_latest_at(run_dir)
@@ -116,35 +129,46 @@ class FileWriter:
             self._rows.write(row)
 
     def scalars(self, step: int, values: Mapping) -> None:
-        """Adds TensorBoard scalars at `step` (frames); None and NaN are left out."""
-        with self._lock:
-            if self._tensorboard is None:
-                # Imported late: it is slow, and its thread must not be there when actors are forked.
-                from torch.utils.tensorboard import SummaryWriter
+        """Adds TensorBoard scalars at `step` (frames); None and NaN are left out.
 
-                self._tensorboard = SummaryWriter(str(self.run_dir / run_folder.TENSORBOARD), purge_step=self._purge_step)
-            with self._tensorboard_or_none():
-                for name, value in values.items():
-                    if value is not None and not math.isnan(value):
-                        self._tensorboard.add_scalar(name, float(value), step)
+        Whatever goes wrong is told once, and tried again in a new file: nobody's training hangs on it.
+        """
+        with self._lock:
+            self._events.add(self.run_dir / run_folder.TENSORBOARD, step, values)
 
     def flush(self) -> None:
-        """Brings everything to the disk, so that a checkpoint written next is never ahead of the logs."""
+        """Brings the rows to the disk, so that a checkpoint written next is never ahead of the log."""
         with self._lock:
             self._rows.flush()
-            if self._tensorboard is not None:
-                with self._tensorboard_or_none():
-                    self._tensorboard.flush()
 
-    @contextlib.contextmanager
-    def _tensorboard_or_none(self) -> Iterator[None]:
-        """A full disk ends TensorBoard's own thread for good, which must not keep the log from being written: the next
-        `scalars` starts a new one."""
-        try:
-            yield
-        except OSError as error:
-            logger.warning("TensorBoard events could not be written (%s)", error)
-            self._tensorboard = None
+    def look(self) -> list[str]:
+        """Sees to it that the run's folder and the files in it are there: follows it if it was moved, and puts back what was
+        deleted, the log with all of its rows. Returns what has happened, for the user. Raises: OSError if it cannot be done.
+        """
+        with self._lock:
+            moved = self._folder.find()
+            if moved is not None:
+                self.run_dir = self._folder.path
+                run_folder.point_latest_at(self.run_dir)
+            self._folder_lock = run_folder.locked_still(self._folder_lock, self.run_dir)
+            put_back = [name for name in run_folder.ALWAYS if self._put_back(name)]
+            gone = "was deleted or replaced by another file; it has been put back"
+            return [moved] if moved is not None else [f"{self.run_dir / name} {gone}" for name in put_back]
+
+    def _put_back(self, name: str) -> bool:
+        """Whether the file was gone."""
+        path = self.run_dir / name
+        if name == run_folder.LOG:
+            return self._rows.follow(path)
+        if name == run_folder.MESSAGES:
+            return self._handler.follow(path)
+        if path.exists():
+            return False
+        if name == run_folder.FIELDS:
+            rows.write_fields(self.run_dir, self.fields)
+        else:
+            run_folder.write_metadata(self.run_dir, self._meta)
+        return True
 
     def close(self, successful: bool) -> None:
         """Ends the run: closes the files, detaches out.log, notes date_end and `successful`. Later calls do nothing."""
@@ -162,9 +186,8 @@ class FileWriter:
         logger.removeHandler(self._handler)
         logger.setLevel(self._level_before)
         self._handler.close()
-        if self._tensorboard is not None:
-            with self._tensorboard_or_none():
-                self._tensorboard.close()
+        self._events.close()
+        self._folder.close()
         self._rows.close()
         self._folder_lock.close()
 
@@ -183,6 +206,9 @@ class NoWriter:
 
     def flush(self) -> None:
         pass
+
+    def look(self) -> list[str]:
+        return []
 
     def close(self, successful: bool) -> None:
         pass

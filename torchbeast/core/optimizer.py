@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from torchbeast.core import forms
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import flag
 
 BAD_UPDATES = 3
 METHODS = ("rmsprop", "adam")
+# What each keeps of a parameter: a mean of its squared gradients, and of the gradients (RMSprop with momentum alone).
+SQUARES = {"rmsprop": ("square_avg",), "adam": ("exp_avg_sq",)}
+MEANS = {"rmsprop": ("momentum_buffer",), "adam": ("exp_avg",)}
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Optimizer:
         self.parameters = list(parameters)
         self._ranks = ranks
         self.max_norm = max_norm
+        self._method = method
         common = {"lr": learning_rate, "foreach": True}
         if method == "adam":
             self.rule: torch.optim.Optimizer = torch.optim.Adam(self.parameters, **common)
@@ -129,15 +135,56 @@ class Optimizer:
         return self.rule.state_dict(), {**self.schedule.state_dict(), "frames_per_update": self._frames_per_update}
 
     def load_state_dict(self, rule: dict, schedule: dict) -> None:
-        """Goes on from there; where an update now takes other frames (of more ranks, or fewer), from the same frames."""
-        schedule = dict(schedule)
-        then = schedule.pop("frames_per_update", self._frames_per_update)
+        """Goes on from there; where an update now takes other frames (of more ranks, or fewer), from the same frames.
+
+        Raises: EntryError if they are not the state of such an optimiser.
+        """
+        schedule = {"frames_per_update": self._frames_per_update} | self._checked_schedule(schedule)
+        self._check_rule(rule, schedule["last_epoch"])
+        then = schedule.pop("frames_per_update")
         if then != self._frames_per_update:
             schedule["last_epoch"] = schedule["last_epoch"] * then / self._frames_per_update
-        self.rule.load_state_dict(rule)
+        # Settings are the run's own, looked at above; of them the file tells nothing that a rule would not know by itself.
+        self.rule.load_state_dict({"state": rule["state"], "param_groups": self.rule.state_dict()["param_groups"]})
         self.schedule.load_state_dict(schedule)
         for group in self.rule.param_groups:  # total_frames may be another than when the state was saved
             group["lr"] = group["initial_lr"] * self._remaining(self.schedule.last_epoch)
+
+    def _checked_schedule(self, schedule: dict) -> dict:
+        """What of it this schedule has too: versions of PyTorch differ in what they add."""
+        own = self.schedule.state_dict()
+        wanted = {
+            "last_epoch": forms.number(0, forms.MOST),
+            "_step_count": forms.whole(1),
+            "base_lrs": forms.just(own["base_lrs"]),
+            "_last_lr": forms.each(forms.number(0), count=1),
+        }
+        forms.record(wanted, exact=False)("schedule", schedule)
+        known = {name: value for name, value in schedule.items() if name in own}
+        forms.record({name: forms.just(own[name]) for name in known.keys() - wanted.keys()}, exact=False)("schedule", known)
+        if "frames_per_update" not in schedule:  # older ones do not say
+            return known
+        forms.whole(1)("schedule/frames_per_update", schedule["frames_per_update"])
+        return known | {"frames_per_update": schedule["frames_per_update"]}
+
+    def _check_rule(self, rule: dict, updates: float) -> None:
+        """Its statistics are finite and of the parameters' shapes, and its settings are this one's."""
+        forms.record({"state": forms.mapping, "param_groups": forms.each(forms.mapping, count=1)})("optimizer", rule)
+        (own,), (group,), state = self.rule.state_dict()["param_groups"], rule["param_groups"], rule["state"]
+        forms.record({i: self._statistics(p) for i, p in enumerate(self.parameters) if i in state})("optimizer/state", state)
+        if not state and updates >= BAD_UPDATES:
+            raise forms.EntryError(f"optimizer/state is empty after {updates:g} updates")
+        wanted = {name: forms.just(value) for name, value in own.items() if name in group or name == "params"}
+        wanted |= {"lr": forms.number(0), "initial_lr": forms.just(own["initial_lr"])}
+        forms.record(wanted, exact=False)("optimizer/param_groups/0", group)
+
+    def _statistics(self, parameter: Tensor) -> forms.Form:
+        """What the rule keeps of a parameter."""
+        squares, count = forms.within(0, math.inf), forms.within(0, forms.MOST)
+        wanted = {name: forms.tensor(parameter.shape, parameter.dtype, squares) for name in SQUARES[self._method]}
+        others = [name for name in MEANS[self._method] if name != "momentum_buffer" or self.rule.param_groups[0]["momentum"]]
+        wanted |= {name: forms.tensor(parameter.shape, parameter.dtype) for name in others}
+        return forms.record({"step": forms.tensor((), torch.float32, count), **wanted})
 
 
 OptimizerMaker = Callable[..., Optimizer]  # (parameters, *, learning_rate, method="rmsprop")

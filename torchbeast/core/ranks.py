@@ -118,7 +118,7 @@ class Ranks(Alone):
         with self._failures("rank 0 did not answer"):
             if self.first:
                 self._store.set(key, json.dumps(value))
-            return json.loads(self._store.get(key))
+            return json.loads(_awaited(self._store, key, self._timeout.total_seconds()))
 
     def connect(self, device: torch.device) -> None:
         backend = "gloo"
@@ -216,6 +216,16 @@ def _weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return sum(value * weight for value, weight in pairs) / total if pairs else math.nan
 
 
+def _awaited(store: dist.Store, key: str, seconds: float) -> bytes:
+    """What is stored there, as soon as it is. (The store's own waiting hears no signals.) Raises: RuntimeError."""
+    deadline = time.monotonic() + seconds
+    while not store.check([key]):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nothing came within {seconds:.0f} s")
+        time.sleep(POLL_SECONDS)
+    return store.get(key)
+
+
 def _meet(store: dist.Store, rank: int, size: int, seconds: float) -> str:
     """A name for this attempt, the same on all ranks and on no other attempt.
 
@@ -225,7 +235,7 @@ def _meet(store: dist.Store, rank: int, size: int, seconds: float) -> str:
     token = os.urandom(8).hex()
     if rank:
         store.set(f"asks/{rank}", token)
-        name = store.get(f"answer/{token}").decode()
+        name = _awaited(store, f"answer/{token}", seconds).decode()
         store.add(f"{name}/met", 1)
         return name
     deadline = time.monotonic() + seconds

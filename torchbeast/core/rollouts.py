@@ -16,15 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchbeast.core import forms
+
 POISON = 0xFF  # as a byte: NaN in floats, -1 in signed integers, 255 in uint8, no valid bool
 
 
 class Field(NamedTuple):
-    """One field of a rollout. `per_row`: one value per state; else one per rollout, as of its state 0."""
+    """One field of a rollout.
+
+    per_row: one value per state; else one per rollout, as of its state 0.
+    fits: which values it can have, as a checkpoint's are looked at (`forms.tensor`); None: all that are finite.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype | type
     per_row: bool = True
+    fits: forms.Fits | None = None
+
+    def form(self, *leading: int | None) -> forms.Form:
+        """A tensor of this field's values, with these axes before its own."""
+        return forms.tensor((*leading, *self.shape), forms.dtype_of(self.dtype), self.fits)
 
 
 def agent_fields(frame_shape: tuple[int, int, int], num_actions: int) -> dict[str, Field]:
@@ -34,11 +45,11 @@ def agent_fields(frame_shape: tuple[int, int, int], num_actions: int) -> dict[st
         "reward": Field((), np.float32),
         "done": Field((), np.bool_),
         "episode_return": Field((), np.float32),
-        "episode_step": Field((), np.int32),
-        "action": Field((), np.int64),
+        "episode_step": Field((), np.int32, fits=forms.within(0, forms.MOST)),
+        "action": Field((), np.int64, fits=forms.within(0, num_actions - 1)),
         "policy_logits": Field((num_actions,), np.float32),
         "baseline": Field((), np.float32),
-        "policy_version": Field((), np.int64, per_row=False),  # torchbeast.core.weights.Reader.version
+        "policy_version": Field((), np.int64, False, forms.within(0, forms.MOST)),  # torchbeast.core.weights.Reader.version
     }
 
 
@@ -75,6 +86,11 @@ class Rollouts:
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.arrays.values())
+
+    def form(self, count: int) -> forms.Form:
+        """What `batch` gives of so many slots."""
+        rows = self.unroll_length + 1
+        return forms.record({name: f.form(*([rows] if f.per_row else []), count) for name, f in self.fields.items()})
 
     def write(self, t: int, slots: np.ndarray, row: Mapping[str, np.ndarray]) -> None:
         """Writes row t ([E, ...] per field) of the rollouts `slots` (integers [E])."""

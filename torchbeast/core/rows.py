@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
+import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
-from torchbeast.core.run_folder import replacing
+from torchbeast.core import held
+from torchbeast.core.run_folder import FIELDS, replacing
+
+logger = logging.getLogger("amigo")
 
 FLUSH_SECONDS = 2.0
+ENDS = ("\n", "\r")  # of lines, on any system
+TICK_DIGITS = 18  # no run has more rows; Python reads no number of more than 4,300 digits
 
 
 class Rows:
@@ -26,22 +34,35 @@ class Rows:
         self._fields = tuple(fields)
         self._known = frozenset(fields)
         self._tick = tick
+        self._file = self._open(path)
+        self._flush_at = time.monotonic() + FLUSH_SECONDS
+
+    @staticmethod
+    def _open(path: Path) -> IO:
         # A large buffer, so that a row is torn only if the process dies inside a flush.
-        self._file = open(path, "a", buffering=1 << 20, newline="", encoding="utf-8")  # noqa: SIM115
-        self._flush_at = time.time() + FLUSH_SECONDS
+        return open(path, "a", buffering=1 << 20, newline="", encoding="utf-8")
 
     @property
     def closed(self) -> bool:
         return self._file.closed
+
+    def follow(self, path: Path) -> bool:
+        """Goes on at `path`, with every row so far; whether the log was not there. Raises: OSError."""
+        if held.is_at(self._file, path):
+            return False
+        held.put_back(self._file, path)
+        before, self._file = self._file, self._open(path)
+        before.close()
+        return True
 
     def write(self, row: Mapping) -> None:
         """Writes one row; raises as `FileWriter.log` does."""
         if not self._known.issuperset(row):
             raise KeyError(f"not among the fields of logs.csv: {', '.join(sorted(set(row) - self._known))}")
         cells = ",".join([_cell(row.get(name)) for name in self._fields])
-        now = time.time()
-        self._file.write(f"{self._tick},{now!r},{cells}\n")
+        self._file.write(f"{self._tick},{time.time()!r},{cells}\n")
         self._tick += 1
+        now = time.monotonic()  # the clock may be set
         if now >= self._flush_at:
             self._file.flush()
             self._flush_at = now + FLUSH_SECONDS
@@ -65,6 +86,11 @@ def header(fields: Sequence[str]) -> str:
     return "# " + ",".join(columns(fields)) + "\n"
 
 
+def write_fields(run_dir: Path, fields: Sequence[str]) -> None:
+    """The names of all columns once more, in a file of their own."""
+    (run_dir / FIELDS).write_text(",".join(columns(fields)) + "\n", encoding="utf-8")
+
+
 def check_fields(fields: Sequence[str]) -> None:
     """Raises: ValueError for names that no log can have."""
     names = columns(fields)
@@ -72,40 +98,75 @@ def check_fields(fields: Sequence[str]) -> None:
         raise ValueError(f"fields must have frames and no name twice (nor _tick, _time): {', '.join(fields)}")
 
 
+def encoding(head: bytes) -> str:
+    """Of a text that begins so: UTF-8, but for a mark of UTF-16 before it, as editors on Windows may leave one."""
+    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
 def cut(path: Path, fields: Sequence[str], frames: int) -> int:
     """Leaves in logs.csv its header and its whole rows up to `frames`; returns the _tick of the row to write next.
 
+    Where only rows at the end go, no room on the disk is needed. Ends of lines, and a mark before the first one, become ours.
     Raises: ValueError if it was written with other fields.
     """
+    path.touch()
+    tick, last, size, sound = 0, 0.0, 0, not _is_marked(path)
+    for line, mended in _kept(path, fields, frames):
+        sound = sound and line == mended  # None where a line between them goes
+        size += len(mended)
+        if not mended.startswith("#"):
+            tick, last = int(mended.split(",", 1)[0]) + 1, _frames(mended, fields)
+    if sound:
+        with open(path, "r+b") as file:
+            file.truncate(size)
+            os.fsync(file.fileno())
+    else:
+        with replacing(path, alone=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as new:
+            new.writelines(mended for _, mended in _kept(path, fields, frames))
+            new.flush()
+            os.fsync(new.fileno())
+    if last < frames:
+        logger.warning(f"{path} ends at {last:,.0f} frames, the checkpoint is of {frames:,}: the rows between them are missing")
+    return tick
+
+
+def _is_marked(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(3).startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def _kept(path: Path, fields: Sequence[str], frames: int) -> Iterator[tuple[str | None, str]]:
+    """The header and each row that stays: (as it is, as it is to be); instead of the first, None after a line that goes."""
     first = header(fields)
-    tick = 0
-    with open(path, "a+", newline="", encoding="utf-8", errors="replace") as old:
-        old.seek(0)
-        found = old.readline()
+    with open(path, "rb") as file:
+        code = encoding(file.read(2))
+    with open(path, newline="", encoding=code, errors="replace") as file:
+        found = file.readline()
         # A run that died at once may have left no whole header; then there are no rows either.
-        if found.endswith("\n") and found != first:
+        if found.endswith(ENDS) and found.rstrip("\r\n") != first[:-1]:
             raise ValueError(
                 f"{path} was written with other fields ({found[2:].strip()}): resume it with the version that "
                 "wrote it, or start a new run (another --xpid)"
             )
-        with replacing(path, alone=True) as temporary, open(temporary, "w", newline="", encoding="utf-8") as new:
-            new.write(first)
-            for line in old:
-                if _is_whole(line, fields) and float(line.split(",")[2 + fields.index("frames")]) <= frames:
-                    new.write(line)
-                    tick = int(line.split(",", 1)[0]) + 1
-            new.flush()
-            os.fsync(new.fileno())
-    return tick
+        yield found, first
+        gap = False
+        for line in file:
+            mended = line.rstrip("\r\n") + "\n"
+            if line.endswith(ENDS) and _is_whole(mended, fields) and _frames(mended, fields) <= frames:
+                yield None if gap else line, mended
+            else:
+                gap = True
+
+
+def _frames(line: str, fields: Sequence[str]) -> float:
+    return float(line.split(",")[2 + fields.index("frames")])
 
 
 def _is_whole(line: str, fields: Sequence[str]) -> bool:
-    if not line.endswith("\n"):
-        return False
     cells = line[:-1].split(",")
-    if len(cells) != 2 + len(fields) or not all(map(_is_number, cells)):
+    if not line.isascii() or len(cells) != 2 + len(fields) or not all(map(_is_number, cells)):
         return False
-    return cells[0].isdecimal() and cells[2 + fields.index("frames")] != ""
+    return cells[0].isdecimal() and len(cells[0]) <= TICK_DIGITS and cells[2 + fields.index("frames")] != ""
 
 
 def _is_number(cell: str) -> bool:

@@ -9,6 +9,8 @@ import glob
 import json
 import logging
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -16,6 +18,7 @@ from typing import IO
 logger = logging.getLogger("amigo")
 
 CHECKPOINT = "model.tar"
+MILESTONE = "milestone-"  # begins the names of checkpoints that are kept for good
 METADATA = "meta.json"
 LOG = "logs.csv"
 FIELDS = "fields.csv"
@@ -23,19 +26,39 @@ MESSAGES = "out.log"
 TENSORBOARD = "tensorboard"
 ENVIRONMENTS = "environments"
 LOCK = ".lock"
+ALWAYS = (METADATA, FIELDS, LOG, MESSAGES)  # there from the beginning
+HEADER_START = b"# _tick"  # of a log
+LONGEST_HEADER = 1 << 20
 LATEST = "latest"  # beside the runs: the newest one
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+MAX_NAME_BYTES = 255  # what file systems take
+NAME_RULE = f"UTF-8, no control characters, at most {MAX_NAME_BYTES} bytes"
+
+
+def is_plain(name: str) -> bool:
+    """Whether `name` can be one folder's, and stand in any text: no path, not too long, UTF-8, on one line."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
+        return False
+    return 0 < size <= MAX_NAME_BYTES and name not in (".", "..", LATEST) and "/" not in name and not CONTROL.search(name)
+
+
+def not_plain(name: str) -> str:
+    """The end of a sentence on a name that no folder can have."""
+    return f"a plain folder name ({NAME_RULE}) other than {LATEST}, not {name if len(name) <= 80 else name[:80] + '...'!r}"
 
 
 def of(savedir: str | Path, xpid: str) -> Path:
     """SAVEDIR/XPID. Raises: ValueError unless `xpid` is one plain folder name."""
-    if xpid in ("", ".", "..", LATEST) or Path(xpid).name != xpid:
-        raise ValueError(f"--xpid must be a plain folder name other than {LATEST}, not {xpid!r}")
+    if not is_plain(xpid):
+        raise ValueError(f"--xpid must be {not_plain(xpid)}")
     return Path(savedir) / xpid
 
 
 def milestone(frames: int) -> str:
     """The name of the checkpoint that is kept for good at so many frames."""
-    return f"milestone-{frames:012d}.tar"
+    return f"{MILESTONE}{frames:012d}.tar"
 
 
 @contextlib.contextmanager
@@ -62,21 +85,57 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def claim(run_dir: Path, header: str) -> None:
-    """Makes the log with its first line, as one of perhaps several processes that want this folder.
+def claim(run_dir: Path, header: str) -> IO:
+    """Makes the log with its first line, as one of perhaps several processes that want this folder; returns its `lock`.
 
-    Raises: FileExistsError if the folder holds a run already.
+    What a run left that was killed before its first row and its first checkpoint is nobody's, and is replaced.
+    Raises: FileExistsError if the folder holds a run already, or another process is about to begin one.
     """
-    taken = [name for name in (METADATA, FIELDS, CHECKPOINT) if (run_dir / name).exists()]
+    _refuse_a_run(run_dir)  # before anything is written there
+    file = lock(run_dir)
     try:
-        if taken:
-            raise FileExistsError
-        with open(run_dir / LOG, "x", newline="", encoding="utf-8") as file:
-            file.write(header)
-    except FileExistsError:
+        _refuse_a_run(run_dir)  # one that has come to its end since
+        # Without a lock nobody can tell a run that was killed from one that is just beginning.
+        with _new(run_dir / LOG) if is_none(file) else open(run_dir / LOG, "w", newline="", encoding="utf-8") as log:
+            log.write(header)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_a_run(run_dir: Path) -> None:
+    if checkpoints(run_dir) or has_rows(run_dir / LOG):
         raise FileExistsError(
             f"{run_dir} holds a run already: go on with it (--resume) or name this one differently (--xpid)"
+        )
+
+
+def _new(path: Path) -> IO:
+    try:
+        return open(path, "x", newline="", encoding="utf-8")
+    except FileExistsError:
+        raise FileExistsError(
+            f"{path.parent} holds what a run left that has no row and no checkpoint; without locks nobody can tell whether it "
+            "is beginning just now: remove the folder if it is not, or name this run differently (--xpid)"
         ) from None
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Everything there that is called as a checkpoint is: the newest, those kept before it, milestones."""
+    stem, suffix = os.path.splitext(CHECKPOINT)
+    name = re.compile(rf"({stem}|{stem}-\d+|{MILESTONE}\d+){re.escape(suffix)}")
+    return sorted(path for path in run_dir.glob(f"*{suffix}") if name.fullmatch(path.name))
+
+
+def has_rows(log: Path) -> bool:
+    """Whether a log holds more than the beginning of a header: a row, a torn one too, or what another program wrote."""
+    try:
+        with open(log, "rb") as file:
+            first, second = file.readline(LONGEST_HEADER).strip(b"\0\r\n"), file.read(1)
+    except FileNotFoundError:
+        return False
+    return bool(second) or not (first.startswith(HEADER_START) or HEADER_START.startswith(first))
 
 
 def lock(run_dir: Path) -> IO:
@@ -96,6 +155,22 @@ def lock(run_dir: Path) -> IO:
     return file
 
 
+def locked_still(file: IO, run_dir: Path) -> IO:
+    """The lock, or a new one where its file is gone from this folder. Raises: FileExistsError as `lock` does."""
+    held = os.fstat(file.fileno())
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(held.st_mode) or os.path.samestat(held, os.stat(run_dir / LOCK)):
+            return file
+    new = lock(run_dir)
+    file.close()
+    return new
+
+
+def is_none(lock: IO) -> bool:
+    """Whether `lock` could lock nothing."""
+    return lock.name == os.devnull
+
+
 def point_latest_at(run_dir: Path) -> None:
     """SAVEDIR/latest -> XPID, relative, so that SAVEDIR can be moved; there is no moment without it."""
     latest = run_dir.parent / LATEST
@@ -110,8 +185,8 @@ def read_metadata(run_dir: Path) -> dict:
     """What meta.json holds. Raises: FileNotFoundError if there is none; ValueError if the file is no run's metadata."""
     path = run_dir / METADATA
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # no JSON, or no text
+        meta = json.loads(path.read_text(encoding="utf-8-sig"))  # an editor may have put a mark before it
+    except (ValueError, RecursionError):  # no JSON, nested beyond reason, or no text
         meta = None
     if not isinstance(meta, dict) or not isinstance(meta.get("resumed", []), list):
         raise ValueError(f"{path} is damaged: it is no run's metadata; start a new run (another --xpid)")

@@ -21,6 +21,11 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from torchbeast.core import forms
+
+LONGEST_TEXT = 4096  # of a flag in a file: what a path may have
+LONGEST = 300  # characters of what is said of a wrong command line, which may quote it
+BITS = 64  # that every number among the settings fits in
 Group = TypeVar("Group")
 
 
@@ -61,6 +66,8 @@ class Flag(NamedTuple):
             return None
         if isinstance(value, float) and not math.isfinite(value):
             return f"--{self.name} must be a finite number, got {value}"
+        if isinstance(value, int) and value.bit_length() >= BITS:
+            return f"--{self.name} must lie between -2^{BITS - 1} and 2^{BITS - 1}, got a number of {value.bit_length()} bits"
         low, high, above = self.at_least, self.at_most, self.above
         fits = (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
         return None if fits else f"--{self.name} must {self._range()}, got {value}"
@@ -78,10 +85,17 @@ class Flag(NamedTuple):
     def stored(self, value: Any) -> Any:
         """A value that comes from a file, after a look at its type and the choices. Raises: UsageError."""
         optional = value is None and self.default is None
-        if not (type(value) is self.type or (self.type is float and type(value) is int) or optional):
-            raise UsageError(f"the checkpoint's flag {self.name} is {str(value)[:40]!r}, which is no {self.type.__name__}")
+        if self.type is float and type(value) is int and value.bit_length() < BITS:
+            value = float(value)
+        if not (type(value) is self.type or optional):
+            raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, which is no {self.type.__name__}")
+        if isinstance(value, str) and (len(value) > LONGEST_TEXT or not value.isprintable()):
+            raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, {len(value)} signs, which is no text")
+        if isinstance(value, int) and value.bit_length() >= BITS:
+            raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, which is no number of {BITS} bits")
         if value is not None and self.choices is not None and value not in self.choices:
-            raise UsageError(f"the checkpoint's flag {self.name} is {value[:40]!r}, which is none of {', '.join(self.choices)}")
+            known = ", ".join(self.choices)
+            raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, which is none of {known}")
         return self.given(value)
 
     def given(self, value: Any) -> Any:
@@ -148,7 +162,7 @@ class Parser(argparse.ArgumentParser):
     """Raises UsageError, one line, for what is no command line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+        raise UsageError(f"{message.removeprefix('argument ')[:LONGEST]}; see {self.prog} --help")
 
 
 def make_parser(groups: Sequence[type], prog: str, description: str) -> Parser:

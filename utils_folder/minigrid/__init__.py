@@ -6,12 +6,12 @@ A new engine is one file that ends in an `Engine`, and one line in `REGISTRY`.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
+from numba.core.event import Event, Listener, install_listener
 
 from torchbeast.core.environment import Environment, FrameStack
 from torchbeast.core.settings import flag
@@ -40,7 +40,7 @@ __all__ = [
 
 logger = logging.getLogger("amigo")
 
-COMPILE_NOTICE_SECONDS = 1.0
+PROBED_LEVELS = 8  # what they show that the networks have no number for is refused before anything is written
 AUTO = "auto"
 
 # The order in which `auto` asks them.
@@ -71,7 +71,7 @@ class EnvironmentSettings:
     )
     fix_seed: bool = flag(False, "every episode is the level of env_seed")
     env_seed: int = flag(1, "seed of that level", at_least=0)
-    num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, agent=True)
+    num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, at_most=100, agent=True)
 
     @property
     def fixed_seed(self) -> int | None:
@@ -118,19 +118,32 @@ def make_environments(
     return environment if num_input_frames == 1 else FrameStack(environment, num_input_frames)
 
 
+class CompileNotice(Listener):
+    """Says once that Numba compiles; what Numba finds in its cache it does not compile."""
+
+    def __init__(self):
+        self._said = False
+
+    def on_start(self, event: Event) -> None:
+        if not self._said:
+            logger.info("compiling the environment engine: some 20 seconds, once on a machine")
+        self._said = True
+
+    def on_end(self, event: Event) -> None:
+        pass
+
+
 def probe(env_name: str, *, engine: str = AUTO, num_input_frames: int = 1) -> Environment:
-    """One environment that has taken a step: tells shapes and limits, and has what the engine compiles ready before a fork."""
+    """One environment that has taken steps: tells shapes and limits, and has what the engine compiles ready before a fork.
+
+    Raises: UsageError if the networks have no number for something that they show.
+    """
     environment = make_environments(env_name, [0], engine=engine, num_input_frames=num_input_frames)
-    notice = threading.Timer(
-        COMPILE_NOTICE_SECONDS, logger.info, ["compiling the environment engine: some 20 seconds, once on a machine"]
-    )
-    notice.start()
-    try:
+    with install_listener("numba:compile", CompileNotice()):
         environment.initial()
-        environment.step(np.zeros(1, np.int64))
-    finally:
-        notice.cancel()
-        notice.join()  # no thread may run while actors are forked
+        for _ in range(PROBED_LEVELS):
+            environment.step(np.zeros(1, np.int64))
+            environment.restart(np.ones(1, bool))
     environment.close()
     return environment
 

@@ -8,16 +8,33 @@ from typing import NamedTuple
 
 import gym
 import numpy as np
-from gym_minigrid.minigrid import COLOR_TO_IDX, OBJECT_TO_IDX, MiniGridEnv
+from gym_minigrid.minigrid import (
+    COLOR_TO_IDX,
+    OBJECT_TO_IDX,
+    Ball,
+    Box,
+    Door,
+    Floor,
+    Goal,
+    Key,
+    Lava,
+    MiniGridEnv,
+    Wall,
+)
 
+from torchbeast.core import forms
 from torchbeast.core.environment import Environment
 from torchbeast.core.rollouts import Field
 
 MAX_GRID = 32
 ACTION_NAMES = tuple(action.name for action in MiniGridEnv.Actions)
-NOTHING_CARRIED = (OBJECT_TO_IDX["empty"], COLOR_TO_IDX["grey"])
+NOTHING_CARRIED = (1, 5)  # "empty" and "grey"
+OBJECT_CLASSES = frozenset((Wall, Floor, Door, Key, Ball, Box, Goal, Lava))
 
-CARRIED_FIELDS = {"carried_obj": Field((), np.uint8), "carried_col": Field((), np.uint8)}
+CARRIED_FIELDS = {
+    "carried_obj": Field((), np.uint8, fits=forms.within(0, len(OBJECT_TO_IDX) - 1)),
+    "carried_col": Field((), np.uint8, fits=forms.within(0, len(COLOR_TO_IDX) - 1)),
+}
 
 
 class Engine(NamedTuple):
@@ -36,10 +53,10 @@ class Engine(NamedTuple):
 
 
 def carried(env: MiniGridEnv) -> tuple[int, int]:
-    """Indices of the carried object's type and colour."""
+    """Indices of the carried object's type and colour; -1 for what gym-minigrid's tables do not have."""
     if env.carrying is None:
         return NOTHING_CARRIED
-    return OBJECT_TO_IDX[env.carrying.type], COLOR_TO_IDX[env.carrying.color]
+    return OBJECT_TO_IDX.get(env.carrying.type, -1), COLOR_TO_IDX.get(env.carrying.color, -1)
 
 
 def check_name(env_name: str) -> None:
@@ -53,6 +70,7 @@ def check_name(env_name: str) -> None:
 
 
 def grid_size(env_name: str) -> tuple[int, int]:
-    """(W, H) of a registered environment."""
-    env = gym.make(env_name, disable_env_checker=True).unwrapped
-    return env.width, env.height
+    """(W, H) of a registered environment: of the grid that its levels are in."""
+    env = gym.make(env_name, disable_env_checker=True)
+    env.reset(seed=0)
+    return env.unwrapped.grid.width, env.unwrapped.grid.height

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import gym
-import numpy as np
 from gym_minigrid.wrappers import FullyObsWrapper
 
 from torchbeast.core.environment import GymEnvironment
-from utils_folder.minigrid.base import Engine, carried
+from utils_folder.minigrid.base import Engine
+from utils_folder.minigrid.frames import Frames
 
 
 def playable(env_name: str) -> None:
@@ -18,15 +17,10 @@ def playable(env_name: str) -> None:
 
 
 def make(env_name: str, seeds: Sequence[int], *, fixed_seed: int | None = None) -> GymEnvironment:
-    """len(seeds) environments, stepped one after the other."""
+    """len(seeds) environments, stepped one after the other; what is seen of them is looked at (`Frames`)."""
     envs = [FullyObsWrapper(gym.make(env_name, disable_env_checker=True)) for _ in seeds]
     max_steps = envs[0].unwrapped.max_steps
-    return GymEnvironment(envs, _observe, seeds=seeds, max_steps=max_steps, fixed_seed=fixed_seed)
-
-
-def _observe(env: Any, observation: dict) -> dict[str, Any]:
-    obj, col = carried(env.unwrapped)
-    return {"frame": observation["image"], "carried_obj": np.uint8(obj), "carried_col": np.uint8(col)}
+    return GymEnvironment(envs, Frames(env_name), seeds=seeds, max_steps=max_steps, fixed_seed=fixed_seed)
 
 
 GYM = Engine(playable, make, title="gym-minigrid itself")

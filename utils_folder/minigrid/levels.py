@@ -7,9 +7,8 @@ An object is one integer, so that picking up, carrying, dropping and unpacking m
 The target bit is the object's identity as far as the rules ask for it; it stays with the object wherever it goes.
 An empty cell is an object of kind "empty"; kinds, colours and states have gym-minigrid's numbers.
 
-Everything that Numba compiles is in this one file on purpose. The machine code is kept on disk (`cache=True`; in
-`__pycache__` beside this file, else in the user's cache folder, or under `NUMBA_CACHE_DIR` if that is set). It is made
-anew when this file changes, but Numba does not look at the files that it imports.
+Everything that Numba compiles is in this one file on purpose. The machine code is kept on disk (`torchbeast/core/compiled.py`).
+It is made anew when this file changes, but Numba does not look at the files that it imports.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from gym_minigrid.minigrid import COLOR_NAMES, COLOR_TO_IDX, DIR_TO_VEC, OBJECT_TO_IDX, STATE_TO_IDX, MiniGridEnv
 from numba import njit
 from numba.extending import register_jitable
+
+from torchbeast.core.compiled import compiled
 
 # --- Objects --------------------------------------------------------------------------------------------------------
 
@@ -27,22 +27,22 @@ COLOUR_SHIFT, STATE_SHIFT, CONTENTS_SHIFT = 4, 7, 16
 KIND_MASK, COLOUR_MASK, STATE_MASK = 0b1111, 0b111, 0b11
 TARGET = 1 << 9
 
-EMPTY, WALL, FLOOR, GOAL, LAVA = (OBJECT_TO_IDX[name] for name in ("empty", "wall", "floor", "goal", "lava"))
-DOOR, KEY, BALL, BOX, AGENT = (OBJECT_TO_IDX[name] for name in ("door", "key", "ball", "box", "agent"))
-OPEN, CLOSED, LOCKED = STATE_TO_IDX["open"], STATE_TO_IDX["closed"], STATE_TO_IDX["locked"]
-RED, GREY = COLOR_TO_IDX["red"], COLOR_TO_IDX["grey"]
+# gym-minigrid 1.2.2's numbers, written out: a user's package may have changed its tables by now, and Numba keeps on disk
+# what it compiled with them.
+EMPTY, WALL, FLOOR, DOOR, KEY, BALL, BOX, GOAL, LAVA, AGENT = range(1, 11)
+OPEN, CLOSED, LOCKED = range(3)
+RED, GREEN, BLUE, PURPLE, YELLOW, GREY = range(6)
 
 EMPTY_CELL = EMPTY
 NOTHING = EMPTY | GREY << COLOUR_SHIFT  # carried by an agent with free hands
 WALL_CELL = WALL | GREY << COLOUR_SHIFT
-NUM_COLOURS = len(COLOR_NAMES)
-COLOURS = np.array([COLOR_TO_IDX[name] for name in COLOR_NAMES])  # in the order in which gym-minigrid draws them
-STEP_X = np.array([vector[0] for vector in DIR_TO_VEC])
-STEP_Y = np.array([vector[1] for vector in DIR_TO_VEC])
+NUM_COLOURS = 6
+COLOURS = np.array([BLUE, GREEN, GREY, PURPLE, RED, YELLOW])  # in the order in which gym-minigrid draws them
+STEP_X = np.array([1, 0, -1, 0])
+STEP_Y = np.array([0, 1, 0, -1])
 
-LEFT, RIGHT, FORWARD = (int(MiniGridEnv.Actions[name]) for name in ("left", "right", "forward"))
-PICKUP, DROP, TOGGLE, DONE = (int(MiniGridEnv.Actions[name]) for name in ("pickup", "drop", "toggle", "done"))
-NUM_ACTIONS = len(MiniGridEnv.Actions)
+LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
+NUM_ACTIONS = 7
 
 # What ends an episode beside goal, lava and time.
 NO_RULE, PICK_UP, UNLOCK, FETCH, RED_BLUE, GO_TO_DOOR, GO_TO_OBJECT, MEMORY, PUT_NEAR = range(9)
@@ -413,7 +413,7 @@ def show_agent(world, e):
     world.carried_col[e] = colour_of(world.carried[e])
 
 
-@njit(cache=True)
+@compiled
 def show_level(world, e):
     """Writes the whole observation of environment e, whose agent has just come with free hands."""
     world.carried[e] = NOTHING
@@ -557,7 +557,7 @@ def check(world, actions):
             raise IndexError("an agent looks out of the grid (or initial() has not been called)")
 
 
-@njit(cache=True)
+@compiled
 def begin_where(world, where, game, seed_state):
     """A new level in every environment where `where` (bool [E]).
 
@@ -570,7 +570,7 @@ def begin_where(world, where, game, seed_state):
         show_level(world, e)
 
 
-@njit(cache=True)
+@compiled
 def step_all(world, actions, game):
     """One action (int64 [E]) in every environment, up to the end of its episode; whether an episode has ended."""
     check(world, actions)

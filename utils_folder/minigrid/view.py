@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from torchbeast.core.compiled import compiled
 from utils_folder.minigrid.levels import AGENT, DOOR, EMPTY, GREY, OPEN, STEP_X, STEP_Y, WALL
 
 VIEW_SIZE = 7
 VIEW_SHAPE = (VIEW_SIZE, VIEW_SIZE, 3)
 
 
-@njit(cache=True)
+@compiled
 def partial_view(frame: np.ndarray, carried_obj: np.ndarray, carried_col: np.ndarray) -> np.ndarray:
     """What each agent sees: the 7x7 cells before it, turned so that it stands in the middle of the last row and looks up.
 

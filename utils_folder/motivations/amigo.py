@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.grid import CellSettings
+from models.grid import CellSettings, are_cells
 from models.teacher import Teacher
-from torchbeast.core import losses, vtrace
+from torchbeast.core import forms, losses, vtrace
 from torchbeast.core.columns import Column
 from torchbeast.core.environment import Environment, Output
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
@@ -56,9 +56,15 @@ class TeacherSettings:
     generator_reward_coef: float = flag(1.0, "scale of the positive part of its reward", at_least=0)
     generator_threshold: float = flag(-0.5, "mean reward from which a teacher update counts as good")
     generator_counts: int = flag(10, "good updates before t* moves", at_least=1)
-    generator_maximum: int = flag(100, "t* grows while it is not above this", at_least=0)
-    generator_start: int | None = flag(None, "t* at the start (default: 7; window_adaptive: 100)", at_least=1)
-    window: int = flag(50, "window_adaptive: goals must take t* steps, give or take this", at_least=0)
+    generator_maximum: int = flag(
+        100, "t* grows while it is not above this", at_least=0, at_most=difficulties.MOST_STEPS
+    )
+    generator_start: int | None = flag(
+        None, "t* at the start (default: 7; window_adaptive: 100)", at_least=1, at_most=difficulties.MOST_STEPS
+    )
+    window: int = flag(
+        50, "window_adaptive: goals must take t* steps, give or take this", at_least=0, at_most=difficulties.MOST_STEPS
+    )
     window_rule: str = flag("published", "window_adaptive: how t* moves", choices=("published", "tracking"))
     inner: bool = flag(False, "propose no goals on the outer wall", agent=True)
     modify: bool = flag(False, "a goal is reached when its cell changes (else: when the agent stands on it)", agent=True)
@@ -95,6 +101,25 @@ def window_difficulty(settings: TeacherSettings) -> difficulties.Window | diffic
     return difficulties.Window(**common)
 
 
+def row_fields(task: Task, settings: TeacherSettings, num_goals: int) -> dict[str, Field]:
+    """What an actor says of a state: see AmigoActor."""
+    width, height, _ = task.frame_shape
+
+    def are_goals(cells: Tensor) -> Tensor:
+        x, y = cells // height, cells % height
+        wall = 1 if settings.inner else 0
+        return (x >= wall) & (x < width - wall) & (y >= wall) & (y < height - wall)
+
+    return {
+        "goal": Field((), np.int64, fits=are_goals),
+        "late_goal": Field((), np.int64, fits=lambda cells: are_goals(cells) | (cells == 0)),  # before the first: 0
+        "goal_frame": Field(task.frame_shape, np.uint8, fits=are_cells),
+        "generator_logits": Field((num_goals,), np.float32),
+        "goal_step": Field((), np.int32, fits=forms.within(0, difficulties.MOST_STEPS)),
+        "reached": Field((), np.bool_),
+    }
+
+
 class AmigoActor(MotivationActor):
     """Proposes a goal whenever the last one has been reached or its episode is over.
 
@@ -112,15 +137,8 @@ class AmigoActor(MotivationActor):
         self._boundary_awareness = not settings.no_boundary_awareness
         self._restart_episode = settings.restart_episode
         self._inner_height = task.frame_shape[1] if settings.inner else None
-        num_goals = teacher.network.num_goals
-        self._row = {
-            "goal": np.zeros(num_envs, np.int64),
-            "late_goal": np.zeros(num_envs, np.int64),
-            "goal_frame": np.zeros((num_envs, *task.frame_shape), np.uint8),
-            "generator_logits": np.zeros((num_envs, num_goals), np.float32),
-            "goal_step": np.zeros(num_envs, np.int32),
-            "reached": np.zeros(num_envs, np.bool_),
-        }
+        self._fields = row_fields(task, settings, teacher.network.num_goals)
+        self._row = {name: np.zeros((num_envs, *field.shape), field.dtype) for name, field in self._fields.items()}
         self._started = False
 
     def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
@@ -170,6 +188,10 @@ class AmigoActor(MotivationActor):
         }
 
     def load_state_dict(self, state: dict) -> None:
+        num_envs = len(self._row["goal"])
+        row = forms.record({name: field.form(num_envs) for name, field in self._fields.items()})
+        proposed = forms.each(forms.whole(high=num_envs - 1), at_most=num_envs)
+        forms.record({"row": row, "proposed": proposed})("source/actor/motivation", state)
         for name, value in state["row"].items():
             self._row[name][...] = value.numpy()
         self._proposed = np.array(state["proposed"], np.int64)
@@ -227,14 +249,8 @@ class Amigo(Motivation):
         return []
 
     def _fields(self) -> dict[str, Field]:
-        fields = {
-            "goal": Field((), np.int64),
-            "goal_frame": Field(self._task.frame_shape, np.uint8),
-            "generator_logits": Field((self.teacher.num_goals,), np.float32),
-            "goal_step": Field((), np.int32),
-            "reached": Field((), np.bool_),
-        }
-        return fields | ({"late_goal": Field((), np.int64)} if self._settings.as_published else {})
+        fields = row_fields(self._task, self._settings, self.teacher.num_goals)
+        return {name: field for name, field in fields.items() if name != "late_goal" or self._settings.as_published}
 
     def actor(self, num_envs: int, generator: torch.Generator) -> AmigoActor:
         reader = Reader(copy.deepcopy(self.teacher), self._shared)
@@ -316,7 +332,7 @@ class Amigo(Motivation):
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.teacher.load_state_dict(state["generator_model_state_dict"])
+        forms.load_weights(self.teacher, state, "generator_model_state_dict")
         self._shared.publish(self.teacher)
         self._difficulty_known = "difficulty" in state  # in ours, not in the published code's
         if self._difficulty_known:
@@ -332,8 +348,10 @@ class Amigo(Motivation):
 
     def load_training_state_dict(self, state: dict) -> None:
         self._optimizer.load_state_dict(state["generator_model_optimizer_state_dict"], state["generator_scheduler_state_dict"])
+        difficulties.check_reachable(self.make_difficulty(self._settings), state["difficulty"])
+        fields = row_fields(self._task, self._settings, self.teacher.num_goals)
         device = next(self.teacher.parameters()).device
-        self._waiting = {k: v.to(device) for k, v in state["generator_batch"].items()}
+        self._waiting = {k: v.to(device) for k, v in _checked(state["generator_batch"], fields).items()}
         self._curriculum.load_state_dict(state[curriculum.KEY])
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
@@ -365,6 +383,18 @@ class WindowAmigo(Amigo):
         "--generator_reward_negative -.3 --window 50"
     )
     make_difficulty = staticmethod(window_difficulty)
+
+
+def _checked(waiting: Batch, fields: dict[str, Field]) -> Batch:
+    """Ended goals, as `ended_goals` gives them, of these fields; {} before the first. Raises: EntryError for anything else."""
+    if not waiting:
+        return waiting
+    about = fields | {"ex_reward": Field((), np.float32)}
+    del about["late_goal"]
+    forms.record({"goal": fields["goal"].form(None)}, exact=False)("generator_batch", waiting)
+    count = len(waiting["goal"])
+    forms.record({name: field.form(count) for name, field in about.items()})("generator_batch", waiting)
+    return waiting
 
 
 def reinforce(

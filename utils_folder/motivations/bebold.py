@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.grid import CellSettings
+from models.grid import CellSettings, are_cells
 from models.novelty import RandomNetwork
+from torchbeast.core import forms
 from torchbeast.core.columns import Column
 from torchbeast.core.environment import Environment, Output
 from torchbeast.core.optimizer import METHODS, LearningSettings, OptimizerMaker
@@ -21,6 +22,9 @@ from torchbeast.core.settings import Settings, flag
 from utils_folder.minigrid.view import VIEW_SHAPE, partial_view
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown, Task
+
+MOST_VISITS = 2**31 - 1
+VISITS = forms.whole(1, MOST_VISITS)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class BeBoldActor(MotivationActor):
         return {"counts": [[(k.hex(), n) for k, n in counts.items()] for counts in self._counts]}
 
     def load_state_dict(self, state: dict) -> None:
+        counts = forms.each(forms.each(forms.pair(forms.hexadecimal, VISITS)), count=len(self._counts))
+        forms.record({"counts": counts})("source/actor/motivation", state)
         self._counts = [Counter({bytes.fromhex(k): n for k, n in counts}) for counts in state["counts"]]
 
 
@@ -96,9 +102,9 @@ class BeBold(Motivation):
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         own = self._settings = settings[NoveltySettings]
         self._partial = own.novelty_view == "partial"
-        self.rollout_fields = {"visits": Field((), np.int32)}
+        self.rollout_fields = {"visits": Field((), np.int32, fits=forms.within(1, MOST_VISITS))}
         if self._partial:
-            self.rollout_fields["view"] = Field(VIEW_SHAPE, np.uint8)
+            self.rollout_fields["view"] = Field(VIEW_SHAPE, np.uint8, fits=are_cells)
         shape = VIEW_SHAPE if self._partial else task.frame_shape
         options = {"use_embedding": not settings[CellSettings].disable_use_embedding, "output": own.novelty_output}
         self.target = RandomNetwork(shape, **options).requires_grad_(False)
@@ -158,8 +164,8 @@ class BeBold(Motivation):
         # The published code does not save them; playing needs the student alone.
         self._networks_known = "target_state_dict" in state
         if self._networks_known:
-            self.target.load_state_dict(state["target_state_dict"])
-            self.predictor.load_state_dict(state["predictor_state_dict"])
+            forms.load_weights(self.target, state, "target_state_dict")
+            forms.load_weights(self.predictor, state, "predictor_state_dict")
 
     def training_state_dict(self) -> dict:
         rule, schedule = self._optimizer.state_dict()

@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor
 
+from models.grid import MAX_SIDE, OBJECTS, are_cells
+from torchbeast.core import forms
 from utils_folder.motivations import goals
 
 MOMENTS = 256
 FIRST_WIDTH = 10_000
 EXAMPLES = 2
-KINDS = len(OBJECT_TO_IDX)
+KINDS = OBJECTS
 PROPOSED, REACHED = range(2)
 NAMES = ("proposed", "reached")
 KEY = "curriculum"  # of a checkpoint
@@ -44,6 +45,18 @@ class History(NamedTuple):
     example_goals: np.ndarray
 
 
+def _table(size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Empty: what is counted in each moment."""
+    W, H = size
+    return {
+        "counts": np.zeros((MOMENTS, 2, W * H + KINDS + W + H - 1), np.int32),
+        "steps": np.zeros(MOMENTS, np.int64),
+        "target": np.zeros(MOMENTS, np.int64),
+        "example_frames": np.zeros((MOMENTS, EXAMPLES, W, H, 3), np.uint8),
+        "example_goals": np.full((MOMENTS, EXAMPLES, 3), -1),
+    }
+
+
 class Curriculum:
     """Counts ended goals, moment by moment, in memory that stays the same: when all moments are used, pairs become one.
 
@@ -56,13 +69,7 @@ class Curriculum:
         self._size = (W, H)
         self._width = FIRST_WIDTH  # frames of a moment
         self._frames = 0
-        self._table = {
-            "counts": np.zeros((MOMENTS, 2, W * H + KINDS + W + H - 1), np.int32),
-            "steps": np.zeros(MOMENTS, np.int64),
-            "target": np.zeros(MOMENTS, np.int64),
-            "example_frames": np.zeros((MOMENTS, EXAMPLES, W, H, 3), np.uint8),
-            "example_goals": np.full((MOMENTS, EXAMPLES, 3), -1),
-        }
+        self._table = _table((W, H))
 
     def see(self, batch: dict[str, Tensor], target: int, *, ranks: int = 1) -> None:
         """Counts the goals that ended in rollouts [T+1, B, ...]; `target` is t*. So many ranks have such rollouts."""
@@ -96,7 +103,7 @@ class Curriculum:
 
     def _count(self, where: int, frames: np.ndarray, cells: np.ndarray, reached: np.ndarray) -> None:
         W, H = self._size
-        kinds = goals.cell_contents(frames, cells)[:, 0]
+        kinds = goals.cell_contents(frames, cells)[:, 0].astype(np.int64)  # in uint8, W * H + kinds would wrap
         agents = (frames[..., 0] == goals.AGENT).reshape(-1, W * H).argmax(1)
         distances = abs(cells // H - agents // H) + abs(cells % H - agents % H)
         columns = np.concatenate([cells, W * H + kinds, W * H + KINDS + distances])
@@ -119,13 +126,36 @@ class Curriculum:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises: EntryError if it is no history of such a grid."""
+        check(state, self._size)
         self._width, self._frames = state["width"], state["frames"]
         for name, values in self._table.items():
             values[: len(state[name])] = state[name].numpy()
 
 
+def check(state: dict[str, Any], size: tuple[int, int] | None = None) -> None:
+    """Raises: EntryError unless it is a Curriculum's state, on a grid of this size if one is given."""
+    count = forms.whole(1)
+    plain = {"size": forms.each(count, count=2), "width": count, "frames": forms.whole()}
+    forms.record(plain, exact=False)(KEY, state)
+    W, H = state["size"]
+    used = -(-state["frames"] // state["width"])
+    if (size is not None and size != (W, H)) or max(W, H) > MAX_SIDE or used > MOMENTS:
+        raise forms.EntryError(f"{KEY}: {W}x{H} cells, {used} moments of {state['width']} frames: no history of this run")
+    table = dict.fromkeys(plain, forms.anything)
+    for name, values in _table((W, H)).items():
+        fits = forms.within(-1 if name == "example_goals" else 0, state["frames"] if name == "counts" else forms.MOST)
+        fits = are_cells if name == "example_frames" else fits
+        table[name] = forms.tensor((used, *values.shape[1:]), forms.dtype_of(values.dtype), fits)
+    forms.record(table)(KEY, state)
+    goal, done = state["example_goals"][..., 0], state["example_goals"][..., 1]
+    if (goal >= W * H).any() or (done > 1).any():
+        raise forms.EntryError(f"{KEY}/example_goals holds cells beyond the grid, or what is neither reached nor not")
+
+
 def history(state: dict[str, Any]) -> History:
-    """The history in a Curriculum's state."""
+    """The history in a Curriculum's state. Raises: EntryError if it is none."""
+    check(state)
     W, H = state["size"]
     counts = state["counts"].numpy().astype(np.int64)
     moments = len(counts)

@@ -8,7 +8,10 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from torchbeast.core import forms
+
 ROUNDING = 1e-9
+MOST_STEPS = 10**9  # of a goal, and more: goal steps are int32
 
 
 class Difficulty(Protocol):
@@ -20,11 +23,14 @@ class Difficulty(Protocol):
         """bool [N] from bool [N] and int32 [N]: reached, at the distance asked for."""
 
     def update(self, mean_reward: float, mean_ex_reward: float) -> None:
-        """Moves t* after a teacher update, by the mean of r and of the environment's reward over its entries."""
+        """Moves t* after a teacher update, by the mean of r and of the environment's reward over its forms."""
 
     @property
     def at_limit(self) -> bool:
         """Whether t* stands where the rule lets it go no further."""
+
+    def can_come_to(self, target: int) -> bool:
+        """Whether t* can ever be so, from where it stands."""
 
     def warnings(self) -> Iterator[str]:
         """What a user should know of the present state, a line each."""
@@ -65,6 +71,9 @@ class Threshold:
     @property
     def at_limit(self) -> bool:
         return self.target > self.maximum
+
+    def can_come_to(self, target: int) -> bool:
+        return self.target <= target <= max(self.target, self.maximum + 1)
 
     def warnings(self) -> Iterator[str]:
         yield from _clock_warning(self.threshold, self.negative)
@@ -112,6 +121,9 @@ class Window:
     def at_limit(self) -> bool:
         return not self.LOWEST < self.target < self.HIGHEST
 
+    def can_come_to(self, target: int) -> bool:
+        return min(self.LOWEST, self.target) <= target <= max(self.HIGHEST, self.target)
+
     def warnings(self) -> Iterator[str]:
         if self.threshold <= self.negative and self.target <= self.LOWEST:
             yield (
@@ -157,6 +169,9 @@ class TrackingWindow:
     def at_limit(self) -> bool:
         return not self.start < self.target < self.maximum
 
+    def can_come_to(self, target: int) -> bool:
+        return min(self.start, self.target) <= target <= max(self.maximum, self.target)
+
     def warnings(self) -> Iterator[str]:
         yield from _clock_warning(self.threshold, self.negative)
         yield from _wide_window_warning(self.target, self.window)
@@ -173,9 +188,17 @@ def state_dict(difficulty: Difficulty) -> dict[str, int]:
 
 
 def load_state_dict(difficulty: Difficulty, state: dict[str, int]) -> None:
-    """Puts a difficulty back to where `state_dict` saw it."""
+    """Puts a difficulty back to where `state_dict` saw it. Raises: EntryError for what is no such state."""
+    forms.record(dict.fromkeys(difficulty.STATE, forms.whole(high=MOST_STEPS)))("difficulty", state)
     for name in difficulty.STATE:
-        setattr(difficulty, name, int(state[name]))
+        setattr(difficulty, name, state[name])
+
+
+def check_reachable(start: Difficulty, state: dict[str, int]) -> None:
+    """Raises: EntryError unless a run that began with `start` can have come to this state."""
+    target = state["target"]
+    if not start.can_come_to(target):
+        raise forms.EntryError(f"difficulty/target is {target}, where t* cannot come from {start.target} by the run's flags")
 
 
 def _is_good(mean_reward: float, threshold: float) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from gym_minigrid.minigrid import OBJECT_TO_IDX
 
-AGENT = OBJECT_TO_IDX["agent"]
+from models.grid import AGENT
 
 
 def cell_to_inner(cell, *, height: int):
