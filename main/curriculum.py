@@ -30,7 +30,7 @@ from torchbeast.core import checkpoint, forms, outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError
 from utils_folder import video
 from utils_folder.motivations import curriculum
-from utils_folder.motivations.curriculum import NAMES, PROPOSED, REACHED, History
+from utils_folder.motivations.curriculum import FATE_NAMES, PROPOSED, REACHED, History
 
 PICTURE_MOMENTS = 6
 CURVE_MOMENTS = 100
@@ -43,10 +43,8 @@ KIND_COLOURS = {
 }  # fmt: skip
 KIND_NAMES = {"agent": "agent's own cell"}
 HEAT = "viridis"
-PAGE_TITLES = (
-    "goals proposed (share)", "goals reached (share)", "what lay there: proposed", "what lay there: reached",
-    "mean distance from the agent, in steps", "t* and steps to a reached goal",
-)  # fmt: skip
+DISTANCE, STEPS, FATES = "mean distance from the agent, in steps", "t* and steps to a reached goal", "what became of goals"
+LINES = ("-", "--", ":")
 
 
 def read(run_dir: Path) -> tuple[History, str]:
@@ -89,15 +87,21 @@ def shares(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_distances(history: History) -> np.ndarray:
-    """Mean distance from the agent of goals proposed and reached, float64 [2, M]; NaN where there were none."""
+    """Mean distance from the agent of the goals of each count, float64 [N, M]; NaN where there were none."""
     steps = np.arange(history.distances.shape[2])
-    return np.array([shares(history.distances[:, which]) @ steps for which in (PROPOSED, REACHED)])
+    return np.array([shares(history.distances[:, which]) @ steps for which in range(len(history.names))])
 
 
 def mean_steps(history: History) -> np.ndarray:
     """Mean steps to a reached goal, float64 [M]."""
-    reached = history.cells[:, REACHED].sum(axis=(1, 2))
+    reached = history.cells[:, REACHED:].sum(axis=(1, 2, 3))
     return history.steps / np.where(reached > 0, reached, np.nan)
+
+
+def fates(history: History) -> np.ndarray:
+    """The shares of the goals that were reached in each way counted apart, float64 [N - 1, M]; NaN where none ended."""
+    ended = history.cells.sum(axis=(2, 3)).T.astype(float)
+    return ended[REACHED:] / np.where(ended[PROPOSED] > 0, ended[PROPOSED], np.nan)
 
 
 def kinds_present(history: History) -> list[str]:
@@ -118,10 +122,11 @@ def example(history: History, moment: int) -> np.ndarray:
 def picture(history: History, title: str) -> Figure:
     """Examples and heat maps at six moments, over curves of the whole run."""
     with matplotlib.style.context(plot.STYLE):
-        figure = Figure(figsize=(11, 10.5), layout="constrained")
+        rows = 1 + len(history.names)
+        figure = Figure(figsize=(11, 10.5 + 2 * (rows - 3)), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(f"What the teacher taught\n{title}", fontsize=11)
-        maps, curves = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+        maps, curves = figure.subfigures(2, 1, height_ratios=(1.15 * rows / 3, 1))
         _draw_maps(maps, merged(history, PICTURE_MOMENTS))
         _draw_curves(curves, merged(history, CURVE_MOMENTS))
     return figure
@@ -129,14 +134,14 @@ def picture(history: History, title: str) -> Figure:
 
 def _draw_maps(figure, history: History) -> None:
     moments = len(history.frames)
-    axes = figure.subplots(3, moments, squeeze=False)
+    axes = figure.subplots(1 + len(history.names), moments, squeeze=False)
     frames = np.concatenate([[0], history.frames]) / 1e6
     for moment, column in enumerate(axes.T):
         column[0].imshow(example(history, moment))
         column[0].set_title(f"{frames[moment]:.3g} to {frames[moment + 1]:.3g} million\nframes, t* {history.target[moment]}")
-        for row, which in ((1, PROPOSED), (2, REACHED)):
-            _heat(column[row], shares(history.cells[:, which])[moment])
-    for axis, label in zip(axes[:, 0], ("an example", "goals proposed", "goals reached")):
+        for which, axis in enumerate(column[1:]):
+            _heat(axis, shares(history.cells[:, which])[moment])
+    for axis, label in zip(axes[:, 0], ("an example", *(f"goals {name}" for name in history.names))):
         axis.set_ylabel(label)
     for axis in axes.flat:
         axis.set(xticks=(), yticks=())
@@ -151,25 +156,33 @@ def _heat(axis: Axes, share: np.ndarray) -> None:
 
 
 def _draw_curves(figure, history: History) -> None:
-    axes = figure.subplots(2, 2, sharex=True)
+    axes = figure.subplots(2, len(history.names), sharex=True)
     frames = history.frames / 1e6
     kinds = kinds_present(history)
-    for axis, which in zip(axes[0], (PROPOSED, REACHED)):
+    for which, axis in enumerate(axes[0]):
         parts = np.nan_to_num(shares(history.kinds[:, which])[:, [OBJECT_TO_IDX[kind] for kind in kinds]])
         colours, names = [KIND_COLOURS[kind] for kind in kinds], [KIND_NAMES.get(kind, kind) for kind in kinds]
         axis.stackplot(frames, parts.T, colors=colours, labels=names, edgecolor="white", linewidth=0.8)
-        axis.set(ylim=(0, 1), ylabel=f"share of goals {NAMES[which]}\nby what lies there")
-    axes[0, 1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    distances = mean_distances(history)
-    for which, line in ((PROPOSED, "-"), (REACHED, "--")):
-        axes[1, 0].plot(frames, distances[which], line, color=plot.COLOURS[which], label=NAMES[which])
+        axis.set(ylim=(0, 1), ylabel=f"share of goals {history.names[which]}\nby what lies there")
+    axes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for which, distances in enumerate(mean_distances(history)):
+        axes[1, 0].plot(frames, distances, LINES[which], color=plot.COLOURS[which], label=history.names[which])
     axes[1, 0].set(ylabel="mean distance from the\nagent (steps along axes)", ylim=(0, None))
     axes[1, 1].plot(frames, history.target, color=plot.COLOURS[0], label="t*")
     axes[1, 1].plot(frames, mean_steps(history), "--", color=plot.COLOURS[1], label="mean steps to a reached goal")
     axes[1, 1].set(ylabel="steps", ylim=(0, None))
+    for axis in axes[1, 2:]:
+        _draw_fates(axis, history)
     for axis in axes[1]:
         axis.set_xlabel("million frames")
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above: the lines may run anywhere
+        ncols = 4 - len(history.names)
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols)  # above: the lines may run anywhere
+
+
+def _draw_fates(axis: Axes, history: History) -> None:
+    for which, share in enumerate(fates(history), REACHED):
+        axis.plot(history.frames / 1e6, share, LINES[which], color=plot.COLOURS[which], label=history.names[which])
+    axis.set(ylabel="share of the goals\nthat ended", ylim=(0, 1))
 
 
 # The page
@@ -178,29 +191,32 @@ def _draw_curves(figure, history: History) -> None:
 def page(history: History, title: str) -> str:
     """A page that needs nothing else: maps with a slider over the run, examples, and the curves."""
     history = merged(history, PAGE_MOMENTS)
+    count = len(history.names)
+    columns = range(1, count + 1)
+    maps, kinds = ([text.format(name) for name in history.names] for text in ("goals {} (share)", "what lay there: {}"))
     figure = make_subplots(
         rows=3,
-        cols=2,
+        cols=count,
         row_heights=(0.44, 0.28, 0.28),
         vertical_spacing=0.09,
-        subplot_titles=PAGE_TITLES,
+        subplot_titles=[*maps, *kinds, *(DISTANCE, STEPS, FATES)[:count]],
     )
-    for trace, column in zip(_maps(history, 0), (1, 2)):
+    for trace, column in zip(_maps(history, 0), columns):
         figure.add_trace(trace, row=1, col=column)
     _add_curves(figure, history)
     titles = figure.layout.annotations
     figure.frames = [
-        go.Frame(name=str(m), data=_maps(history, m), traces=[0, 1], layout=_marks(history, m, titles))
+        go.Frame(name=str(m), data=_maps(history, m), traces=[*range(count)], layout=_marks(history, m, titles))
         for m in range(len(history.frames))
     ]
     figure.update_layout(
-        title=f"What the teacher taught<br><sup>{title}</sup>", width=1150, height=1150, template="plotly_white",
+        title=f"What the teacher taught<br><sup>{title}</sup>", width=710 + 220 * count, height=1150, template="plotly_white",
         sliders=[_slider(history)], margin={"l": 60, "r": 260, "t": 110, "b": 120}, legend={"x": 1.02, "y": 0.55},
         **_marks(history, 0, titles),
     )  # fmt: skip
-    for column in (1, 2):
+    for column in columns:
         figure.update_xaxes(visible=False, row=1, col=column)
-        scale = ("x", "x2")[column - 1]
+        scale = f"x{column if column > 1 else ''}"
         figure.update_yaxes(visible=False, autorange="reversed", scaleanchor=scale, row=1, col=column)
         figure.update_yaxes(range=(0, 1), tickformat=".0%", row=2, col=column)
         figure.update_xaxes(title="million frames", row=3, col=column)
@@ -215,13 +231,14 @@ def _maps(history: History, moment: int) -> list[go.Heatmap]:
             showscale=False,
             hovertemplate="column %{x}, row %{y}: %{z:.1%}<extra></extra>",
         )
-        for which in (PROPOSED, REACHED)
+        for which in range(len(history.names))
     ]
 
 
 def _add_curves(figure: go.Figure, history: History) -> None:
     frames = history.frames / 1e6
-    for column, which in ((1, PROPOSED), (2, REACHED)):
+    for which in range(len(history.names)):
+        column = which + 1
         parts = np.nan_to_num(shares(history.kinds[:, which]))
         for kind in kinds_present(history):
             figure.add_scatter(
@@ -229,9 +246,12 @@ def _add_curves(figure: go.Figure, history: History) -> None:
                 legendgroup=kind, showlegend=column == 1, line={"width": 0.5, "color": KIND_COLOURS[kind]}, row=2, col=column,
             )  # fmt: skip
     for which, values in enumerate(mean_distances(history)):
-        figure.add_scatter(x=frames, y=values, name=NAMES[which], line={"color": plot.COLOURS[which]}, row=3, col=1)
-    for name, values, colour in (("t*", history.target, 2), ("steps to a reached goal", mean_steps(history), 3)):
+        figure.add_scatter(x=frames, y=values, name=history.names[which], line={"color": plot.COLOURS[which]}, row=3, col=1)
+    for name, values, colour in (("t*", history.target, 3), ("steps to a reached goal", mean_steps(history), 4)):
         figure.add_scatter(x=frames, y=values, name=name, line={"color": plot.COLOURS[colour]}, row=3, col=2)
+    for which, values in enumerate(fates(history)[: 2 * (len(history.names) - 2)], REACHED):
+        line = {"color": plot.COLOURS[which]}
+        figure.add_scatter(x=frames, y=values, name=history.names[which], showlegend=False, line=line, row=3, col=3)
 
 
 def _marks(history: History, moment: int, titles: Sequence) -> dict:
@@ -240,11 +260,11 @@ def _marks(history: History, moment: int, titles: Sequence) -> dict:
     lines = [
         {"type": "line", "xref": f"x{axis}", "yref": f"y{axis} domain", "x0": x, "x1": x, "y0": 0, "y1": 1,
          "line": {"color": "#000000", "width": 1, "dash": "dot"}}
-        for axis in (3, 4, 5, 6)
+        for axis in range(len(history.names) + 1, 3 * len(history.names) + 1)
     ]  # fmt: skip
-    goal, reached, steps = history.example_goals[moment, 0].tolist()
-    fate = "none ended" if goal < 0 else f"{'' if reached else 'not '}{NAMES[REACHED]} after {steps} steps"
-    note = {"text": f"an example: {fate}<br>t* {history.target[moment]}", "showarrow": False, "align": "left",
+    goal, fate, steps = history.example_goals[moment, 0].tolist()
+    became = "none ended" if goal < 0 else f"{FATE_NAMES[fate]} after {steps} steps"
+    note = {"text": f"an example: {became}<br>t* {history.target[moment]}", "showarrow": False, "align": "left",
             "xref": "paper", "yref": "paper", "x": 1.03, "y": 0.78, "xanchor": "left", "yanchor": "top"}  # fmt: skip
     picture = {"source": _png(example(history, moment)), "xref": "paper", "yref": "paper", "x": 1.03, "y": 1.0,
                "sizex": 0.22, "sizey": 0.22, "xanchor": "left", "yanchor": "top"}  # fmt: skip
@@ -268,8 +288,9 @@ def _slider(history: History) -> dict:
 
 def show(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
-    folder = options.out or options.run
-    history, title = read(options.run)
+    run_dir = run_folder.own(options.run)
+    folder = options.out or run_dir
+    history, title = read(run_dir)
     if not folder.is_dir():
         raise UsageError(f"--out {folder}: no such folder; make it first")
     figure = picture(history, title)

@@ -32,7 +32,7 @@ from matplotlib.lines import Line2D
 
 from main import command
 from main.amigo import program
-from main.analysis.curves import CONFIDENCE, STATISTICS, Curve, Group, default_window, group_logs, make_curve
+from main.analysis.curves import CONFIDENCE, FEWEST, STATISTICS, Curve, Group, default_window, group_logs, make_curve
 from main.analysis.log import Log, read_log
 from main.training import recipe
 from torchbeast.core import outputs
@@ -132,6 +132,9 @@ def _draw(ax, curve: Curve, i: int, scale: float) -> None:
     line_x, line_value = np.insert(x, after, math.nan), np.insert(value, after, math.nan)
     ax.plot(line_x, line_value, **style, marker="o" if there.sum() == 1 else None, markersize=3)
     ax.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+    few = (curve.seeds > 1) & (curve.seeds < FEWEST)
+    if few.any() and len(curve.runs):
+        ax.plot(x, np.where(few, curve.runs, math.nan).T, color=colour, alpha=0.4, linewidth=0.7)
     ax.plot(x[ends], value[ends], "o", color=colour, markersize=5, markeredgecolor="white", markeredgewidth=0.8)
 
 
@@ -230,6 +233,8 @@ def numbers(panels: Sequence[tuple[Column, Sequence[Curve]]], groups: Sequence[G
     """What the picture shows, as JSON: null where a value does not exist."""
 
     def plain(values: np.ndarray) -> list:
+        if values.ndim > 1:
+            return [plain(row) for row in values]
         return [None if value != value else value for value in values.tolist()]
 
     return {
@@ -296,9 +301,10 @@ def _caption(groups: Sequence[Group], x: str, window: float, width: float, stat:
     name = {"mean": "Mean", "iqm": "Interquartile mean"}[stat]
     sizes = [len(group.logs) for group in groups]
     few = " (of fewer than 4 seeds, the mean)" if stat == "iqm" and min(sizes) < 4 else ""
-    ranges = " (of 2 or 3 seeds, their range)" if {2, 3} & set(sizes) else ""
+    shaded = f"; shaded: bootstrap {CONFIDENCE:.0%} interval" if max(sizes) >= FEWEST else ""
+    thin = f"; thin: the seeds, where fewer than {FEWEST}" if any(1 < size < FEWEST for size in sizes) else ""
     dots = "; dot: a run ends" if ends else ""
-    return f"{name} over seeds{few}; shaded: bootstrap {CONFIDENCE:.0%} interval{ranges}{dots}; {bins}"
+    return f"{name} over seeds{few}{shaded}{thin}{dots}; {bins}"
 
 
 def plot(options: argparse.Namespace) -> None:

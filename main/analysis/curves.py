@@ -18,6 +18,7 @@ from torchbeast.core.settings import UsageError
 ABSENT = "not recorded"
 
 CONFIDENCE = 0.95
+FEWEST = 4  # seeds of which an interval is given; fewer are shown themselves: their resamples do not go beyond what was seen
 RESAMPLES = 2000
 
 
@@ -28,8 +29,9 @@ class Curve(NamedTuple):
         label: the group's.
         x: middle of each bin, frames or hours.
         value: mean or IQM over the seeds that have a value there.
-        low, high: bootstrap 95% interval; NaN where there is a single seed.
+        low, high: bootstrap 95% interval; NaN where there are fewer than FEWEST seeds.
         seeds: int64, how many seeds those are.
+        runs: float64 [S, K], each seed's own value; NaN where it has none. Of no seed, [0, 0], where only the band is drawn.
     """
 
     label: str
@@ -38,6 +40,7 @@ class Curve(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     seeds: np.ndarray
+    runs: np.ndarray = np.empty((0, 0))
 
 
 class Group(NamedTuple):
@@ -156,13 +159,13 @@ STATISTICS = {"mean": np.mean, "iqm": iqm}
 def over_seeds(values: np.ndarray, stat: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The statistic over the seeds that have a value, with its percentile bootstrap 95% interval.
 
-    Of two or three seeds that interval is their range. It then holds the true mean less often than 95% (of normally
-    distributed values in 50% and 74% of cases), since no resample can go beyond what was seen.
+    Of two or three seeds that would be their range, which holds the true mean of normally distributed values in 50% and 74%
+    of cases: there is no interval then.
 
     Args:
         values: float64 [S, K], a seed in each row, NaN where it has no value.
         stat: "mean" or "iqm".
-    Returns: value, low, high: float64 [K], the last two NaN where there are fewer than two seeds; seeds: int64 [K].
+    Returns: value, low, high: float64 [K], the last two NaN where there are fewer than FEWEST seeds; seeds: int64 [K].
     """
     present = np.isfinite(values)
     value, low, high = np.full((3, values.shape[1]), math.nan)
@@ -172,7 +175,7 @@ def over_seeds(values: np.ndarray, stat: str) -> tuple[np.ndarray, np.ndarray, n
         sample = values[np.ix_(pattern, bins)]
         if len(sample):
             value[bins] = STATISTICS[stat](sample, axis=0)
-        if len(sample) > 1:
+        if len(sample) >= FEWEST:
             interval = stats.bootstrap(
                 (sample,), STATISTICS[stat], axis=0, n_resamples=RESAMPLES, batch=200, confidence_level=CONFIDENCE,
                 method="percentile", rng=np.random.default_rng(0),
@@ -184,14 +187,14 @@ def over_seeds(values: np.ndarray, stat: str) -> tuple[np.ndarray, np.ndarray, n
 def make_curve(group: Group, column: str, *, x: str, width: float, stat: str) -> Curve:
     """The group's curve of one column; logs without it are left out. x: "frames" or "hours"; width: of a bin, in its unit."""
     there = [log for log in group.logs if log.has(column)]
-    rows = [binned(getattr(log, x), log.columns[column], log.weights(column), width) for log in there]
+    rows = [binned(getattr(log, x), log.columns[column], log.spans, width) for log in there]
     if not rows:
         return Curve(group.label, *np.empty((4, 0)), np.empty(0, int))
     values = np.full((len(rows), max(map(len, rows))), math.nan)
     for all_bins, row in zip(values, rows):
         all_bins[: len(row)] = row
     middles = (np.arange(values.shape[1]) + 0.5) * width
-    return Curve(group.label, middles, *over_seeds(values, stat))
+    return Curve(group.label, middles, *over_seeds(values, stat), values)
 
 
 def default_window(logs: Iterable[Log]) -> float:

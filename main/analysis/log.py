@@ -70,10 +70,18 @@ class Log(NamedTuple):
         return _join(self.declared, column)
 
     def weights(self, column: str) -> np.ndarray:
-        """What each row counts in a mean of the column, float64 [N]: its episodes, if it is a mean over those; else 1."""
+        """What each row counts where rows become one row, float64 [N]: its episodes, if it is a mean over those; else 1."""
         if self.join(column) == "episodes" and self.has("episodes"):
             return np.nan_to_num(self.columns["episodes"])
         return np.ones(len(self.frames))
+
+    @property
+    def spans(self) -> np.ndarray:
+        """What each row counts in a mean over a window, float64 [N]: the frames that it tells of.
+
+        Not its episodes: a policy that solves the task ends nine times as many as one that has collapsed, and would hide it.
+        """
+        return np.diff(self.frames, prepend=0)
 
 
 class Meta(NamedTuple):

@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from main.analysis import curves
+from main.analysis.keep import thinned
 from main.analysis.log import Declared, Log, NoRows, means, read_log, read_meta
 from torchbeast.core import run_folder
 from torchbeast.core.settings import UsageError
 
 WINDOW_FRAMES = 1_000_000
+FALL_FROM, FALL_TO = 0.9, 0.3  # success rates of two rows, at most WINDOW_FRAMES apart
+FALL_EPISODES = 3  # in a row that counts: the rate of fewer is hardly one
 COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
 NONE = "–"
-LOG_HEAD = ("experiment", "runs", "success", "return", "first reached", "lost again", "hours")
+LOG_HEAD = ("experiment", "runs", "success", "return", "first reached", "falls", "hours")
 Check = Callable[[Sequence[str]], None]  # raises UsageError, a line a problem, for a command line that cannot be a run's
 
 
@@ -40,10 +43,10 @@ class Outcome(NamedTuple):
 
     Attributes:
         frames: done.
-        success, mean_return: over the episodes of the last window; None where none ended.
-        reached_at: frames at which the success rate first was the row's; None if it never was.
-        collapses: how often it fell below half of that afterwards.
-        recoveries: how often it came back.
+        success, mean_return: over the frames of the last window; None where no episode ended in it.
+        reached_at: frames at which the success rate over a window first was the row's; None if it never was.
+        falls: how often the success rate of single rows fell from FALL_FROM or more to FALL_TO or less within a window.
+        recoveries: how often it rose to FALL_FROM again.
         hours: of training.
     """
 
@@ -51,7 +54,7 @@ class Outcome(NamedTuple):
     success: float | None = None
     mean_return: float | None = None
     reached_at: int | None = None
-    collapses: int = 0
+    falls: int = 0
     recoveries: int = 0
     hours: float = 0.0
 
@@ -116,7 +119,7 @@ def finished(experiment: Experiment, runs: Path) -> list[Path]:
 
 
 def outcome(folder: Path, reach: float, declared: Declared) -> Outcome:
-    """What a run's log says. Rates are over the episodes that ended in a window of a million frames.
+    """What a run's log says, thinned as it is kept: means over windows of a million frames, and falls of its rows.
 
     A run of fewer frames than that reaches nothing. Raises: UsageError for a log that cannot be read.
     """
@@ -127,41 +130,49 @@ def outcome(folder: Path, reach: float, declared: Declared) -> Outcome:
     missing = [name for name in COLUMNS if name not in log.columns]
     if missing:
         raise UsageError(f"{log.path} has no column {missing[0]}: it is no log of this program; move its folder away")
+    hours = 0.0 if log.hours is None else float(log.hours[-1])
+    columns = thinned(log)
+    log = log._replace(frames=columns["frames"], columns=columns)
     success, returns = (_recent(log, name) for name in ("success_rate", "mean_episode_return"))
     there = np.isfinite(success) & (log.frames >= WINDOW_FRAMES)
     frames, rates = log.frames[there], success[there]
     reached = np.flatnonzero(rates >= reach)
-    collapses, recoveries = _falls(rates[reached[0] :], reach) if len(reached) else (0, 0)
+    falls, recoveries = _falls(log)
     return Outcome(
         frames=int(log.frames[-1]),
         success=_number(success[-1]),
         mean_return=_number(returns[-1]),
         reached_at=int(frames[reached[0]]) if len(reached) else None,
-        collapses=collapses,
+        falls=falls,
         recoveries=recoveries,
-        hours=0.0 if log.hours is None else float(log.hours[-1]),
+        hours=hours,
     )
 
 
 def _recent(log: Log, name: str) -> np.ndarray:
-    """At each row, the mean of a column over the window that ends there; NaN where no episode ended in it."""
+    """At each row, the mean of a column over the frames of the window that ends there; NaN where no episode ended in it."""
     before = np.searchsorted(log.frames, log.frames - WINDOW_FRAMES, side="right") - 1
 
     def add(values: np.ndarray) -> np.ndarray:
         sums = np.cumsum(values)
         return sums - np.where(before >= 0, sums[before], 0)
 
-    return means(log.columns[name], log.weights(name), add)
+    return means(log.columns[name], log.spans, add)
 
 
-def _falls(rates: np.ndarray, reach: float) -> tuple[int, int]:
-    """How often rates that have reached `reach` fall below half of it, and come back."""
-    collapses = recoveries = 0
-    for rate in rates:
-        down = collapses > recoveries
-        collapses += not down and rate < reach / 2
-        recoveries += down and rate >= reach
-    return collapses, recoveries
+def _falls(log: Log) -> tuple[int, int]:
+    """How often rows of enough episodes fall from FALL_FROM or more to FALL_TO or less within a window, and come back."""
+    rates = np.where(log.columns["episodes"] >= FALL_EPISODES, log.columns["success_rate"], np.nan)
+    falls = recoveries = 0
+    high = -np.inf  # frames of the last row at FALL_FROM or more since the last fall
+    for frames, rate in zip(log.frames, rates):
+        if rate >= FALL_FROM:
+            recoveries += falls > recoveries
+            high = frames
+        elif rate <= FALL_TO and frames - high <= WINDOW_FRAMES:
+            falls += 1
+            high = -np.inf
+    return falls, recoveries
 
 
 def _number(value: float) -> float | None:
@@ -175,7 +186,7 @@ def line(experiment: Experiment, folder: Path, declared: Declared) -> str:
     result = outcome(folder, experiment.reach, declared)
     state = "finished" if is_finished(folder) else f"{result.frames / experiment.frames:.0%} done"
     rates = "no episode" if result.success is None else f"success {result.success:.2f}, return {result.mean_return:.3f}"
-    falls = f", {result.collapses} collapses, {result.recoveries} recoveries" if result.collapses else ""
+    falls = f", {result.falls} falls, {result.recoveries} recoveries" if result.falls else ""
     return (
         f"{folder.name}: {state}, {rates} over the last million frames, success {experiment.reach:g} {_when(result)}"
         f"{falls}, {result.hours:.1f} hours"
@@ -214,17 +225,19 @@ def log_rows(experiments: Sequence[Experiment], runs: Path, declared: Declared) 
 
 def _cells(results: Sequence[Outcome]) -> list[str]:
     reached = [NONE if r.reached_at is None else f"{r.reached_at / 1e6:.1f}" for r in results]
-    lost = [f"{r.collapses}" + (f" (back {r.recoveries})" if r.collapses else "") for r in results]
+    falls = [f"{r.falls}" + (f" (back {r.recoveries})" if r.falls else "") for r in results]
     hours = [f"{r.hours:.1f}" for r in results]
     success, returns = ([getattr(r, name) or 0.0 for r in results] for name in ("success", "mean_return"))
-    return [_mean(success, 2), _mean(returns, 3), *(", ".join(cells) for cells in (reached, lost, hours))]
+    return [_mean(success, 2), _mean(returns, 3), *(", ".join(cells) for cells in (reached, falls, hours))]
 
 
 def _mean(values: Sequence[float], digits: int) -> str:
-    """The mean over runs, with a bootstrap 95% interval where there are several (of two or three, that is their range)."""
+    """The mean over runs, with a bootstrap 95% interval; of fewer than FEWEST runs, with the runs themselves."""
     mean, low, high, _ = (float(x[0]) for x in curves.over_seeds(np.array(values)[:, None], "mean"))
-    interval = "" if np.isnan(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
-    return f"{mean:.{digits}f}{interval}"
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    runs = ", ".join(f"{value:.{digits}f}" for value in values)
+    return f"{mean:.{digits}f} ({runs if np.isnan(low) else f'{low:.{digits}f} to {high:.{digits}f}'})"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,6 +12,7 @@ from main.playing.trained import Trained
 from main.settings import EvaluationSettings, RunSettings
 from main.training.actor import Actor
 from torchbeast.core.settings import Settings
+from utils_folder.minigrid.base import reward_range
 
 CONFIDENCE = 0.95
 
@@ -26,7 +27,9 @@ class Episodes(NamedTuple):
 def score(agent: Trained) -> dict[str, Any]:
     """Means with intervals (`summarise`) over `num_episodes` fresh episodes."""
     num_episodes = agent.settings[EvaluationSettings].num_episodes
-    return summarise(play(agent.actors(num_episodes, "evaluation"), num_episodes))
+    task, env = agent.task, agent.settings[RunSettings].env
+    episodes = play(agent.actors(num_episodes, "evaluation"), num_episodes)
+    return summarise(episodes, max_steps=task.max_steps, reward_range=reward_range(env))
 
 
 def play(actors: Iterator[Actor], num_episodes: int) -> Episodes:
@@ -48,26 +51,32 @@ def play(actors: Iterator[Actor], num_episodes: int) -> Episodes:
     return Episodes(returns, steps)
 
 
-def summarise(episodes: Episodes) -> dict[str, Any]:
-    """Means with 95% intervals: Wilson's for the success rate, Student's t for return and steps (None for one episode)."""
+def summarise(episodes: Episodes, *, max_steps: int, reward_range: tuple[float, float]) -> dict[str, Any]:
+    """Means with 95% intervals: Wilson's for the success rate, Student's t for return and steps (None for one episode).
+
+    They end where what is possible ends: at 1 step and `max_steps`, and for a return at those of `reward_range` that no
+    episode was beyond (MiniGrid pays once in an episode; a task that pays more often has no such bounds).
+    """
     solved = int((episodes.returns > 0).sum())
     rate = stats.binomtest(solved, len(episodes.returns)).proportion_ci(CONFIDENCE, method="wilson")
     return {
         "episodes": len(episodes.returns),
         "success_rate": solved / len(episodes.returns),
         "success_rate_interval": [float(rate.low), float(rate.high)],
-        **_mean("return", episodes.returns),
-        **_mean("steps", episodes.steps),
+        **_mean("return", episodes.returns, *reward_range),
+        **_mean("steps", episodes.steps, 1, max_steps),
     }
 
 
-def _mean(name: str, values: np.ndarray) -> dict[str, Any]:
+def _mean(name: str, values: np.ndarray, least: float, most: float) -> dict[str, Any]:
     mean = float(values.mean())
     if len(values) < 2:
         return {f"mean_{name}": mean, f"mean_{name}_interval": None}
     spread = stats.sem(values)
     # With no spread at all t's interval is undefined; it is then the mean itself.
     low, high = stats.t.interval(CONFIDENCE, len(values) - 1, mean, spread) if spread > 0 else (mean, mean)
+    low = max(low, least) if values.min() >= least else low
+    high = min(high, most) if values.max() <= most else high
     return {f"mean_{name}": mean, f"mean_{name}_interval": [float(low), float(high)]}
 
 

@@ -17,7 +17,7 @@ from torchbeast.core import checkpoint, forms
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
 from utils_folder import minigrid
-from utils_folder.motivations.base import Motivation
+from utils_folder.motivations.base import Motivation, Task
 
 logger = logging.getLogger("amigo")
 
@@ -69,6 +69,10 @@ class Trained:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"--weight_path {weight_path}: its weights do not fit its own flags ({first})") from None
         self._agent.shared.publish(self._agent.student)
+
+    @property
+    def task(self) -> Task:
+        return self._agent.task
 
     @property
     def motivation(self) -> Motivation:

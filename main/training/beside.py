@@ -115,7 +115,7 @@ class Beside:
         if now >= self._next_look:
             self._next_look = now + LOOK_SECONDS
             self._record.look()
-        if now >= self._next_scalars and self._record.latest is not None:
+        if now >= self._next_scalars:
             self._next_scalars = now + SCALARS_SECONDS
             self._record.scalars({"frames_per_second": self._progress.rate()})
         if self._record.due(self._learner.frames):

@@ -15,7 +15,7 @@ import numpy as np
 from main.settings import FileSettings, RunSettings
 from main.training.sources import Batch
 from torchbeast.core import checkpoint, run_folder
-from torchbeast.core.columns import Column
+from torchbeast.core.columns import Column, Joiner
 from torchbeast.core.file_writer import FileWriter, NoWriter
 from torchbeast.core.ranks import Alone
 from torchbeast.core.settings import Settings, UsageError
@@ -65,17 +65,17 @@ class Record:
 
     Args:
         frames: learned so far.
+        columns: of its rows.
 
     Attributes:
         saves: checkpoints are written.
-        latest: the newest row; None before the first.
     """
 
-    def __init__(self, settings: FileSettings, writer: FileWriter | NoWriter, frames: int):
+    def __init__(self, settings: FileSettings, writer: FileWriter | NoWriter, frames: int, columns: Sequence[Column]):
         self._settings = settings
         self._writer = writer
         self.saves = not settings.disable_checkpoint
-        self.latest: dict[str, float] | None = None
+        self._since = Joiner(columns)  # the last point of TensorBoard's
         self._warned: set[str] = set()
         self._told: dict[str, float] = {}
         self._milestone = self._following(frames)
@@ -90,19 +90,17 @@ class Record:
 
     def row(self, row: dict[str, float], batch: Batch) -> None:
         """Writes a row of the log and, when they are due, the environments of the batch that it tells of."""
-        self.latest = row
+        self._since.add(row)
         with self._disk_errors("logging"):
             self._writer.log(row)
             self._save_environments(batch, int(row["frames"]))
 
     def scalars(self, values: dict[str, float]) -> None:
-        """Writes the newest row and `values` to TensorBoard; looks whether the disk is nearly full."""
-        if self.latest is None:
-            return
+        """Writes the rows since the last call, joined, and `values` to TensorBoard; looks whether the disk is nearly full."""
         with self._disk_errors("logging"):
             if shutil.disk_usage(self.run_dir).free < LOW_DISK_BYTES:
                 self.warn_once(f"less than {LOW_DISK_BYTES >> 20} MiB of disk are left in {self.run_dir}: free some")
-            self._writer.scalars(int(self.latest["frames"]), {**self.latest, **values})
+            self._write_scalars(values)
 
     def look(self) -> None:
         """Finds the folder again if it was moved, and puts back what was deleted; then a checkpoint is due at once."""
@@ -132,8 +130,10 @@ class Record:
         return not self._failed
 
     def close(self, successful: bool) -> None:
-        """Ends the log."""
+        """Ends the log, and TensorBoard's with the rows since its last point."""
         self.look()
+        with self._disk_errors("logging"):
+            self._write_scalars({})
         with self._disk_errors("closing the log"):
             self._writer.close(successful)
 
@@ -165,6 +165,11 @@ class Record:
         else:
             if self._told and self._told.pop(what, None) is not None:
                 logger.info(f"{what} works again")
+
+    def _write_scalars(self, values: dict[str, float]) -> None:
+        row = self._since.take()
+        if row:
+            self._writer.scalars(int(row["frames"]), {**row, **values})
 
     def _write(self, state: dict) -> None:
         path = self.run_dir / run_folder.CHECKPOINT

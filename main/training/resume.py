@@ -76,7 +76,7 @@ def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings,
 def _checkpoint(place: Path, ranks: Alone) -> tuple[dict, Path]:
     """The checkpoint to go on from, and which one that is: all ranks go on from the same."""
     try:
-        state, path = _found(place) if ranks.first else (None, None)
+        state, path = _found(run_folder.own(place)) if ranks.first else (None, None)
         path = Path(ranks.share(str(path)))
         state = checkpoint.load(path) if state is None else state
         checkpoint.ranks(state)

@@ -131,7 +131,7 @@ class Run:
             self.source.close()
             raise
         self.settings = settings.replace(xpid=writer.run_dir.name)  # it may have been free to choose
-        self.record = Record(settings[FileSettings], writer, self.learner.frames)
+        self.record = Record(settings[FileSettings], writer, self.learner.frames, self.learner.columns)
         self.progress = Progress(self.learner, self._total_frames, live=ranks.first)
         self.loop = Loop(
             self.source,

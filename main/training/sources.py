@@ -20,7 +20,7 @@ from main.training import actor as actors
 from main.training.actor import Actor
 from torchbeast.core import forms
 from torchbeast.core.exchange import ActorPort, Exchange
-from torchbeast.core.rollouts import Rollouts, shared_array
+from torchbeast.core.rollouts import Rollouts, shared_array, younger
 from torchbeast.core.settings import UsageError
 from torchbeast.core.spawner import Refused, Spawner
 
@@ -116,7 +116,9 @@ class InlineActor:
         self._full, self._free = deque(range(count)), deque(range(count, self._rollouts.num_buffers))
         for name, array in self._rollouts.arrays.items():
             waiting = array[:, :count] if self._rollouts.fields[name].per_row else array[:count]
-            waiting[...] = state["rollouts"][name].numpy()
+            waiting[...] = state["rollouts"][name].numpy() if name in state["rollouts"] else 0
+            if self._rollouts.fields[name].per_row and name not in self._actor.row:
+                self._actor.row[name] = np.zeros((self._actor.environment.num_envs, *array.shape[2:]), array.dtype)
 
     def _check(self, state: dict) -> None:
         """Rollouts and rows are of this run's fields; the actor looks at the rest of its own."""
@@ -129,7 +131,8 @@ class InlineActor:
         rows = forms.record({"observed": forms.mapping, "results": forms.mapping}, exact=False)
         rows("source/actor", state["actor"])
         row = {name: field.form(num_envs) for name, field in rollouts.fields.items() if field.per_row}
-        forms.record(row, exact=False)("source/actor/row", state["actor"]["observed"] | state["actor"]["results"])
+        observed = state["actor"]["observed"] | state["actor"]["results"]
+        forms.record(row, exact=False, optional=younger(rollouts.fields))("source/actor/row", observed)
 
 
 class ActorProcesses:

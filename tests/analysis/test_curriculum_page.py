@@ -20,9 +20,12 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = {"model": "default", "env": "MiniGrid-Fetch-5x5-N2-v0", "seed": 3}
 
 
-@pytest.fixture
-def run_dir(tmp_path):
+@pytest.fixture(params=["older", "apart"])
+def run_dir(tmp_path, request):
+    """A run, and one of a version that did not count apart what was reached at an episode's end."""
     state = {"model_state_dict": {}, "flags": FLAGS, KEY: seen(batches(12), width=12).state_dict()}
+    if request.param == "older":
+        del state[KEY]["at_end"]
     checkpoint.save(tmp_path / "model.tar", state)
     return tmp_path
 
@@ -43,10 +46,11 @@ def test_merged_moments_lose_no_count():
 
 def test_shares_means_and_distances_by_hand():
     whole = merged(history(seen(batches(12)).state_dict()), 1)
-    proposed, reached = whole.cells[0, 0], whole.cells[0, 1]
+    proposed, inside, at_end = whole.cells[0]
     assert curriculum.shares(whole.cells[:, 0])[0] == pytest.approx(proposed / proposed.sum())
-    assert curriculum.mean_steps(whole) == pytest.approx(whole.steps[0] / reached.sum())
-    for which in (0, 1):
+    assert curriculum.mean_steps(whole) == pytest.approx(whole.steps[0] / (inside.sum() + at_end.sum()))
+    assert curriculum.fates(whole)[:, 0] == pytest.approx([inside.sum() / proposed.sum(), at_end.sum() / proposed.sum()])
+    for which in (0, 1, 2):
         counts = whole.distances[0, which].tolist()
         mean = sum(d * n for d, n in enumerate(counts)) / sum(counts)
         assert curriculum.mean_distances(whole)[which] == pytest.approx(mean)
@@ -61,14 +65,16 @@ def test_the_program_writes_a_picture_and_a_page(run_dir, tmp_path, capsys):
 
 
 def test_maps_and_shares_are_drawn_where_they_belong(run_dir):
-    """Column x and row y of the grid, [x, y] of the counts, are column and row of the maps; proposed first, then reached."""
+    """Column x and row y of the grid, [x, y] of the counts, are column and row of the maps; proposed, then each way reached."""
     whole, _ = curriculum.read(run_dir)
     few = merged(whole, curriculum.PICTURE_MOMENTS)
     figure = curriculum.picture(whole, "")
     maps, curves = figure.subfigs
-    images = [[axes.images[0].get_array() for axes in row] for row in np.reshape(maps.axes, (3, -1))[1:]]
+    rows = np.reshape(maps.axes, (1 + len(whole.names), -1))
+    assert [row[0].get_ylabel() for row in rows[1:]] == [f"goals {name}" for name in whole.names]
+    images = [[axes.images[0].get_array() for axes in row] for row in rows[1:]]
     page_few = merged(whole, curriculum.PAGE_MOMENTS)
-    for which in (0, 1):
+    for which in range(len(whole.names)):
         expected = [counts.T / max(counts.sum(), 1) for counts in few.cells[:, which]]
         assert any((map_ != map_[::-1]).any() for map_ in expected), "too symmetric to tell anything"
         np.testing.assert_allclose(images[which], expected)
@@ -77,7 +83,8 @@ def test_maps_and_shares_are_drawn_where_they_belong(run_dir):
             np.testing.assert_allclose(curriculum._maps(page_few, moment)[which].z, counts.T / max(counts.sum(), 1))
         stacks = [area.get_paths()[0].vertices[:, 1].max() for area in curves.axes[which].collections]
         present = [curriculum.OBJECT_TO_IDX[kind] for kind in curriculum.kinds_present(whole)]
-        heights = np.cumsum((whole.kinds[:, which] / whole.kinds[:, which].sum(axis=1, keepdims=True))[:, present], axis=1)
+        totals = np.maximum(whole.kinds[:, which].sum(axis=1, keepdims=True), 1)
+        heights = np.cumsum((whole.kinds[:, which] / totals)[:, present], axis=1)
         assert stacks == pytest.approx(heights.max(axis=0))
 
 
@@ -112,7 +119,7 @@ def test_the_page_opens_in_a_browser_without_an_error(run_dir, tmp_path):
     assert done.returncode == 0 and not console, console
     dom = re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
     maps = re.findall(r'<g class="hm">.*?<image[^>]*href="(data:image/png;base64,[^"]+)"', dom)
-    assert len(maps) == 2
+    assert len(maps) == len(curriculum.read(run_dir)[0].names)
     assert len(re.findall(r'class="js-line"', dom)) >= 4
     assert re.search(r'<g class="layer-above">.*<image[^>]*href="data:image/png', dom, re.DOTALL)
     assert "slider-grip-rect" in dom

@@ -309,18 +309,17 @@ def test_bins_by_hand():
     np.testing.assert_allclose(curves.binned(x, sparse, np.ones(5), 10), [math.nan, 2, 2.75, 3.5, 4.25, 5, math.nan])
 
 
-def test_rows_are_weighted_by_their_episodes_where_they_say_so(tmp_path):
-    rows = [[10, 1.0, 1.0, 9, 7], [20, 0.0, 0.0, 1, 17], [30, None, None, 0, 27]]
+@pytest.mark.parametrize("x, width", [("frames", 60), ("hours", 1.0)])
+def test_rows_are_weighted_by_their_frames_and_not_by_their_episodes(tmp_path, x, width):
+    """Else a policy that has collapsed, which ends few episodes, would hardly count."""
+    rows = [[10, 1.0, 1.0, 9, 7], [40, 0.0, 0.0, 1, 17], [50, None, None, 0, 27]]
     weighted = read_log(write_log(tmp_path / "a", rows), DECLARED)
-    names = [name for name in NAMES if name != "episodes"]
-    plain = read_log(write_log(tmp_path / "b", [[*row[:3], row[4]] for row in rows], names), DECLARED)
 
-    def value(run, column):
-        return curves.make_curve(curves.Group("g", [run]), column, x="frames", width=40, stat="mean").value.tolist()
+    def value(column):
+        return curves.make_curve(curves.Group("g", [weighted]), column, x=x, width=width, stat="mean").value.tolist()
 
-    assert value(weighted, "mean_episode_return") == [0.9] and value(weighted, "success_rate") == [0.9]
-    assert value(plain, "mean_episode_return") == [0.5]
-    assert value(weighted, LEVEL) == [17], "not an average over episodes"
+    assert value("mean_episode_return") == [0.25] and value("success_rate") == [0.25]
+    assert value(LEVEL) == [(10 * 7 + 30 * 17 + 10 * 27) / 50]
 
 
 def slow_bootstrap(column, statistic):
@@ -354,7 +353,7 @@ def test_the_iqm_leaves_outliers_out():
 
 
 def test_runs_of_different_length(tmp_path):
-    """Three seeds, then two, then one: each part is of those that are there, and one seed has no band."""
+    """Three seeds, then two, then one: each part is of those that are there, and so few have no band but themselves."""
     runs = [
         read_log(write_run(tmp_path / f"r{i}", end=e, rate=r), DECLARED)
         for i, (e, r) in enumerate([(300, 0), (200, 0.6), (100, 0.9)])
@@ -362,8 +361,8 @@ def test_runs_of_different_length(tmp_path):
     curve = curves.make_curve(curves.Group("g", runs), "mean_episode_return", x="frames", width=100, stat="mean")
     assert curve.seeds.tolist() == [3, 2, 1] and curve.x.tolist() == [50, 150, 250]
     np.testing.assert_allclose(curve.value, [0.5, 0.3, 0], atol=1e-12)
-    np.testing.assert_allclose(curve.low, [0, 0, math.nan], atol=1e-12)
-    np.testing.assert_allclose(curve.high, [0.9, 0.6, math.nan], atol=1e-12)
+    assert np.isnan([curve.low, curve.high]).all()
+    np.testing.assert_allclose(curve.runs, [[0] * 3, [0.6, 0.6, math.nan], [0.9, math.nan, math.nan]], atol=1e-12)
     assert plot._entry(curve, 1, "") == "g (3 runs, 2 beyond 50, 1 beyond 150)"
 
 
@@ -398,7 +397,8 @@ def test_json_holds_what_is_drawn(two_groups, tmp_path):
     first, second = data["panels"][0]["curves"]
     assert first["label"] == "default" and first["seeds"] == [2] * 7 + [1] * 3 and second["label"] == "other_variant"
     np.testing.assert_allclose(first["value"], [0.6] * 7 + [0.5] * 3)
-    assert first["low"][-1] is None and first["low"][0] == pytest.approx(0.5) and second["value"] == pytest.approx([0.1] * 10)
+    assert first["low"] == [None] * 10 and second["value"] == pytest.approx([0.1] * 10)
+    assert first["runs"][0] == pytest.approx([0.5] * 10) and first["runs"][1] == [*[pytest.approx(0.7)] * 7, None, None, None]
     assert data["groups"][0]["runs"] == [str(folder / "logs.csv") for folder in two_groups[:2]]
     assert data["by"] == ["model"] and data["window_frames"] == 100 and data["x"] == "frames"
 
@@ -495,13 +495,28 @@ def test_lines_bands_and_dots_lie_where_the_numbers_are():
 
 
 @pytest.mark.parametrize("ends, said", [([1000, 1000], False), ([1000, 700], True)])
-def test_the_caption_tells_of_ranges_and_of_dots_where_there_are_some(tmp_path, monkeypatch, ends, said):
+def test_the_caption_tells_of_bands_of_single_seeds_and_of_dots_where_there_are_some(tmp_path, monkeypatch, ends, said):
     captions, caption = [], plot._caption
     monkeypatch.setattr(plot, "_caption", lambda *a, **k: captions.append(caption(*a, **k)) or captions[-1])
     folders = [write_run(tmp_path / f"a{seed}", end=end, seed=seed) for seed, end in enumerate(ends)]
     for x in ("frames", "hours"):
         assert run(*folders, "--out", tmp_path / "a.png", "--x", x) == 0
-        assert ("dot: a run ends" in captions[-1]) == said and "(of 2 or 3 seeds, their range)" in captions[-1]
+        assert ("dot: a run ends" in captions[-1]) == said
+        assert "thin: the seeds, where fewer than 4" in captions[-1] and "shaded" not in captions[-1]
+    more = [write_run(tmp_path / f"b{seed}", end=900, seed=seed) for seed in range(2, 4)]
+    assert run(*folders, *more, "--out", tmp_path / "a.png") == 0
+    assert "shaded: bootstrap 95% interval" in captions[-1] and "thin" not in captions[-1]
+
+
+def test_two_or_three_seeds_are_drawn_themselves_and_not_as_a_band():
+    x, nan = np.array([0.5, 1.5, 2.5]), np.nan
+    runs = np.array([[1.0, 2, 3], [3, 4, nan]])
+    curve = curves.Curve("g", x, np.array([2.0, 3, 3]), np.full(3, nan), np.full(3, nan), np.array([2, 2, 1]), runs)
+    axes = plot.picture([(plot.PANELS["return"], [curve])], x="hours", caption="").axes[0]
+    mean, *seeds, _dots = axes.lines
+    assert len(seeds) == 2 and all(line.get_linewidth() < mean.get_linewidth() for line in seeds)
+    for line, own in zip(seeds, runs):
+        np.testing.assert_allclose(line.get_ydata(), [own[0], own[1], nan])
 
 
 def test_panels_are_those_of_the_declared_columns():

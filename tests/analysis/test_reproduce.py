@@ -68,7 +68,7 @@ def test_the_shipped_table_is_one_that_works():
     assert all(e.published and e.seeds and 0 < e.reach <= 1 for e in experiments)
 
 
-def test_the_rate_is_over_the_episodes_of_the_last_million_frames(tmp_path):
+def test_the_rate_is_over_the_last_million_frames_and_not_over_their_episodes(tmp_path):
     rows = [(400_000 * i, e, s) for i, (e, s) in enumerate([(0, ""), (10, 0.0), (30, 0.5), (10, 1.0), (0, ""), (2, 1.0)], 1)]
     folder = log(tmp_path / "run", rows)
 
@@ -76,7 +76,7 @@ def test_the_rate_is_over_the_episodes_of_the_last_million_frames(tmp_path):
         reached, rate = None, None
         for frames, *_ in rows:
             window = [(e, s) for f, e, s in rows if frames - 1_000_000 < f <= frames and e]
-            rate = sum(e * s for e, s in window) / max(1, sum(e for e, _ in window))
+            rate = sum(s for _, s in window) / max(1, len(window))  # each row is of 400,000 frames
             if reached is None and rate >= reach and frames >= 1_000_000:
                 reached = frames
         return rate, reached
@@ -86,16 +86,48 @@ def test_the_rate_is_over_the_episodes_of_the_last_million_frames(tmp_path):
         assert (result.success, result.reached_at) == pytest.approx(slow(reach))
         assert result.frames == 2_400_000 and result.mean_return == pytest.approx(result.success / 2)
         assert result.hours == pytest.approx(6)
-    assert slow(0.9)[1] == 2_400_000 and slow(0.3)[1] == 1_200_000 and slow(1.1)[1] is None
+    assert slow(0.9)[1] == 2_400_000 and slow(0.3)[1] == 1_600_000 and slow(1.1)[1] is None
 
 
-def test_a_fall_below_half_of_what_was_reached_is_a_collapse(tmp_path):
-    """Only after it was reached, and once until it is back: 0.3 up 0.9 | 0.5 | 0.4 0.1 0.8 | 0.9 | 0.2."""
-    rates = [0.3, 0.9, 0.5, 0.4, 0.1, 0.8, 0.9, 0.2]
-    folder = log(tmp_path / "run", [(1_000_000 * i, 10, rate) for i, rate in enumerate(rates, 1)])
-    result = outcome(folder, 0.9, DECLARED)
-    assert (result.reached_at, result.collapses, result.recoveries) == (2_000_000, 2, 1)
-    assert outcome(folder, 0.95, DECLARED)[-3:-1] == (0, 0)
+def test_a_window_weighs_rows_by_their_frames(tmp_path):
+    """A resumed run with larger batches: one row is of 100,000 frames, one of 800,000."""
+    folder = log(tmp_path / "run", [(100_000, 50, 1.0), (900_000, 2, 0.0)])
+    assert outcome(folder, 0.9, DECLARED).success == pytest.approx(1 / 9)
+
+
+@pytest.mark.parametrize(
+    "rates, falls, recoveries",
+    [
+        ([0.9, 0.3], 1, 0),
+        ([0.89, 0.3], 0, 0),
+        ([0.9, 0.31], 0, 0),
+        ([0.9, 0.5, 0.1, 0.2, 0.0], 1, 0),  # one fall until it is back
+        ([0.9, 0.1, 0.8, 0.1], 1, 0),
+        ([0.9, 0.1, 0.95, 0.1, 0.92], 2, 2),
+        ([0.9, 0.8, 0.6, 0.5, 0.3], 1, 0),  # a million frames
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.3], 0, 0),  # slower
+        ([0.9, "", 0.3], 1, 0),
+        ([0.3, 0.1], 0, 0),
+    ],
+)
+def test_falls_are_those_of_rows_within_a_million_frames(tmp_path, rates, falls, recoveries):
+    folder = log(tmp_path / "run", [(250_000 * i, 3, rate) for i, rate in enumerate(rates, 1)])
+    result = outcome(folder, 1.1, DECLARED)
+    assert (result.falls, result.recoveries) == (falls, recoveries) and result.reached_at is None
+
+
+def test_rows_of_fewer_than_three_episodes_are_no_falls(tmp_path):
+    episodes = [(3, 0.9), (2, 0.0), (3, 1.0), (2, 1.0), (3, 0.3), (2, 1.0), (3, 0.0)]
+    folder = log(tmp_path / "run", [(100_000 * i, e, rate) for i, (e, rate) in enumerate(episodes, 1)])
+    assert outcome(folder, 0.9, DECLARED)[-3:-1] == (1, 0)
+
+
+def test_the_falls_of_a_long_log_are_those_of_what_is_kept_of_it(tmp_path):
+    """Rows of few episodes jump: single ones of a whole log are no falls."""
+    rng = np.random.default_rng(0)
+    solved = [rng.binomial(3, 0.93 if i % 8000 < 6000 else 0.05) / 3 for i in range(20_000)]
+    folder = log(tmp_path / "run", [(800 * i, 3, rate) for i, rate in enumerate(solved, 1)])
+    assert outcome(folder, 0.9, DECLARED)[-3:-1] == (2, 2)
 
 
 def test_an_empty_log_has_no_outcome(tmp_path):
@@ -147,7 +179,7 @@ def test_rows_are_run_once_and_judged(table, tmp_path, capfd):
     assert reproduce.main([*arguments, "--list"]) == 0
     assert capfd.readouterr().out.count("not started") == 3
     assert reproduce.main([*arguments, "--only", "other"]) == 0
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "other-3"]
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [".latest", "latest", "other-3"]
     meta = json.loads((tmp_path / "runs" / "other-3" / "meta.json").read_text())
     assert meta["args"]["seed"] == 3 and meta["args"]["model"] == OTHER and meta["successful"] is True
     capfd.readouterr()

@@ -180,7 +180,7 @@ def test_an_empty_folder_is_used(make, tmp_path):
     assert make().run_dir == tmp_path / "runs" / "first"
 
 
-@pytest.mark.parametrize("xpid", ["", "..", "latest", "a/b", "/tmp/x", "\udcff"])
+@pytest.mark.parametrize("xpid", ["", "..", "latest", ".latest", "a/b", "/tmp/x", "\udcff"])
 def test_an_xpid_is_a_plain_name(make, tmp_path, xpid):
     with pytest.raises(ValueError, match="--xpid"):
         make(xpid)
@@ -190,12 +190,12 @@ def test_an_xpid_is_a_plain_name(make, tmp_path, xpid):
 def test_latest_is_a_relative_link_to_the_newest_run(make, resume, tmp_path):
     latest = tmp_path / "runs" / "latest"
     make("first")
-    assert os.readlink(latest) == "first"
+    assert os.readlink(latest) == ".latest/first"
     make("second")
-    assert os.readlink(latest) == "second"
+    assert os.readlink(latest) == ".latest/second"
     resume(0)
-    assert os.readlink(latest) == "first"
-    assert sorted(path.name for path in latest.parent.iterdir()) == ["first", "latest", "second"]
+    assert os.readlink(latest) == ".latest/first"
+    assert sorted(path.name for path in latest.parent.iterdir()) == [".latest", "first", "latest", "second"]
 
 
 # Resuming
@@ -300,9 +300,43 @@ def test_resume_refuses_other_fields_and_changes_nothing(make, resume):
     write_rows(writer, [100])
     writer.close(successful=True)
     before = {path.name: path.read_bytes() for path in writer.run_dir.iterdir()}
-    with pytest.raises(ValueError, match=r"other fields.*--xpid"):
-        resume(0, fields=[*FIELDS, "more"])
+    for other in (FIELDS[:-1], ["other", *FIELDS[1:]], [*FIELDS[1:], "more"]):
+        with pytest.raises(ValueError, match=r"other fields.*--xpid"):
+            resume(0, fields=other)
     assert {path.name: path.read_bytes() for path in writer.run_dir.iterdir()} == before
+
+
+@pytest.mark.parametrize("header", ["# _tick,_time,frames,a,frames", "# _tick,frames,_time", "_tick,_time,frames", "# frames"])
+def test_resume_refuses_a_header_that_no_run_wrote(make, resume, header):
+    make().close(successful=False)
+    log = make("second").run_dir.parent / "first" / "logs.csv"
+    log.write_text(f"{header}\n0,1.5,2,3,4\n")
+    with pytest.raises(ValueError, match="other fields"):
+        resume(1000)
+    assert log.read_text() == f"{header}\n0,1.5,2,3,4\n"
+
+
+@pytest.mark.parametrize("fields", [[*FIELDS, "more"], ["less", FIELDS[2], *FIELDS[:2], "more", FIELDS[3]]])
+def test_an_older_run_gets_the_columns_that_it_lacks(make, resume, fields, caplog):
+    """Between and after its own, which may stand in another order now; its values stay as they were written."""
+    writer = make()
+    for value in (100, 200, 300):
+        writer.log({"frames": value, "total_loss": value / 3, "policy_lag": 0.1})
+    writer.close(successful=False)
+    own = {name: column(writer, name) for name in ("_tick", "_time", *FIELDS)}
+    again = resume(200, fields=fields)
+    again.log({"frames": 250, "more": 7, "policy_lag": 1})
+    again.flush()
+    assert lines(again)[0].removeprefix("# ").split(",") == ["_tick", "_time", *fields]
+    assert column(again, "more") == ["", "", "7"] and column(again, "_tick") == ["0", "1", "2"]
+    for name in ("_time", *FIELDS):
+        assert column(again, name)[:2] == own[name][:2], name
+    with open(again.run_dir / "fields.csv", newline="") as file:
+        assert list(csv.reader(file)) == [["_tick", "_time", *fields]]
+    assert "more, which are younger than the run" in (again.run_dir / "out.log").read_text()
+    again.close(successful=False)
+    caplog.clear()
+    assert column(resume(1000, fields=fields), "frames") == ["100", "200", "250"] and "younger" not in caplog.text
 
 
 def test_resume_refuses_a_folder_without_a_run(tmp_path):

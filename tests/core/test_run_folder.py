@@ -185,8 +185,38 @@ def test_latest_is_a_relative_link_to_the_newest_run(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         run_folder.point_latest_at(tmp_path / name)
-        assert os.readlink(tmp_path / "latest") == name
-    assert names(tmp_path) == ["first", "latest", "second"]
+        assert os.readlink(tmp_path / "latest") == f".latest/{name}"
+        (tmp_path / name / "model.tar").write_text(name)
+        assert (tmp_path / "latest" / "model.tar").read_text() == name
+    assert names(tmp_path) == [".latest", "first", "latest", "second"]
+    assert names(tmp_path / "first") == ["model.tar"], "nothing of it in the run's folder, which may be copied"
+
+
+def test_latest_stands_for_the_run_s_own_folder(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        run_folder.write_metadata(tmp_path / name, {})
+    run_folder.point_latest_at(tmp_path / "first")
+    assert run_folder.own(tmp_path / "latest") == tmp_path / "first"
+    assert run_folder.own(tmp_path / "latest" / "milestone-1.tar") == tmp_path / "first" / "milestone-1.tar"
+    for name in ("first", "second", "none"):
+        assert run_folder.own(tmp_path / name) == tmp_path / name
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert run_folder.own(moved / "latest") == moved / "first"
+    (moved / "latest").unlink()
+    (moved / "latest").symlink_to("first")  # as older versions left it
+    assert run_folder.own(moved / "latest") / "meta.json" == moved / "latest" / "meta.json"
+
+
+def test_tensorboard_finds_the_newest_run_once(tmp_path):
+    from tensorboard.backend.event_processing.io_wrapper import GetLogdirSubdirectories
+
+    for name in ("first", "second"):
+        (tmp_path / name / "tensorboard").mkdir(parents=True)
+        (tmp_path / name / "tensorboard" / "events.out.tfevents.1.machine.2.0").touch()
+        run_folder.point_latest_at(tmp_path / name)
+    found = sorted(Path(folder).relative_to(tmp_path).as_posix() for folder in GetLogdirSubdirectories(str(tmp_path)))
+    assert found == ["first/tensorboard", "second/tensorboard"]
 
 
 def test_a_folder_named_latest_is_left_alone(tmp_path, caplog):
@@ -195,7 +225,7 @@ def test_a_folder_named_latest_is_left_alone(tmp_path, caplog):
     run_folder.point_latest_at(tmp_path / "first")
     assert not (tmp_path / "latest").is_symlink()
     assert "could not make the link" in caplog.text
-    assert names(tmp_path) == ["first", "latest"]
+    assert names(tmp_path) == [".latest", "first", "latest"]
 
 
 def test_metadata_is_read_as_it_was_written(tmp_path):

@@ -11,7 +11,9 @@ import torch
 from tests.helpers.curriculum import TASK, B, T, batches, seen
 from torchbeast.core import forms
 from utils_folder.motivations import curriculum
-from utils_folder.motivations.curriculum import MOMENTS, PROPOSED, REACHED, Curriculum
+from utils_folder.motivations.curriculum import MOMENTS, NAMES, NAMES_APART, Curriculum
+
+PROPOSED, INSIDE, AT_END = range(3)
 
 
 def plain_counts(rollouts) -> tuple[Counter, int]:
@@ -24,13 +26,14 @@ def plain_counts(rollouts) -> tuple[Counter, int]:
                 done, reached = bool(batch["done"][t, b]), bool(batch["reached"][t, b])
                 if not (done or reached):
                     continue
+                at_end = done and not ("restarted" in batch and batch["restarted"][t, b])
                 goal, frame = int(batch["goal"][t - 1, b]), batch["goal_frame"][t - 1, b][..., -3:]
                 x, y = divmod(goal, frame.shape[1])
                 ((agent_x, agent_y),) = (frame[..., 0] == 10).nonzero().tolist()
                 about = [("cell", x, y), ("kind", int(frame[x, y, 0])), ("distance", abs(x - agent_x) + abs(y - agent_y))]
                 for key in about:
                     counts[(PROPOSED, *key)] += 1
-                    counts[(REACHED, *key)] += reached
+                    counts[(AT_END if at_end else INSIDE, *key)] += reached
                 steps += int(batch["goal_step"][t, b]) * reached
     return +counts, steps
 
@@ -44,9 +47,13 @@ def as_counter(history: curriculum.History) -> Counter:
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (4, 5, 6), (23, 11, 3), (16, 16, 3)], ids=str)
-def test_counts_are_those_of_a_plain_loop(shape):
+@pytest.mark.parametrize("restarts", [False, True])
+def test_counts_are_those_of_a_plain_loop(shape, restarts):
     """Grids of 251 to 255 cells and of more too: cells, kinds and distances are counted in one row."""
     rollouts = batches(20, shape)
+    for batch in rollouts if restarts else []:
+        batch["restarted"] = batch["reached"] & (torch.rand(batch["reached"].shape) < 0.5)
+        batch["done"] |= batch["restarted"]
     history = curriculum.history(seen(rollouts).state_dict())
     counts, steps = plain_counts(rollouts)
     assert sum(counts.values()) > 100
@@ -92,6 +99,8 @@ def test_examples_are_goals_in_the_frames_they_were_proposed_in():
     batch["done"][1:], batch["reached"][1:] = False, False
     batch["done"][1, 1], batch["reached"][3, 0] = True, True
     history = curriculum.history(seen([batch]).state_dict())
+    both = curriculum.history(seen([{**batch, "done": batch["done"] | batch["reached"]}]).state_dict())
+    assert both.example_goals[0, 1, 1] == 2
     first, second = history.example_goals[0].tolist()
     assert first == [batch["goal"][0, 1], 0, batch["goal_step"][1, 1]]
     assert second == [batch["goal"][2, 0], 1, batch["goal_step"][3, 0]]
@@ -112,7 +121,7 @@ def test_it_goes_on_from_its_state():
 
 def test_a_run_counts_nothing_yet():
     history = curriculum.history(Curriculum(TASK.frame_shape).state_dict())
-    assert len(history.frames) == 0 and history.cells.shape == (0, 2, 4, 5)
+    assert len(history.frames) == 0 and history.cells.shape == (0, 3, 4, 5)
 
 
 DAMAGE = {
@@ -126,6 +135,8 @@ DAMAGE = {
     "counts of another type": lambda state: state | {"counts": state["counts"].double()},
     "unknown cells": lambda state: state | {"example_frames": state["example_frames"] + 100},
     "goals beyond the grid": lambda state: state | {"example_goals": state["example_goals"] + 100},
+    "more reached at the end than reached": lambda state: state | {"at_end": state["at_end"] + 10**3},
+    "fates that there are not": lambda state: state | {"example_goals": state["example_goals"] + torch.tensor([0, 3, 0])},
     "a table less": lambda state: {name: value for name, value in state.items() if name != "steps"},
 }
 
@@ -137,3 +148,26 @@ def test_a_damaged_history_is_refused_by_who_goes_on_with_it_and_who_shows_it(da
         Curriculum(TASK.frame_shape).load_state_dict(state)
     with pytest.raises(forms.EntryError, match="curriculum"):
         curriculum.history(state)
+
+
+def older(state):
+    """As a version wrote it that did not count apart what was reached at an episode's end."""
+    return {name: value for name, value in state.items() if name != "at_end"}
+
+
+def test_an_older_history_is_shown_as_it_was_counted_and_goes_on_so():
+    rollouts = batches(6)
+    whole, first = seen(rollouts).state_dict(), older(seen(rollouts[:3]).state_dict())
+    apart, together = curriculum.history(whole), curriculum.history(older(whole))
+    assert apart.names == NAMES_APART and together.names == NAMES
+    assert apart.cells[:, AT_END].sum() > 0 < apart.cells[:, INSIDE].sum()
+    for name in ("cells", "kinds", "distances"):
+        both, three = getattr(together, name), getattr(apart, name)
+        assert np.array_equal(both, np.stack([three[:, PROPOSED], three[:, INSIDE] + three[:, AT_END]], axis=1)), name
+    resumed = Curriculum(TASK.frame_shape)
+    for _ in range(2):  # a run loads its checkpoint twice
+        resumed.load_state_dict(first)
+    for number, batch in enumerate(rollouts[3:], 3):
+        resumed.see(batch, target=number + 7)
+    assert "at_end" not in resumed.state_dict()
+    assert np.array_equal(curriculum.history(resumed.state_dict()).cells, together.cells)

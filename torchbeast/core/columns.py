@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 JOINS = ("mean", "episodes", "sum", "last")
@@ -33,3 +34,31 @@ def by_name(*declared: Iterable[Column]) -> dict[str, Column]:
         if found.setdefault(column.name, column) != column:
             raise ValueError(f"column {column.name} is declared twice, differently")
     return found
+
+
+class Joiner:
+    """Joins rows that come one after the other, as their columns say, in memory that stays the same. Threads may share it."""
+
+    def __init__(self, columns: Iterable[Column]):
+        self._join = {column.name: column.join for column in columns}
+        self._lock = threading.Lock()
+        self._sums: dict[str, tuple[float, float]] = {}  # weighted values, and weights
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Absent values, None and NaN count for nothing."""
+        with self._lock:
+            for name, value in row.items():
+                if value is None or value != value:
+                    continue
+                join = self._join[name]
+                weight = row.get("episodes", 1) if join == "episodes" else 1
+                total, weights = self._sums.get(name, (0.0, 0.0)) if join != "last" else (0.0, 0.0)
+                self._sums[name] = (total + weight * value, weights + weight)
+
+    def take(self) -> dict[str, float]:
+        """What the rows since the last call become together; {} of none."""
+        with self._lock:
+            sums, self._sums = self._sums, {}
+        return {
+            name: total if self._join[name] == "sum" else total / weight for name, (total, weight) in sums.items() if weight
+        }

@@ -101,22 +101,32 @@ class FileWriter:
 
         Args:
             run_dir: SAVEDIR/XPID, as `create` made it.
-            args, fields: as for `create`; the fields must be the run's own.
+            args, fields: as for `create`; the run's own fields must be among these, and get those that they lack.
             frames: rows whose value of "frames" is larger are cut; TensorBoard hides its later events too.
-        Raises: FileNotFoundError if there is no run; ValueError if it was written with other fields.
+        Raises: FileNotFoundError if there is no run; ValueError if it has fields that are not among these.
         """
         run_dir = Path(run_dir)
+        fields = list(fields)
         rows.check_fields(fields)
         if not (run_dir / run_folder.METADATA).is_file():
             raise FileNotFoundError(f"{run_dir} holds no run to resume: it has no meta.json")
         lock = run_folder.lock(run_dir)
         meta = run_folder.read_metadata(run_dir)
-        tick = rows.cut(run_dir / run_folder.LOG, fields, frames)
+        log = run_dir / run_folder.LOG
+        added = rows.lacking(log, fields)
+        tick = rows.cut(log, fields, frames)
+        if added:
+            with run_folder.replacing(run_dir / run_folder.FIELDS, alone=True) as temporary:
+                temporary.write_text(rows.header(fields)[2:], encoding="utf-8")
         meta.setdefault("resumed", []).append(provenance.resumption(args, frames))
         meta.update(date_end=None, successful=None)
         run_folder.write_metadata(run_dir, meta)
         run_folder.point_latest_at(run_dir)
-        return cls(run_dir, meta, fields, lock, tick=tick, purge_step=frames + 1)
+        writer = cls(run_dir, meta, fields, lock, tick=tick, purge_step=frames + 1)
+        if added:
+            names = ", ".join(added)
+            logger.info(f"{log} lacked the columns {names}, which are younger than the run: its rows so far leave them empty")
+        return writer
 
     def log(self, row: Mapping) -> None:
         """Writes one row. Absent, None and NaN become empty; any other number is read back exactly as it was.

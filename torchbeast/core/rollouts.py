@@ -26,16 +26,23 @@ class Field(NamedTuple):
 
     per_row: one value per state; else one per rollout, as of its state 0.
     fits: which values it can have, as a checkpoint's are looked at (`forms.tensor`); None: all that are finite.
+    younger: there are checkpoints without it; what they hold has zeros there.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype | type
     per_row: bool = True
     fits: forms.Fits | None = None
+    younger: bool = False
 
     def form(self, *leading: int | None) -> forms.Form:
         """A tensor of this field's values, with these axes before its own."""
         return forms.tensor((*leading, *self.shape), forms.dtype_of(self.dtype), self.fits)
+
+
+def younger(fields: Mapping[str, Field]) -> list[str]:
+    """Those that some checkpoints lack."""
+    return [name for name, field in fields.items() if field.younger]
 
 
 def agent_fields(frame_shape: tuple[int, int, int], num_actions: int) -> dict[str, Field]:
@@ -90,7 +97,8 @@ class Rollouts:
     def form(self, count: int) -> forms.Form:
         """What `batch` gives of so many slots."""
         rows = self.unroll_length + 1
-        return forms.record({name: f.form(*([rows] if f.per_row else []), count) for name, f in self.fields.items()})
+        fields = {name: f.form(*([rows] if f.per_row else []), count) for name, f in self.fields.items()}
+        return forms.record(fields, optional=younger(self.fields))
 
     def write(self, t: int, slots: np.ndarray, row: Mapping[str, np.ndarray]) -> None:
         """Writes row t ([E, ...] per field) of the rollouts `slots` (integers [E])."""

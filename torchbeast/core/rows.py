@@ -107,7 +107,8 @@ def cut(path: Path, fields: Sequence[str], frames: int) -> int:
     """Leaves in logs.csv its header and its whole rows up to `frames`; returns the _tick of the row to write next.
 
     Where only rows at the end go, no room on the disk is needed. Ends of lines, and a mark before the first one, become ours.
-    Raises: ValueError if it was written with other fields.
+    Fields that it lacks, which are younger than the run, are added; its rows leave them empty.
+    Raises: ValueError if it was written with fields that are not among these.
     """
     path.touch()
     tick, last, size, sound = 0, 0.0, 0, not _is_marked(path)
@@ -138,12 +139,13 @@ def _is_marked(path: Path) -> bool:
 def _kept(path: Path, fields: Sequence[str], frames: int) -> Iterator[tuple[str | None, str]]:
     """The header and each row that stays: (as it is, as it is to be); instead of the first, None after a line that goes."""
     first = header(fields)
-    with open(path, "rb") as file:
-        code = encoding(file.read(2))
-    with open(path, newline="", encoding=code, errors="replace") as file:
+    own = fields
+    with open(path, newline="", encoding=_encoding_of(path), errors="replace") as file:
         found = file.readline()
         # A run that died at once may have left no whole header; then there are no rows either.
-        if found.endswith(ENDS) and found.rstrip("\r\n") != first[:-1]:
+        if found.endswith(ENDS):
+            own = _named(found)
+        if found.endswith(ENDS) and (found.rstrip("\r\n") != header(own)[:-1] or not {"frames", *own} <= set(fields)):
             raise ValueError(
                 f"{path} was written with other fields ({found[2:].strip()}): resume it with the version that "
                 "wrote it, or start a new run (another --xpid)"
@@ -152,14 +154,38 @@ def _kept(path: Path, fields: Sequence[str], frames: int) -> Iterator[tuple[str 
         gap = False
         for line in file:
             mended = line.rstrip("\r\n") + "\n"
-            if line.endswith(ENDS) and _is_whole(mended, fields) and _frames(mended, fields) <= frames:
-                yield None if gap else line, mended
+            if line.endswith(ENDS) and _is_whole(mended, own) and _frames(mended, own) <= frames:
+                yield None if gap else line, _moved(mended, own, fields)
             else:
                 gap = True
 
 
+def _encoding_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return encoding(file.read(2))
+
+
+def _named(line: str) -> list[str]:
+    """The fields that a log's first line names."""
+    return line.removeprefix("# ").strip().split(",")[2:]
+
+
 def _frames(line: str, fields: Sequence[str]) -> float:
     return float(line.split(",")[2 + fields.index("frames")])
+
+
+def lacking(path: Path, fields: Sequence[str]) -> list[str]:
+    """Those of `fields` that the log's first line does not name; none where it has no whole one."""
+    with open(path, newline="", encoding=_encoding_of(path), errors="replace") as file:
+        found = file.readline()
+    return [name for name in fields if name not in _named(found)] if found.endswith(ENDS) else []
+
+
+def _moved(line: str, own: Sequence[str], fields: Sequence[str]) -> str:
+    """A row of the fields `own` as one of `fields`."""
+    tick, at, *cells = line[:-1].split(",")
+    there = dict(zip(own, cells))
+    return ",".join([tick, at, *(there.get(name, "") for name in fields)]) + "\n"
 
 
 def _is_whole(line: str, fields: Sequence[str]) -> bool:

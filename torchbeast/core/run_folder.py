@@ -29,7 +29,9 @@ LOCK = ".lock"
 ALWAYS = (METADATA, FIELDS, LOG, MESSAGES)  # there from the beginning
 HEADER_START = b"# _tick"  # of a log
 LONGEST_HEADER = 1 << 20
-LATEST = "latest"  # beside the runs: the newest one
+LATEST = "latest"  # beside the runs: the newest one's view
+VIEWS = ".latest"  # beside the runs: of each, links to what one looks for in it; TensorBoard's events are left out
+SEEN = (CHECKPOINT, METADATA, LOG, FIELDS, MESSAGES)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MAX_NAME_BYTES = 255  # what file systems take
 NAME_RULE = f"UTF-8, no control characters, at most {MAX_NAME_BYTES} bytes"
@@ -41,7 +43,8 @@ def is_plain(name: str) -> bool:
         size = len(name.encode())
     except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
         return False
-    return 0 < size <= MAX_NAME_BYTES and name not in (".", "..", LATEST) and "/" not in name and not CONTROL.search(name)
+    taken = (".", "..", LATEST, VIEWS)
+    return 0 < size <= MAX_NAME_BYTES and name not in taken and "/" not in name and not CONTROL.search(name)
 
 
 def not_plain(name: str) -> str:
@@ -172,13 +175,29 @@ def is_none(lock: IO) -> bool:
 
 
 def point_latest_at(run_dir: Path) -> None:
-    """SAVEDIR/latest -> XPID, relative, so that SAVEDIR can be moved; there is no moment without it."""
-    latest = run_dir.parent / LATEST
+    """SAVEDIR/latest -> .latest/XPID, relative, so that SAVEDIR can be moved; there is no moment without it.
+
+    Not to XPID itself: TensorBoard follows links, and would show the newest run twice.
+    """
+    latest, view = run_dir.parent / LATEST, run_dir.parent / VIEWS / run_dir.name
     try:
+        view.mkdir(parents=True, exist_ok=True)
+        for name in SEEN:
+            with replacing(view / name) as temporary:
+                temporary.symlink_to(Path("..", "..", run_dir.name, name))
         with replacing(latest) as temporary:
-            temporary.symlink_to(run_dir.name)
+            temporary.symlink_to(Path(VIEWS, run_dir.name))
     except OSError as error:  # a file system without links, or a folder of that name: no reason not to train
         logger.warning("could not make the link %s: %s", latest, error)
+
+
+def own(path: Path) -> Path:
+    """The run's folder that SAVEDIR/latest stands for, or a file in it; any other path as it is."""
+    for folder, name in ((path, ""), (path.parent, path.name)):
+        target = folder.resolve()
+        if target.parent.name == VIEWS:
+            return target.parent.parent / target.name / name
+    return path
 
 
 def read_metadata(run_dir: Path) -> dict:

@@ -74,3 +74,9 @@ def grid_size(env_name: str) -> tuple[int, int]:
     env = gym.make(env_name, disable_env_checker=True)
     env.reset(seed=0)
     return env.unwrapped.grid.width, env.unwrapped.grid.height
+
+
+def reward_range(env_name: str) -> tuple[float, float]:
+    """The least and the most that a step of a registered environment pays, as it says itself."""
+    low, high = gym.make(env_name, disable_env_checker=True).reward_range
+    return float(low), float(high)

@@ -19,7 +19,7 @@ from torchbeast.core.columns import Column
 from torchbeast.core.environment import Environment, Output
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
-from torchbeast.core.rollouts import Field
+from torchbeast.core.rollouts import Field, younger
 from torchbeast.core.sampling import sample
 from torchbeast.core.settings import Settings, flag
 from torchbeast.core.weights import Reader, SharedWeights
@@ -117,6 +117,7 @@ def row_fields(task: Task, settings: TeacherSettings, num_goals: int) -> dict[st
         "generator_logits": Field((num_goals,), np.float32),
         "goal_step": Field((), np.int32, fits=forms.within(0, difficulties.MOST_STEPS)),
         "reached": Field((), np.bool_),
+        "restarted": Field((), np.bool_, younger=True),
     }
 
 
@@ -128,6 +129,7 @@ class AmigoActor(MotivationActor):
         goal_step[t]         steps since g was proposed
         goal[t], goal_frame[t], generator_logits[t]   in force when acting in state t, and what it was drawn from
         late_goal[t]         goal[t-1], for --as_published
+        restarted[t]         that ended the episode, for --restart_episode
     """
 
     def __init__(self, teacher: Reader, num_envs: int, task: Task, settings: TeacherSettings, generator: torch.Generator):
@@ -163,6 +165,7 @@ class AmigoActor(MotivationActor):
             reached &= ~out["done"]
         row["reached"][:] = reached
         if self._restart_episode:
+            row["restarted"][:] = reached & ~out["done"]
             environment.restart(reached)
 
     def _propose(self, out: Output, where: np.ndarray) -> None:
@@ -189,7 +192,7 @@ class AmigoActor(MotivationActor):
 
     def load_state_dict(self, state: dict) -> None:
         num_envs = len(self._row["goal"])
-        row = forms.record({name: field.form(num_envs) for name, field in self._fields.items()})
+        row = forms.record({n: field.form(num_envs) for n, field in self._fields.items()}, optional=younger(self._fields))
         proposed = forms.each(forms.whole(high=num_envs - 1), at_most=num_envs)
         forms.record({"row": row, "proposed": proposed})("source/actor/motivation", state)
         for name, value in state["row"].items():
@@ -213,7 +216,9 @@ class Amigo(Motivation):
     columns = (
         *UPDATE_COLUMNS,
         Column("generator_current_target", "target distance of goals, in steps", "last", panel="t_star", label="t* (steps)"),
-        Column("goals_reached", "share of steps on which the goal was reached"),
+        Column("goals_reached", "share of steps on which the goal was reached: the sum of the next two"),
+        Column("goals_reached_inside", "by what the student did"),
+        Column("goals_reached_at_end", "by the exchange of levels as the episode ended"),
     )
     goal_conditioned = True
     waiting_keys = ("generator_batch",)
@@ -240,7 +245,7 @@ class Amigo(Motivation):
         self._waiting: Batch = {}
         self._alarms = TeacherAlarms(self.difficulty.target)
         self._curriculum = Curriculum(task.frame_shape)
-        self.rollout_fields = self._fields()
+        self.rollout_fields = self._rollout_fields()
 
     @classmethod
     def problems(cls, settings: Settings, width: int, height: int) -> list[str]:
@@ -248,9 +253,12 @@ class Amigo(Motivation):
             return [f"--inner: a {width}x{height} grid has no cells inside its outer wall"]
         return []
 
-    def _fields(self) -> dict[str, Field]:
+    def _rollout_fields(self) -> dict[str, Field]:
+        """Of what the actor says, what this run's rollouts hold."""
+        unused = {"late_goal"} if not self._settings.as_published else set()
+        unused |= {"restarted"} if not self._settings.restart_episode else set()
         fields = row_fields(self._task, self._settings, self.teacher.num_goals)
-        return {name: field for name, field in fields.items() if name != "late_goal" or self._settings.as_published}
+        return {name: field for name, field in fields.items() if name not in unused}
 
     def actor(self, num_envs: int, generator: torch.Generator) -> AmigoActor:
         reader = Reader(copy.deepcopy(self.teacher), self._shared)
@@ -269,7 +277,7 @@ class Amigo(Motivation):
     def learn(self, batch: Batch) -> dict[str, float]:
         entries = ended_goals(batch)
         self._waiting = {k: torch.cat([self._waiting[k], v]) for k, v in entries.items()} if self._waiting else entries
-        stats = {"goals_reached": batch["reached"][1:].float().mean().item()}
+        stats = _reached(batch)
         waiting = [int(count) for (count,) in self._ranks.gather([len(self._waiting["goal"])])]
         updates = []
         while taken := shares(waiting, self._settings.generator_batch_size * len(waiting)):
@@ -421,6 +429,13 @@ def reinforce(
     )
     pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
     return pg_loss, losses.baseline_loss(returns.vs, values), losses.entropy_loss(logits.unsqueeze(0))
+
+
+def _reached(batch: Batch) -> dict[str, float]:
+    """What the log says of goals reached in rollouts [T+1, B, ...]."""
+    reached, at_end = batch["reached"][1:], curriculum.reached_at_end(batch)
+    kinds = {"goals_reached": reached, "goals_reached_inside": reached & ~at_end, "goals_reached_at_end": at_end}
+    return {name: steps.float().mean().item() for name, steps in kinds.items()}
 
 
 def shares(waiting: Sequence[int], total: int) -> list[int]:

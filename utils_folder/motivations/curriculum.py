@@ -17,22 +17,28 @@ FIRST_WIDTH = 10_000
 EXAMPLES = 2
 KINDS = OBJECTS
 PROPOSED, REACHED = range(2)
-NAMES = ("proposed", "reached")
+NAMES = ("proposed", "reached")  # where a run did not count them apart
+NAMES_APART = ("proposed", "reached inside", "reached at the end")
+FATE_NAMES = ("not reached", "reached", "reached as the episode ended")  # of examples
 KEY = "curriculum"  # of a checkpoint
-SUMMED = ("counts", "steps")  # of two moments that become one; of the rest the later one's stays
+COUNTS = ("counts", "at_end")  # goals
+SUMMED = (*COUNTS, "steps")  # of two moments that become one; of the rest the later one's stays
 
 
 class History(NamedTuple):
     """A run in M moments of equal numbers of frames. Counts are of goals that ended: reached, or lost to an episode's end.
 
+    Of N = 3 counts (NAMES_APART) the second is of those that the student reached, the third of those that were reached by the
+    exchange of levels at an episode's end. Of N = 2 (NAMES; older runs) the second is of both.
+
     frames int64 [M]             frames learned from at the moment's end
     target int64 [M]             t* then
-    cells int64 [M, 2, W, H]     goals proposed and reached, by cell
-    kinds int64 [M, 2, KINDS]    by what lay there when they were proposed (OBJECT_TO_IDX)
-    distances int64 [M, 2, W+H-1]  by their distance from the agent then, in steps along the axes
+    cells int64 [M, N, W, H]     goals, by cell
+    kinds int64 [M, N, KINDS]    by what lay there when they were proposed (OBJECT_TO_IDX)
+    distances int64 [M, N, W+H-1]  by their distance from the agent then, in steps along the axes
     steps int64 [M]              sum of the steps that the reached ones took
     example_frames uint8 [M, EXAMPLES, W, H, 3]  frames in which goals were proposed
-    example_goals int64 [M, EXAMPLES, 3]         goal (-1: none), whether it was reached, steps until it ended
+    example_goals int64 [M, EXAMPLES, 3]         goal (-1: none); not reached 0, reached 1, at the end 2; steps until then
     """
 
     frames: np.ndarray
@@ -44,12 +50,27 @@ class History(NamedTuple):
     example_frames: np.ndarray
     example_goals: np.ndarray
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What was counted, [N]."""
+        return NAMES_APART if self.cells.shape[1] == len(NAMES_APART) else NAMES
+
+
+def reached_at_end(batch: dict[str, Tensor]) -> Tensor:
+    """Which goals were reached by the exchange of levels as an episode ended, bool [T, B], in rollouts [T+1, B, ...].
+
+    `restarted` tells of episodes that ended because the goal was reached (--restart_episode).
+    """
+    at_end = batch["reached"][1:] & batch["done"][1:]
+    return at_end & ~batch["restarted"][1:] if "restarted" in batch else at_end
+
 
 def _table(size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Empty: what is counted in each moment."""
     W, H = size
     return {
         "counts": np.zeros((MOMENTS, 2, W * H + KINDS + W + H - 1), np.int32),
+        "at_end": np.zeros((MOMENTS, W * H + KINDS + W + H - 1), np.int32),
         "steps": np.zeros(MOMENTS, np.int64),
         "target": np.zeros(MOMENTS, np.int64),
         "example_frames": np.zeros((MOMENTS, EXAMPLES, W, H, 3), np.uint8),
@@ -79,18 +100,19 @@ class Curriculum:
         where = self._moment(frames)
         self._frames += frames
         self._table["target"][where] = target
-        goal_frames, cells, reached, steps = (
+        goal_frames, cells, reached, at_end, steps = (
             values.cpu().numpy()
             for values in (
                 batch["goal_frame"][:-1][ended][..., -3:],
                 batch["goal"][:-1][ended],
                 reached[ended],
+                reached_at_end(batch)[ended],
                 batch["goal_step"][1:][ended],
             )
         )
         self._table["steps"][where] += steps[reached].sum()
-        self._count(where, goal_frames, cells, reached)
-        self._keep_examples(where, goal_frames, np.stack([cells, reached, steps], axis=1))
+        self._count(where, goal_frames, cells, reached, at_end)
+        self._keep_examples(where, goal_frames, np.stack([cells, reached + 1 * at_end, steps], axis=1))
 
     def _moment(self, frames: int) -> int:
         """The row of the present moment, which is at least as long as these frames: none is stepped over."""
@@ -101,7 +123,7 @@ class Curriculum:
                 values[: MOMENTS // 2], values[MOMENTS // 2 :] = merged, -1 if name == "example_goals" else 0
         return self._frames // self._width
 
-    def _count(self, where: int, frames: np.ndarray, cells: np.ndarray, reached: np.ndarray) -> None:
+    def _count(self, where: int, frames: np.ndarray, cells: np.ndarray, reached: np.ndarray, at_end: np.ndarray) -> None:
         W, H = self._size
         kinds = goals.cell_contents(frames, cells)[:, 0].astype(np.int64)  # in uint8, W * H + kinds would wrap
         agents = (frames[..., 0] == goals.AGENT).reshape(-1, W * H).argmax(1)
@@ -110,6 +132,8 @@ class Curriculum:
         counts = self._table["counts"][where]
         counts[PROPOSED] += np.bincount(columns, minlength=counts.shape[1])
         counts[REACHED] += np.bincount(columns[np.tile(reached, 3)], minlength=counts.shape[1])
+        if "at_end" in self._table:
+            self._table["at_end"][where] += np.bincount(columns[np.tile(at_end, 3)], minlength=counts.shape[1])
 
     def _keep_examples(self, where: int, frames: np.ndarray, about: np.ndarray) -> None:
         goals_kept, frames_kept = self._table["example_goals"][where], self._table["example_frames"][where]
@@ -129,6 +153,8 @@ class Curriculum:
         """Raises: EntryError if it is no history of such a grid."""
         check(state, self._size)
         self._width, self._frames = state["width"], state["frames"]
+        if "at_end" not in state:  # an older run's: what it did not count from its start it does not count at all
+            self._table.pop("at_end", None)
         for name, values in self._table.items():
             values[: len(state[name])] = state[name].numpy()
 
@@ -144,13 +170,15 @@ def check(state: dict[str, Any], size: tuple[int, int] | None = None) -> None:
         raise forms.EntryError(f"{KEY}: {W}x{H} cells, {used} moments of {state['width']} frames: no history of this run")
     table = dict.fromkeys(plain, forms.anything)
     for name, values in _table((W, H)).items():
-        fits = forms.within(-1 if name == "example_goals" else 0, state["frames"] if name == "counts" else forms.MOST)
+        fits = forms.within(-1 if name == "example_goals" else 0, state["frames"] if name in COUNTS else forms.MOST)
         fits = are_cells if name == "example_frames" else fits
         table[name] = forms.tensor((used, *values.shape[1:]), forms.dtype_of(values.dtype), fits)
-    forms.record(table)(KEY, state)
-    goal, done = state["example_goals"][..., 0], state["example_goals"][..., 1]
-    if (goal >= W * H).any() or (done > 1).any():
-        raise forms.EntryError(f"{KEY}/example_goals holds cells beyond the grid, or what is neither reached nor not")
+    forms.record(table, optional=("at_end",))(KEY, state)
+    if "at_end" in state and (state["at_end"] > state["counts"][:, REACHED]).any():
+        raise forms.EntryError(f"{KEY}/at_end holds more goals than were reached")
+    goal, fate = state["example_goals"][..., 0], state["example_goals"][..., 1]
+    if (goal >= W * H).any() or (fate >= len(FATE_NAMES)).any():
+        raise forms.EntryError(f"{KEY}/example_goals holds cells beyond the grid, or what can become of no goal")
 
 
 def history(state: dict[str, Any]) -> History:
@@ -159,11 +187,14 @@ def history(state: dict[str, Any]) -> History:
     W, H = state["size"]
     counts = state["counts"].numpy().astype(np.int64)
     moments = len(counts)
+    if "at_end" in state:
+        at_end = state["at_end"].numpy().astype(np.int64)
+        counts = np.stack([counts[:, PROPOSED], counts[:, REACHED] - at_end, at_end], axis=1)
     cells, kinds, distances = np.split(counts, [W * H, W * H + KINDS], axis=2)
     return History(
         frames=np.minimum(np.arange(1, moments + 1) * state["width"], state["frames"]),
         target=state["target"].numpy(),
-        cells=cells.reshape(moments, 2, W, H),
+        cells=cells.reshape(moments, counts.shape[1], W, H),
         kinds=kinds,
         distances=distances,
         steps=state["steps"].numpy(),
