@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from main.amigo import program
@@ -30,7 +31,7 @@ class RunSettings:
     """What is run, and for how long."""
 
     title = "What to run"
-    env: str = flag("MiniGrid-Empty-8x8-v0", "MiniGrid environment")
+    env: str = flag("MiniGrid-Empty-8x8-v0", "MiniGrid environment; MODULE:NAME is one that MODULE registers")
     mode: str = flag(
         "train",
         "train, test (play with a trained agent), test_render (play in a window)",
@@ -140,13 +141,32 @@ def problems(settings: Settings) -> list[str]:
     found = settings.problems()
     found += settings[ProcessSettings].problems(settings[LearningSettings].batch_size)
     found += settings[FileSettings].problems()
-    run = settings[RunSettings]
+    run, environment = settings[RunSettings], settings[EnvironmentSettings]
+    found += minigrid.problems(run.env, environment)
     try:
-        found += minigrid.problems(run.env, settings[EnvironmentSettings])
-        found += MOTIVATIONS[run.model].problems(settings, *minigrid.grid_size(run.env))
-    except ValueError as error:
-        found.append(f"--env: {error}")
-    return found
+        size = minigrid.grid_size(environment.task(run.env))
+    except ValueError:  # said above
+        return found
+    return found + MOTIVATIONS[run.model].problems(settings, *size)
+
+
+def refuse_foreign_module(env: str, given: Mapping[str, Any], checkpoint: Path) -> None:
+    """A checkpoint names its environment, and perhaps a module, which importing would run.
+
+    It is imported if `--env` names it, or the metadata beside the checkpoint, which this program wrote when the run began.
+    Raises: UsageError otherwise.
+    """
+    if minigrid.module_of(env) is None or given.get("env") == env:
+        return
+    try:
+        own = run_folder.read_metadata(checkpoint.parent)["args"]["env"] == env
+    except (OSError, ValueError, KeyError, TypeError):
+        own = False
+    if not own:
+        raise UsageError(
+            f"{checkpoint} names the environment {env}, whose module is not imported for a checkpoint from elsewhere: if you "
+            f"trust it, give --env {env}"
+        )
 
 
 def check(settings: Settings) -> None:

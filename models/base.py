@@ -54,6 +54,9 @@ class StudentNetwork(abc.ABC):
         return 0
 
     @staticmethod
-    def misfit(weights: dict[str, Any], width: int, height: int) -> str | None:
-        """Why these weights fit no grid of this size; None if they may, or do not tell. Raises: ValueError if they are none."""
-        return None
+    def trained_on(weights: dict[str, Any]) -> tuple[int | None, int | None]:
+        """(Cells of the grid, actions) that these weights are for; None where they do not tell.
+
+        Raises: ValueError if they are none of such a network.
+        """
+        return None, None

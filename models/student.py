@@ -103,11 +103,12 @@ class Student(CellEmbedding, StudentNetwork):
         return cells * own.goal_dim + layers * (width + 1) * width + (33 + num_actions) * width
 
     @staticmethod
-    def misfit(weights: dict[str, Any], width: int, height: int) -> str | None:
-        cells = weights.get("embed_agent_loc.weight")
-        if not isinstance(cells, Tensor) or cells.dim() != 2:
-            raise ValueError("holds no student of this program (no embed_agent_loc)")
-        return None if len(cells) == width * height + 1 else f"trained on a grid of {len(cells) - 1} cells"
+    def trained_on(weights: dict[str, Any]) -> tuple[int, int]:
+        cells, policy = weights.get("embed_agent_loc.weight"), weights.get("policy.weight")
+        for name, matrix in (("embed_agent_loc", cells), ("policy", policy)):
+            if not isinstance(matrix, Tensor) or matrix.dim() != 2:
+                raise ValueError(f"holds no student of this program (no {name})")
+        return len(cells) - 1, len(policy)
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """Zeros (h, c), each [layers, B, hidden]; () without LSTM."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from main.settings import EvaluationSettings, RunSettings
 from torchbeast.core import outputs
 from torchbeast.core.settings import Settings, UsageError
 from utils_folder import video
+from utils_folder.minigrid import EnvironmentSettings
+
+logger = logging.getLogger("amigo")
 
 
 def evaluate(settings: Settings, given: dict[str, Any]) -> None:
@@ -19,14 +23,18 @@ def evaluate(settings: Settings, given: dict[str, Any]) -> None:
     agent = trained.load(settings, given)
     run, own = agent.settings[RunSettings], agent.settings[EvaluationSettings]
     _check_outputs(run, own)
+    if notice := agent.survey.notice():
+        logger.info(notice)
     if run.mode == "test_render":
         return _render(agent, run.env, own.video_episodes)
     summary = score.score(agent)
     print(score.report(agent.settings, summary))
     if own.json is not None:
         weights = str(Path(own.weight_path))
-        about = {"env": run.env, "weights": weights, "model": run.model, "greedy": own.greedy, "seed": run.seed}
-        outputs.write({own.json: (json.dumps({**about, **summary}, indent=2) + "\n").encode()})
+        env_args = agent.settings[EnvironmentSettings].env_args
+        env = {"env": run.env} if env_args is None else {"env": run.env, "env_args": json.loads(env_args)}
+        about = {**env, "weights": weights, "model": run.model, "greedy": own.greedy, "seed": run.seed}
+        outputs.write({own.json: (json.dumps({**about, **summary}, indent=2, allow_nan=False) + "\n").encode()})
     if own.record_video:
         try:
             steps = film.record(agent, own.video_episodes, own.video_path)

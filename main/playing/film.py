@@ -10,7 +10,7 @@ import torch
 
 from main.playing.trained import Trained
 from main.training.actor import Actor
-from utils_folder import minigrid, video
+from utils_folder import video
 from utils_folder.motivations.base import Motivation
 
 EVENT_SECONDS, OUTCOME_SECONDS = 0.8, 2.4  # time to read a badge
@@ -34,22 +34,22 @@ def watch(agent: Trained, num_episodes: int, show: Callable[[np.ndarray, float],
     """
     actor = agent.actor(1, "video")
     actor.start()
-    steps = [_watch_episode(agent.motivation, actor, show) for _ in range(num_episodes)]
+    steps = [_watch_episode(agent, actor, show) for _ in range(num_episodes)]
     actor.environment.close()
     return steps
 
 
-def _watch_episode(motivation: Motivation, actor: Actor, show: Callable[[np.ndarray, float], None]) -> int:
+def _watch_episode(agent: Trained, actor: Actor, show: Callable[[np.ndarray, float], None]) -> int:
     arrival, following = Arrival(), _copied(actor.row)
     done = False
     while not done:
         row, following = following, _copied(actor.advance())
-        show(_picture(motivation, row, following, arrival), EVENT_SECONDS if arrival.event else 0)
-        arrival = _arrive(motivation, row, following, arrival)
+        show(_picture(agent, row, following, arrival), EVENT_SECONDS if arrival.event else 0)
+        arrival = _arrive(agent.motivation, row, following, arrival)
         done = bool(following["done"][0])
     # The state that the last step led to is gone (the next episode's first frame is there): show the one it was taken in.
-    outcome = _outcome(arrival, actor.environment.max_steps)
-    show(_picture(motivation, row, following, arrival, outcome), OUTCOME_SECONDS)
+    outcome = _outcome(arrival, bool(following["truncated"][0]))
+    show(_picture(agent, row, following, arrival, outcome), OUTCOME_SECONDS)
     return arrival.step
 
 
@@ -72,17 +72,17 @@ def _arrive(motivation: Motivation, row: dict, following: dict, before: Arrival)
     )
 
 
-def _outcome(arrival: Arrival, max_steps: int) -> tuple[str, video.Colour]:
+def _outcome(arrival: Arrival, truncated: bool) -> tuple[str, video.Colour]:
     if arrival.total > 0:  # what the success rate counts
         return "task solved", video.GOOD
-    return "time is up" if arrival.step >= max_steps else "episode over", video.BAD
+    return "time is up" if truncated else "episode over", video.BAD
 
 
 def _picture(
-    motivation: Motivation, row: dict, following: dict, arrival: Arrival, outcome: tuple[str, video.Colour] | None = None
+    agent: Trained, row: dict, following: dict, arrival: Arrival, outcome: tuple[str, video.Colour] | None = None
 ) -> np.ndarray:
     """The state of `row`; what the student thought and did in it stands in the row that follows."""
-    shown = motivation.shown(row)
+    shown = agent.motivation.shown(row)
     lines = [("step", str(arrival.step)), ("return", f"{arrival.total:.3f}")]
     if shown.goal is not None:
         lines.append(("goals reached", str(arrival.reached)))
@@ -96,7 +96,7 @@ def _picture(
     badges = [(arrival.event, video.TEACHER_COLOUR)] if arrival.event else []
     panel = video.Panel(
         lines,
-        bars=list(zip(minigrid.ACTION_NAMES, shares, strict=False)),  # some environments allow the first actions only
+        bars=list(zip(agent.survey.action_names, shares, strict=True)),
         chosen=int(following["action"][0]),
         badges=badges + ([outcome] if outcome is not None else []),
     )

@@ -10,9 +10,10 @@ from scipy import stats
 
 from main.playing.trained import Trained
 from main.settings import EvaluationSettings, RunSettings
+from main.training import recipe
 from main.training.actor import Actor
-from torchbeast.core.settings import Settings
-from utils_folder.minigrid.base import reward_range
+from torchbeast.core.settings import Settings, UsageError
+from utils_folder import minigrid
 
 CONFIDENCE = 0.95
 
@@ -25,11 +26,15 @@ class Episodes(NamedTuple):
 
 
 def score(agent: Trained) -> dict[str, Any]:
-    """Means with intervals (`summarise`) over `num_episodes` fresh episodes."""
+    """Means with intervals (`summarise`) over `num_episodes` fresh episodes. Raises: UsageError for returns that have none."""
     num_episodes = agent.settings[EvaluationSettings].num_episodes
-    task, env = agent.task, agent.settings[RunSettings].env
+    task, name = agent.task, recipe.task_name(agent.settings)
     episodes = play(agent.actors(num_episodes, "evaluation"), num_episodes)
-    return summarise(episodes, max_steps=task.max_steps, reward_range=reward_range(env))
+    if wrong := int((~np.isfinite(episodes.returns)).sum()):
+        raise UsageError(
+            f"{name} gave {wrong} of {num_episodes} episodes a return that is no finite number: mend its rewards"
+        )
+    return summarise(episodes, max_steps=task.max_steps, reward_range=minigrid.reward_range(name))
 
 
 def play(actors: Iterator[Actor], num_episodes: int) -> Episodes:
@@ -69,6 +74,7 @@ def summarise(episodes: Episodes, *, max_steps: int, reward_range: tuple[float, 
 
 
 def _mean(name: str, values: np.ndarray, least: float, most: float) -> dict[str, Any]:
+    values = values.astype(np.float64)  # squares of large returns are no float32
     mean = float(values.mean())
     if len(values) < 2:
         return {f"mean_{name}": mean, f"mean_{name}_interval": None}
@@ -89,10 +95,10 @@ def report(settings: Settings, summary: dict[str, Any]) -> str:
         return f"  {title:<14}{summary[key]:9.3f}   {text}"
 
     run, own = settings[RunSettings], settings[EvaluationSettings]
-    actions = "greedy" if own.greedy else "sampled"
+    actions, task = "greedy" if own.greedy else "sampled", recipe.task_name(settings)
     return "\n".join(
         [
-            f"{own.weight_path} on {run.env}: {summary['episodes']} episodes, {actions} actions, seed {run.seed}",
+            f"{own.weight_path} on {task}: {summary['episodes']} episodes, {actions} actions, seed {run.seed}",
             line("success rate", "success_rate"),
             line("mean return", "mean_return"),
             line("mean steps", "mean_steps"),

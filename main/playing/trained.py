@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from torchbeast.core import checkpoint, forms
 from torchbeast.core.sampling import derive_seed, torch_generator
 from torchbeast.core.settings import Settings, UsageError
 from utils_folder import minigrid
+from utils_folder.minigrid import EnvironmentSettings, Survey
 from utils_folder.motivations.base import Motivation, Task
 
 logger = logging.getLogger("amigo")
@@ -26,36 +28,93 @@ MAX_BATCH = 256
 
 def load(settings: Settings, given: dict[str, Any]) -> Trained:
     """The agent at `weight_path`; its settings are these, with those that the checkpoint decides. Raises: UsageError."""
+    weight_path = Path(settings[EvaluationSettings].weight_path)
     try:
-        state = checkpoint.load(Path(settings[EvaluationSettings].weight_path))
+        state = checkpoint.load(weight_path)
     except checkpoint.CheckpointError as error:
         raise UsageError(f"--weight_path {error}") from None
-    settings = _with_its_own(settings, given, state)
+    stored = _stored(state)
+    if "env" not in given:
+        settings_module.refuse_foreign_module(stored["env"], given, weight_path)
+    settings = _with_its_own(settings, given, stored)
     settings_module.check(settings)
+    _check_task(settings, stored, state["model_state_dict"])
     return Trained(settings, state)
 
 
-def _with_its_own(settings: Settings, given: dict[str, Any], state: dict) -> Settings:
-    """The settings, with those of the networks and the variant as the checkpoint has them."""
-    flags = settings_module.flags()
-    unsaid = {name: about.published for name, about in flags.items() if about.published is not None}
-    implied = unsaid if checkpoint.is_published(state) else {}
-    stored = {**settings_module.defaults(), **implied, **settings_module.stored(state["flags"])}
-    own = {name: stored[name] for name, about in flags.items() if about.agent}
+def _stored(state: dict) -> dict[str, Any]:
+    """Every flag as the agent was trained with it."""
+    implied = {name: about.published for name, about in settings_module.flags().items() if about.published is not None}
+    known = settings_module.stored(state["flags"])
+    return {**settings_module.defaults(), **(implied if checkpoint.is_published(state) else {}), **known}
+
+
+def _with_its_own(settings: Settings, given: dict[str, Any], stored: dict[str, Any]) -> Settings:
+    """The settings; those of the networks and the variant, and the task unless another is given, as the checkpoint has them."""
+    own = {name: stored[name] for name, about in settings_module.flags().items() if about.agent}
     for name, value in own.items():
         if name in given and given[name] != value:
             logger.warning(f"--{name} {given[name]}: the agent was trained with {value}, which is used")
+    env = given.get("env", stored["env"])
+    env_args = given.get("env_args", stored["env_args"] if env == stored["env"] else None)
     seed = settings[RunSettings].seed
     seed = int.from_bytes(os.urandom(4), "little") >> 1 if seed is None else seed
-    return settings.replace(**own, env=given.get("env", stored["env"]), seed=seed)
+    settings = settings.replace(**own, env=env, env_args=env_args, seed=seed)
+    level = stored["env_seed"] if stored["fix_seed"] else None
+    if level not in (None, settings[EnvironmentSettings].fixed_seed):
+        logger.warning(
+            f"the agent was trained on one level only and plays others here: --fix_seed --env_seed {level} plays its own"
+        )
+    return settings
+
+
+def _check_task(settings: Settings, stored: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Raises UsageError if the agent was trained on another grid, or with other actions, than it is to play with."""
+    weight_path = settings[EvaluationSettings].weight_path
+    try:
+        cells, actions = STUDENTS[settings[RunSettings].student_network].trained_on(weights)
+    except ValueError as error:
+        raise UsageError(f"--weight_path {weight_path}: {error}") from None
+    here, there = _survey(settings), _survey_of_its_own(settings, stored)
+    W, H = here.size
+    if there is not None and cells in (None, math.prod(there.size)) and actions in (None, there.num_actions):
+        fits = (there.size, there.num_actions) == (here.size, here.num_actions)
+        trained = f"a grid of {there.size[0]}x{there.size[1]} ({math.prod(there.size)} cells) with {there.num_actions} actions"
+    else:  # its task is not known here, or no longer what it was
+        fits = cells in (None, W * H) and actions in (None, here.num_actions)
+        trained = f"a grid of {cells} cells with {actions} actions"
+    if not fits:
+        raise UsageError(
+            f"--weight_path {weight_path}: the agent was trained on {trained} ({stored['env']}), and "
+            f"{recipe.task_name(settings)} has {W}x{H} and {here.num_actions} actions; choose the agent's own --env"
+        )
+
+
+def _survey(settings: Settings) -> Survey:
+    return minigrid.survey(recipe.task_name(settings), settings[EnvironmentSettings].fixed_seed)
+
+
+def _survey_of_its_own(settings: Settings, stored: dict[str, Any]) -> Survey | None:
+    """Of the task that the agent was trained on; None if that cannot be made here, or is not to be imported."""
+    its_own = settings.replace(env=stored["env"], env_args=stored["env_args"])
+    try:
+        given = {"env": settings[RunSettings].env}
+        settings_module.refuse_foreign_module(stored["env"], given, Path(settings[EvaluationSettings].weight_path))
+        return _survey(its_own)
+    except (UsageError, ValueError):
+        return None
 
 
 class Trained:
-    """A trained student and what motivates it, and the actors that play with them."""
+    """A trained student and what motivates it, and the actors that play with them.
+
+    Attributes:
+        survey: what a first look at its task tells.
+    """
 
     def __init__(self, settings: Settings, state: dict):
         self.settings = settings
-        self._check_grid(state)
+        self.survey = _survey(settings)
         task = recipe.probe(settings)
         weight_path = settings[EvaluationSettings].weight_path
         try:
@@ -77,19 +136,6 @@ class Trained:
     @property
     def motivation(self) -> Motivation:
         return self._agent.motivation
-
-    def _check_grid(self, state: dict) -> None:
-        run, weight_path = self.settings[RunSettings], self.settings[EvaluationSettings].weight_path
-        width, height = minigrid.grid_size(run.env)
-        try:
-            why = STUDENTS[run.student_network].misfit(state["model_state_dict"], width, height)
-        except ValueError as error:
-            raise UsageError(f"--weight_path {weight_path}: {error}") from None
-        if why is not None:
-            raise UsageError(
-                f"--weight_path {weight_path}: {why} ({state['flags'].get('env')}), and {run.env} has {width}x{height}; "
-                "choose the agent's own --env"
-            )
 
     def actor(self, num_envs: int, stream: str) -> Actor:
         """Plays in E fresh environments; `stream` names its randomness."""

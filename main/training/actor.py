@@ -11,7 +11,7 @@ import torch
 
 from torchbeast.core import forms
 from torchbeast.core.console import cut
-from torchbeast.core.environment import Environment
+from torchbeast.core.environment import LAST, Environment
 from torchbeast.core.exchange import ActorPort
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import sample
@@ -109,8 +109,9 @@ class Actor:
         own = ("environment", "motivation", "generator", "core_state", "results", "observed")
         forms.record(dict.fromkeys(own, forms.anything))("source/actor", state)
         out = self.environment.load_state_dict(state["environment"])
-        for name, value in out.items():
-            if not np.array_equal(state["observed"][name], value):
+        observed = state["observed"]
+        for name in [name for name in out if name in observed and not name.startswith(LAST)]:
+            if not np.array_equal(observed[name], out[name]):
                 raise forms.EntryError(f"source/actor/observed/{name} is not what the environments show")
         core_state = forms.each(forms.anything, count=len(self._core_state))
         core_state("source/actor/core_state", state["core_state"])
@@ -120,7 +121,8 @@ class Actor:
         forms.generator("source/actor/generator", state["generator"])
         self._generator.set_state(state["generator"])
         self._core_state = tuple(state["core_state"])
-        self.row = {k: v.numpy() for k, v in (state["observed"] | state["results"]).items()}
+        # `out` has what an older state lacks.
+        self.row = {**out, **{k: v.numpy() for k, v in (observed | state["results"]).items()}}
 
 
 def run(build: Callable[[], Actor], rollouts: Rollouts, port: ActorPort, stop: np.ndarray, heartbeat: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from main.training.timeouts import OBSERVED, last_values
 from torchbeast.core import forms, losses, vtrace
 from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
@@ -117,6 +118,8 @@ class Learner:
         outputs = self._forward(batch)
         extrinsic = not self._reward_settings.no_extrinsic_rewards
         reward = rewards.student_reward(batch["reward"][1:], intrinsic, extrinsic=extrinsic)
+        if self._settings.bootstrap_time_limit:
+            reward = reward + self._settings.discounting * last_values(self.student, batch, *self._inputs(batch))
         policy_logits, values = outputs["policy_logits"][:-1], outputs["baseline"][:-1]
         actions = batch["action"][1:]
         log_probs = vtrace.action_log_probs(policy_logits, actions)
@@ -144,15 +147,19 @@ class Learner:
 
     def _forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The student's outputs in states 0..T."""
-        inputs = {name: batch[name] for name in ("frame", "carried_obj", "carried_col", "done")}
+        outputs, _ = self.student(*self._inputs(batch))
+        return outputs
+
+    def _inputs(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """What the student sees in states 0..T, and the state of its memory before them."""
+        inputs = {name: batch[name] for name in (*OBSERVED, "done")}
         goal = self.motivation.student_goal(batch)
         if goal is not None:
             inputs["goal"] = goal
         core_state = tuple(
             batch[f"core_state_{i}"].transpose(0, 1).contiguous() for i in range(2) if f"core_state_{i}" in batch
         )
-        outputs, _ = self.student(inputs, core_state)
-        return outputs
+        return inputs, core_state
 
     def warnings(self) -> Iterator[str]:
         """What a user should know of the present state, a line each."""

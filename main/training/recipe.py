@@ -12,10 +12,11 @@ from main.settings import RunSettings
 from main.training.actor import Actor
 from main.training.learner import COLUMNS, Learner
 from main.training.processes import ProcessSettings
+from main.training.timeouts import OBSERVED
 from models import STUDENTS
 from models.grid import are_cells
 from torchbeast.core.columns import Column, by_name
-from torchbeast.core.environment import Environment
+from torchbeast.core.environment import LAST, Environment
 from torchbeast.core.optimizer import LearningSettings, optimizer_maker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field, Rollouts, agent_fields, rollout_bytes
@@ -30,11 +31,16 @@ from utils_folder.motivations.rewards import RewardSettings
 CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
 
 
+def task_name(settings: Settings) -> str:
+    """The run's task: its environment with what that is made with."""
+    return settings[EnvironmentSettings].task(settings[RunSettings].env)
+
+
 def make_environments(settings: Settings, seeds: Sequence[int]) -> Environment:
     """Environments of the run's kind; environment e's levels come from seeds[e]."""
     own = settings[EnvironmentSettings]
     return minigrid.make_environments(
-        settings[RunSettings].env,
+        task_name(settings),
         seeds,
         engine=own.engine,
         num_input_frames=own.num_input_frames,
@@ -45,7 +51,7 @@ def make_environments(settings: Settings, seeds: Sequence[int]) -> Environment:
 def probe(settings: Settings) -> Task:
     """What is played. Has the compiled engine ready before a fork."""
     own = settings[EnvironmentSettings]
-    return Task.of(minigrid.probe(settings[RunSettings].env, engine=own.engine, num_input_frames=own.num_input_frames))
+    return Task.of(minigrid.probe(task_name(settings), engine=own.engine, num_input_frames=own.num_input_frames))
 
 
 class Agent(NamedTuple):
@@ -90,7 +96,15 @@ class Agent(NamedTuple):
         """Plays environments of its own with this agent's newest weights."""
         student = Reader(copy.deepcopy(self.student), self.shared)
         motivation = self.motivation.actor(len(seeds), generator)
-        return Actor(make_environments(self.settings, seeds), student, motivation, generator, greedy=greedy)
+        environment = make_environments(self.settings, seeds)
+        if self._last_fields:
+            environment.keep_last(self._last_fields)
+        return Actor(environment, student, motivation, generator, greedy=greedy)
+
+    @property
+    def _last_fields(self) -> tuple[str, ...]:
+        """What the learner wants to know of states in which time ran out."""
+        return OBSERVED if self.settings[LearningSettings].bootstrap_time_limit else ()
 
     def rollout_fields(self) -> dict[str, Field]:
         """All that a rollout holds: the agent's, MiniGrid's and the motivation's fields, and the LSTM's state at state 0."""
@@ -98,9 +112,10 @@ class Agent(NamedTuple):
             f"core_state_{i}": Field((state.shape[0], state.shape[2]), "float32", per_row=False)
             for i, state in enumerate(self.student.initial_state(1))
         }
-        fields = agent_fields(self.task.frame_shape, self.task.num_actions)
+        fields = agent_fields(self.task.frame_shape, self.task.num_actions) | minigrid.CARRIED_FIELDS
         fields["frame"] = fields["frame"]._replace(fits=are_cells)
-        return fields | minigrid.CARRIED_FIELDS | core_state | self.motivation.rollout_fields
+        last = {LAST + name: fields[name] for name in self._last_fields}
+        return fields | last | core_state | self.motivation.rollout_fields
 
     @property
     def _rollouts_size(self) -> dict[str, int]:

@@ -46,12 +46,14 @@ def open_writer(settings: Settings, columns: Sequence[Column], frames: int | Non
 
 
 def _free_name(settings: Settings) -> str:
-    """ENV_INITIALS_MMDD-HHMM, with -2, -3, ... where that is taken; its folder is made, so that nobody else takes it.
+    """ENV_INITIALS_MMDD-HHMM, with -2, -3, ... where that is taken; of ENV without its module.
+
+    Its folder is made, so that nobody else takes it.
 
     Raises: ValueError if no folder can have that name.
     """
     files = settings[FileSettings]
-    env = settings[RunSettings].env.replace("/", "_")
+    env = settings[RunSettings].env.rpartition(":")[2].replace("/", "_")
     name = f"{env}_{files.initials}_{time.strftime('%m%d-%H%M')}"
     for number in itertools.count(1):
         run_dir = run_folder.of(files.savedir, name if number == 1 else f"{name}-{number}")

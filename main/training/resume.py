@@ -56,6 +56,7 @@ def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings,
     except forms.EntryError as error:
         raise UsageError(f"--resume: {path} cannot be gone on from: {error}") from None
     stored = {**settings_module.defaults(), **settings_module.stored(state["flags"])}
+    settings_module.refuse_foreign_module(stored["env"], given, path)
     flags = settings_module.flags()
     if lost := [name for name in _begun_with(path.parent) if name in flags and name not in state["flags"]]:
         raise UsageError(f"--resume: {path} is damaged: its flags lack {', '.join(lost)}, with which the run was begun")

@@ -266,12 +266,14 @@ def announce(settings: Settings, device: torch.device, rollouts: Rollouts, run_d
     """Says what is run, where and by what."""
     run, processes = settings[RunSettings], settings[ProcessSettings]
     where = f"{processes.processes} actor processes" if processes.processes else "this process"
-    asked = settings[EnvironmentSettings].engine
-    engine = minigrid.choose_engine(run.env, asked)
+    own, task = settings[EnvironmentSettings], recipe.task_name(settings)
+    engine = minigrid.choose_engine(task, own.engine)
     several = "" if ranks.alone else f"{ranks.size} ranks, each: "
     logger.info(
-        f"{run.model} on {run.env}: {several}{processes.num_actors} environments in {where}, {engine} engine, "
+        f"{run.model} on {task}: {several}{processes.num_actors} environments in {where}, {engine} engine, "
         f"learning on {device}, {rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {run.seed}; writing {run_dir}"
     )
-    if why := minigrid.why_not_first(run.env, asked):
+    if why := minigrid.why_not_first(task, own.engine):
         logger.warning(why)
+    if notice := minigrid.survey(task, own.fixed_seed).notice():
+        logger.info(notice)

@@ -47,6 +47,7 @@ class Twin:
         self.env.gen_obs = lambda: None  # the partial view takes most of the time and draws nothing
         self.fixed_seed = fixed_seed
         self.episode_return, self.episode_step, self.reward, self.done = 0.0, 0, 0.0, True
+        self.truncated = False
         self.env.reset(seed=seed if fixed_seed is None else fixed_seed)
 
     def step(self, action):
@@ -54,6 +55,7 @@ class Twin:
             self.episode_return, self.episode_step = 0.0, 0
         _, self.reward, terminated, truncated, _ = self.env.step(action)
         self.done = terminated or truncated
+        self.truncated = truncated and not terminated
         self.episode_return = np.float32(self.episode_return) + np.float32(self.reward)
         self.episode_step += 1
         assert self.episode_step == self.env.step_count
@@ -71,6 +73,7 @@ class Twin:
             "frame": frame,
             "reward": np.float32(self.reward),
             "done": self.done,
+            "truncated": self.truncated,
             "episode_return": np.float32(self.episode_return),
             "episode_step": self.episode_step,
             "carried_obj": OBJECT_TO_IDX[carried.type if carried else "empty"],
@@ -357,10 +360,10 @@ def test_first_output_and_attributes(env_name):
     assert engine.frame_shape == (env.width, env.height, 3) and output["frame"].shape == (3, *engine.frame_shape)
     dtypes = {name: array.dtype for name, array in output.items()}
     assert dtypes == {
-        "frame": np.uint8, "reward": np.float32, "done": bool, "episode_return": np.float32,
+        "frame": np.uint8, "reward": np.float32, "done": bool, "truncated": bool, "episode_return": np.float32,
         "episode_step": np.int32, "carried_obj": np.uint8, "carried_col": np.uint8,
     }  # fmt: skip
-    assert output["done"].all() and not output["reward"].any()
+    assert output["done"].all() and not output["truncated"].any() and not output["reward"].any()
     assert not output["episode_return"].any() and not output["episode_step"].any()
     assert (output["carried_obj"] == 1).all() and (output["carried_col"] == 5).all()
 

@@ -22,6 +22,7 @@ DTYPES = {
     "frame": np.uint8,
     "reward": np.float32,
     "done": np.bool_,
+    "truncated": np.bool_,
     "episode_return": np.float32,
     "episode_step": np.int32,
     "carried_obj": np.uint8,
@@ -51,7 +52,7 @@ def by_hand(name, seed, actions, fixed_seed=None):
     """One environment's outputs: the first, then one per action (SPEC section 3's convention of auto-reset)."""
     env = gym.make(name, disable_env_checker=True)
     env.reset(seed=seed if fixed_seed is None else fixed_seed)
-    outputs = [{**look(env), "reward": 0.0, "done": True, "episode_return": 0.0, "episode_step": 0}]
+    outputs = [{**look(env), "reward": 0.0, "done": True, "truncated": False, "episode_return": 0.0, "episode_step": 0}]
     rewards = []
     for action in actions:
         _, reward, terminated, truncated, _ = env.step(int(action))
@@ -59,8 +60,9 @@ def by_hand(name, seed, actions, fixed_seed=None):
         rewards.append(reward)
         if done:
             env.reset(seed=fixed_seed)
-        told = {"reward": reward, "done": done, "episode_return": sum(rewards), "episode_step": len(rewards)}
-        outputs.append({**look(env), **told})
+        told = {"reward": reward, "done": done, "truncated": truncated and not terminated}
+        sums = {"episode_return": sum(rewards), "episode_step": len(rewards)}
+        outputs.append({**look(env), **told, **sums})
         if done:
             rewards = []
     return outputs
@@ -149,8 +151,76 @@ def test_the_step_limit_ends_an_episode():
     environment.initial()
     for t in range(1, environment.max_steps + 2):
         out = environment.step(np.zeros(2, np.int64))  # turning on the spot
-        assert out["done"].tolist() == [t == environment.max_steps] * 2
+        assert out["done"].tolist() == out["truncated"].tolist() == [t == environment.max_steps] * 2
     assert out["episode_step"].tolist() == [1, 1]
+
+
+# -- Running out of time ----------------------------------------------------------------------------------------------
+
+SHORT = 'MiniGrid-Empty-5x5-v0 {"max_steps": 4}'
+TO_THE_GOAL = [2, 2, 1, 2, 2]  # from the corner at which the agent starts
+
+
+@pytest.mark.parametrize("engine", REGISTRY)
+@pytest.mark.parametrize("k", [1, 3])
+def test_an_episode_that_runs_out_of_time_is_told_from_one_that_ends(engine, k):
+    """Two environments that turn on the spot, one of which is restarted; one that reaches the goal with its last step."""
+    made = {"engine": engine, "num_input_frames": k, "fixed_seed": 1}
+    environment = make_environments(SHORT, [1, 2], **made)
+    environment.initial()
+    for t in range(1, 9):
+        out = environment.step(np.zeros(2, np.int64))
+        assert out["truncated"].tolist() == [t % 4 == 0, t == 6], t
+        if t == 2:
+            out = environment.restart(np.array([False, True]))
+            assert out["done"].tolist() == [False, True] and not out["truncated"].any()
+    assert environment.restart(np.array([True, True]))["truncated"].tolist() == [True, False]
+
+    solved = make_environments('MiniGrid-Empty-5x5-v0 {"max_steps": 5}', [1], **made)
+    solved.initial()
+    for action in TO_THE_GOAL:
+        out = solved.step(np.array([action]))
+    assert out["episode_step"][0] == solved.max_steps and out["done"].all() and out["reward"][0] > 0
+    assert not out["truncated"].any()
+
+
+@pytest.mark.parametrize("name", [LAVA, PICKUP, CORRIDOR])
+@pytest.mark.parametrize("engine", REGISTRY)
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_last_state_is_kept_where_time_ran_out(name, engine, k):
+    """Against single episodes of gym-minigrid that nobody resets; an engine that keeps nothing gives the same besides."""
+    task = f'{name} {{"max_steps": 7}}'
+    environment = make_environments(task, SEEDS, engine=engine, num_input_frames=k)
+    fields = ("frame", "carried_obj", "carried_col")
+    environment.keep_last(fields)
+    other = make_environments(task, SEEDS, engine=engine, num_input_frames=k)
+    envs = [gym.make(name, disable_env_checker=True) for _ in SEEDS]
+    for env, seed in zip(envs, SEEDS):
+        env.reset(seed=seed)
+        env.unwrapped.max_steps = 7
+    frames = [[look(env)["frame"]] * k for env in envs]
+    actions = random_actions(60, seed=8, weights=(1, 1, 3, 3, 1, 1, 0))
+    environment.initial(), other.initial()
+    kept = 0
+    for row in actions:
+        out, plain = environment.step(row), other.step(row)
+        for field, values in plain.items():
+            np.testing.assert_array_equal(values, out[field], err_msg=field)
+        for e, env in enumerate(envs):
+            _, _, terminated, truncated, _ = env.step(row[e])
+            seen = look(env)
+            frames[e] = [*frames[e][1:], seen["frame"]]
+            last = {**seen, "frame": np.concatenate(frames[e], axis=-1)}
+            over = truncated and not terminated
+            assert out["truncated"][e] == over
+            kept += over and bool((last["frame"] != out["frame"][e]).any())
+            for field in fields:
+                assert out[f"last_{field}"].dtype == out[field].dtype
+                np.testing.assert_array_equal(out[f"last_{field}"][e], last[field] if over else 0)
+            if terminated or truncated:
+                env.reset()
+                frames[e] = [look(env)["frame"]] * k
+    assert kept >= 12
 
 
 def test_nothing_is_carried_at_first_and_then_what_was_picked_up():

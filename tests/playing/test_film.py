@@ -90,9 +90,9 @@ def test_the_lines_are_the_same_in_every_picture(every_trained):
 
 
 def test_an_episode_that_ends_early_and_unsolved_is_over():
-    assert film._outcome(film.Arrival(step=7, total=-1.0), 100) == ("episode over", video.BAD)
-    assert film._outcome(film.Arrival(step=100), 100) == ("time is up", video.BAD)
-    assert film._outcome(film.Arrival(step=100, total=0.1), 100) == ("task solved", video.GOOD)
+    assert film._outcome(film.Arrival(step=7, total=-1.0), False) == ("episode over", video.BAD)
+    assert film._outcome(film.Arrival(step=100), True) == ("time is up", video.BAD)
+    assert film._outcome(film.Arrival(step=100, total=0.1), True) == ("task solved", video.GOOD)
 
 
 def student_of(agent: Trained, weights: Path) -> nn.Module:

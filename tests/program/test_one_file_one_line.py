@@ -21,7 +21,7 @@ import pytest
 from tests.helpers.program import ROOT, rows
 
 CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-(MOTIVATION,) = CODE.findall((ROOT / "utils_folder/README.md").read_text())
+(MOTIVATION,) = [code for code in CODE.findall((ROOT / "utils_folder/README.md").read_text()) if "(Motivation)" in code]
 (NETWORK,) = CODE.findall((ROOT / "models/README.md").read_text())
 COMMON = "--env MiniGrid-Empty-5x5-v0 --num_actors 4 --batch_size 2 --unroll_length 5 --state_embedding_dim 16"
 

@@ -71,6 +71,7 @@ def check_training(words: list[str]) -> None:
         settings_module.check(settings)
 
 
+@pytest.mark.usefixtures("own_modules")
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page} {line[:60]}" for page, line in COMMANDS])
 def test_every_command_parses(page, line):
     program, words = program_and_arguments(line)

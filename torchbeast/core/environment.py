@@ -13,6 +13,7 @@ from torchbeast.core import forms
 from torchbeast.core.settings import UsageError
 
 Output = dict[str, np.ndarray]
+LAST = "last_"  # how the names of what `keep_last` keeps begin
 
 
 class Environment(abc.ABC):
@@ -24,6 +25,7 @@ class Environment(abc.ABC):
         frame           uint8   [E, W, H, C]
         reward          float32 [E]  of the action just taken
         done            bool    [E]  that action ended an episode (True in the first output of all)
+        truncated       bool    [E]  it was the step limit that ended it, and nothing else; only where `done`
         episode_return  float32 [E]  sum of rewards of the current episode
         episode_step    int32   [E]  actions taken in the current episode
 
@@ -41,6 +43,13 @@ class Environment(abc.ABC):
     frame_shape: tuple[int, int, int]
     num_actions: int
     max_steps: int
+
+    def keep_last(self, names: Sequence[str]) -> None:
+        """From now on the output also has `last_NAME`: where `truncated`, what NAME was in the state that the action led to.
+
+        That state is replaced by the next episode's first one; elsewhere it is 0. NAME is a field of the observation.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot keep last states: --bootstrap_time_limit needs them")
 
     @abc.abstractmethod
     def initial(self) -> Output:
@@ -68,6 +77,29 @@ class Environment(abc.ABC):
 
     def close(self) -> None:
         """Frees what the environments hold."""
+
+
+class LastStates:
+    """What is kept of states that a reset replaces, in an environment's output."""
+
+    def __init__(self, out: Output):
+        self._out = out
+        self._names: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def add(self, names: Sequence[str]) -> None:
+        self._names = (*self._names, *names)
+        self._out.update({LAST + name: np.zeros_like(self._out[name]) for name in names})
+
+    def keep(self) -> None:
+        """Called when `truncated` and the observation are the action's, before a reset."""
+        truncated = self._out["truncated"]
+        for name in self._names:
+            last = self._out[LAST + name]
+            last[...] = 0
+            last[truncated] = self._out[name][truncated]
 
 
 def generator_state(generator: np.random.Generator) -> dict:
@@ -142,8 +174,13 @@ class GymEnvironment(Environment):
         self._out: Output = {name: np.stack([np.asarray(f[name]) for f in first]) for name in first[0]}
         self._out["reward"] = np.zeros(self.num_envs, np.float32)
         self._out["done"] = np.ones(self.num_envs, np.bool_)
+        self._out["truncated"] = np.zeros(self.num_envs, np.bool_)
         self._out["episode_return"] = np.zeros(self.num_envs, np.float32)
         self._out["episode_step"] = np.zeros(self.num_envs, np.int32)
+        self._last = LastStates(self._out)
+
+    def keep_last(self, names: Sequence[str]) -> None:
+        self._last.add(names)
 
     def _reset(self, e: int) -> dict[str, Any]:
         env = self._envs[e]
@@ -177,9 +214,14 @@ class GymEnvironment(Environment):
             observation, reward, terminated, truncated, _ = env.step(action)
             out["reward"][e] = reward
             out["done"][e] = terminated or truncated
+            out["truncated"][e] = truncated and not terminated
             out["episode_return"][e] += np.float32(reward)
             out["episode_step"][e] += 1
-            self._put(e, self._reset(e) if out["done"][e] else self._observe(env, observation))
+            if self._last or not out["done"][e]:
+                self._put(e, self._observe(env, observation))
+        self._last.keep()
+        for e in np.flatnonzero(out["done"]):
+            self._put(e, self._reset(e))
         return out
 
     def restart(self, where: np.ndarray) -> Output:
@@ -227,7 +269,7 @@ class GymEnvironment(Environment):
         wanted = {
             "levels": forms.each(forms.mapping, count=self.num_envs),
             "actions": forms.each(forms.each(action, at_most=self.max_steps), count=self.num_envs),
-            "out": forms.like(self._out),
+            "out": forms.like(self._out, optional=("truncated",)),  # younger than some
         }
         forms.record(wanted)("source/actor/environment", state)
         for level in state["levels"]:
@@ -254,13 +296,23 @@ class FrameStack(Environment):
         self.frame_shape = (width, height, channels * num_frames)
         self._channels = channels
         self._stack = np.zeros((self.num_envs, *self.frame_shape), np.uint8)
+        self._own = {"frame": self._stack}  # of the output
+
+    def keep_last(self, names: Sequence[str]) -> None:
+        self._env.keep_last(names)
+        if "frame" in names:
+            self._own[LAST + "frame"] = np.zeros_like(self._stack)
 
     def _stacked(self, out: Output) -> Output:
         c = self._channels
         self._stack[..., :-c] = self._stack[..., c:]
         self._stack[..., -c:] = out["frame"]
+        if LAST + "frame" in self._own:
+            last, ended = self._own[LAST + "frame"], out["truncated"]
+            last[...] = 0
+            last[ended] = np.concatenate([self._stack[ended, ..., :-c], out[LAST + "frame"][ended]], axis=-1)
         self._repeat_first(out, out["done"])
-        return {**out, "frame": self._stack}
+        return out | self._own
 
     def _repeat_first(self, out: Output, where: np.ndarray) -> None:
         self._stack[where] = np.tile(out["frame"][where], self._k)
@@ -274,7 +326,7 @@ class FrameStack(Environment):
     def restart(self, where: np.ndarray) -> Output:
         out = self._env.restart(where)
         self._repeat_first(out, where)
-        return {**out, "frame": self._stack}
+        return out | self._own
 
     def state_dict(self) -> dict:
         return {"env": self._env.state_dict(), "stack": torch.from_numpy(self._stack.copy())}
@@ -284,7 +336,7 @@ class FrameStack(Environment):
         forms.record({"env": forms.mapping, "stack": stack})("source/actor/environment", state)
         out = self._env.load_state_dict(state["env"])
         self._stack[...] = state["stack"].numpy()
-        return {**out, "frame": self._stack}
+        return out | self._own
 
     def close(self) -> None:
         self._env.close()

@@ -201,10 +201,17 @@ def within(low: float, high: float) -> Fits:
     return fits
 
 
-def like(arrays: Mapping[str, np.ndarray], fits: Mapping[str, Fits] | None = None, *, rows: int | None = None) -> Form:
-    """Tensors of these arrays' names, shapes (with so many `rows`, if given) and types."""
+def like(
+    arrays: Mapping[str, np.ndarray],
+    fits: Mapping[str, Fits] | None = None,
+    *,
+    rows: int | None = None,
+    optional: Collection[str] = (),
+) -> Form:
+    """Tensors of these arrays' names, shapes (with so many `rows`, if given) and types; the `optional` ones may be missing."""
     shapes = {name: array.shape if rows is None else (rows, *array.shape[1:]) for name, array in arrays.items()}
-    return record({n: tensor(shapes[n], dtype_of(array.dtype), (fits or {}).get(n)) for n, array in arrays.items()})
+    forms = {name: tensor(shapes[name], dtype_of(array.dtype), (fits or {}).get(name)) for name, array in arrays.items()}
+    return record(forms, optional=optional)
 
 
 def dtype_of(dtype: np.dtype | type | str) -> torch.dtype:

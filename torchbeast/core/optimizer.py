@@ -30,6 +30,9 @@ class LearningSettings:
     unroll_length: int = flag(100, "steps in a rollout", at_least=1)
     learning_rate: float = flag(0.001, "student's learning rate; it falls linearly to 0 over total_frames", at_least=0)
     discounting: float = flag(0.99, "discount factor gamma", at_least=0, at_most=1)
+    bootstrap_time_limit: bool = flag(
+        False, "an episode that ran out of time goes on in value: gamma * V(its last state) is added to the reward there (ours)"
+    )
     entropy_cost: float = flag(0.0005, "weight of the entropy loss", at_least=0)
     baseline_cost: float = flag(0.5, "weight of the baseline loss (student and teacher)", at_least=0)
     alpha: float = flag(0.99, "RMSprop's smoothing constant", above=0, at_most=1)

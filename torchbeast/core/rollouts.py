@@ -1,8 +1,8 @@
 """Rollouts in shared memory: one block per field, [T+1, num_buffers, ...], written by actors, read by the learner.
 
 Row t of a rollout belongs to state t. Row T is row 0 of the same environment's next rollout, so every transition is learned
-exactly once. `reward[t]`, `done[t]`, `action[t]`, `policy_logits[t]` and `baseline[t]` tell of the step that led to state t
-(the action is stored beside what it caused).
+exactly once. `reward[t]`, `done[t]`, `truncated[t]`, `action[t]`, `policy_logits[t]` and `baseline[t]` tell of the step that
+led to state t (the action is stored beside what it caused).
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def agent_fields(frame_shape: tuple[int, int, int], num_actions: int) -> dict[st
         "frame": Field(frame_shape, np.uint8),
         "reward": Field((), np.float32),
         "done": Field((), np.bool_),
+        "truncated": Field((), np.bool_, younger=True),
         "episode_return": Field((), np.float32),
         "episode_step": Field((), np.int32, fits=forms.within(0, forms.MOST)),
         "action": Field((), np.int64, fits=forms.within(0, num_actions - 1)),

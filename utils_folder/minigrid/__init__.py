@@ -13,19 +13,29 @@ from itertools import takewhile
 import numpy as np
 from numba.core.event import Event, Listener, install_listener
 
+from models.grid import MAX_SIDE
 from torchbeast.core.environment import Environment, FrameStack
 from torchbeast.core.settings import flag
-from utils_folder.minigrid.base import ACTION_NAMES, CARRIED_FIELDS, MAX_GRID, Engine, carried, check_name, grid_size
+from utils_folder.minigrid.base import CARRIED_FIELDS, Engine, carried
 from utils_folder.minigrid.engine import COMPILED
 from utils_folder.minigrid.gym import GYM
+from utils_folder.minigrid.names import (
+    Survey,
+    canonical_args,
+    check_name,
+    grid_size,
+    module_of,
+    reward_range,
+    survey,
+    task_name,
+)
 
 __all__ = [
-    "ACTION_NAMES",
     "CARRIED_FIELDS",
-    "MAX_GRID",
     "REGISTRY",
     "Engine",
     "EnvironmentSettings",
+    "Survey",
     "carried",
     "check_name",
     "choose_engine",
@@ -33,8 +43,11 @@ __all__ = [
     "engines_explained",
     "grid_size",
     "make_environments",
+    "module_of",
     "probe",
     "problems",
+    "reward_range",
+    "survey",
     "why_not_first",
 ]
 
@@ -66,6 +79,11 @@ class EnvironmentSettings:
     """Who plays the games, and what is seen of them."""
 
     title = "Environment"
+    env_args: str | None = flag(
+        None,
+        "what the environment is made with: a JSON object of what gym.make takes, max_steps among them",
+        canonical=canonical_args,
+    )
     engine: str = flag(
         AUTO, f"what plays MiniGrid: {engines_explained()}", choices=engine_names(), resumable=True
     )
@@ -73,19 +91,27 @@ class EnvironmentSettings:
     env_seed: int = flag(1, "seed of that level", at_least=0)
     num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, at_most=100, agent=True)
 
+    def task(self, env: str) -> str:
+        """The task that `--env` and `--env_args` mean; other functions take it as `env_name`."""
+        return task_name(env, self.env_args)
+
     @property
     def fixed_seed(self) -> int | None:
         """The seed of every level; None where each is another."""
         return self.env_seed if self.fix_seed else None
 
 
-def problems(env_name: str, settings: EnvironmentSettings) -> list[str]:
-    """Why this environment cannot be played so, a line each with the remedy. Raises: ValueError if there is no such one."""
-    check_name(env_name)
-    width, height = grid_size(env_name)
-    if max(width, height) > MAX_GRID:
-        return [f"--env {env_name}: its grid is {width}x{height}, the networks end at 32x32; choose a smaller one"]
+def problems(env: str, settings: EnvironmentSettings) -> list[str]:
+    """Why this environment cannot be played so, a line each with the remedy."""
+    if " " in env:
+        return [f"--env {env}: a name has no spaces; arguments are given by --env_args"]
+    env_name = settings.task(env)
     try:
+        width, height = grid_size(env_name)
+        if max(width, height) > MAX_SIDE:
+            largest = f"{MAX_SIDE}x{MAX_SIDE}"
+            return [f"--env {env_name}: its grid is {width}x{height}, the networks end at {largest}; choose a smaller one"]
+        survey(env_name, settings.fixed_seed)
         choose_engine(env_name, settings.engine)
     except ValueError as error:
         return [f"--env: {error}"]
@@ -106,14 +132,13 @@ def make_environments(
     carried object's type and colour, (1, 5) where nothing is carried.
 
     Args:
-        env_name: a MiniGrid environment's registered name.
+        env_name: a task, as names.py has it: a MiniGrid environment's registered name, with its module and arguments.
         seeds: environment e's levels come from a generator seeded with seeds[e].
         engine: one of `engine_names()`; they all play the same games.
         num_input_frames: how many frames are stacked.
         fixed_seed: if given, every episode of every environment is the level of this seed.
     Raises: ValueError with a remedy if there is no such environment, or the engine cannot play it.
     """
-    check_name(env_name)
     environment = REGISTRY[choose_engine(env_name, engine)].make(env_name, seeds, fixed_seed=fixed_seed)
     return environment if num_input_frames == 1 else FrameStack(environment, num_input_frames)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-import gym
 import numpy as np
 from gym_minigrid.minigrid import (
     COLOR_TO_IDX,
@@ -26,8 +24,6 @@ from torchbeast.core import forms
 from torchbeast.core.environment import Environment
 from torchbeast.core.rollouts import Field
 
-MAX_GRID = 32
-ACTION_NAMES = tuple(action.name for action in MiniGridEnv.Actions)
 NOTHING_CARRIED = (1, 5)  # "empty" and "grey"
 OBJECT_CLASSES = frozenset((Wall, Floor, Door, Key, Ball, Box, Goal, Lava))
 
@@ -40,8 +36,8 @@ CARRIED_FIELDS = {
 class Engine(NamedTuple):
     """What plays MiniGrid. All engines play the same games: from the same seeds and actions come the same outputs.
 
-    playable: `playable(env_name)` is None if the engine plays that registered environment exactly as gym-minigrid does, else
-        one line that says why it does not.
+    playable: `playable(env_name)` is None if the engine plays that task (names.py) exactly as gym-minigrid does, else one
+        line that says why it does not.
     make: `make(env_name, seeds, fixed_seed=...)` is a batch of len(seeds) of these environments, not stacked, whose output
         has the `CARRIED_FIELDS` too; seeds as in `make_environments`. It is asked only for what is playable.
     title: what messages call it, where "the NAME engine" does not say it.
@@ -57,26 +53,3 @@ def carried(env: MiniGridEnv) -> tuple[int, int]:
     if env.carrying is None:
         return NOTHING_CARRIED
     return OBJECT_TO_IDX.get(env.carrying.type, -1), COLOR_TO_IDX.get(env.carrying.color, -1)
-
-
-def check_name(env_name: str) -> None:
-    """Raises ValueError, naming close matches, unless `env_name` is a registered MiniGrid environment."""
-    known = [name for name in gym.envs.registry if name.startswith("MiniGrid-")]
-    if env_name in known:
-        return
-    close = difflib.get_close_matches(env_name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known ones are {known[0]} and {len(known) - 1} others"
-    raise ValueError(f"unknown environment {env_name!r}: {hint}")
-
-
-def grid_size(env_name: str) -> tuple[int, int]:
-    """(W, H) of a registered environment: of the grid that its levels are in."""
-    env = gym.make(env_name, disable_env_checker=True)
-    env.reset(seed=0)
-    return env.unwrapped.grid.width, env.unwrapped.grid.height
-
-
-def reward_range(env_name: str) -> tuple[float, float]:
-    """The least and the most that a step of a registered environment pays, as it says itself."""
-    low, high = gym.make(env_name, disable_env_checker=True).reward_range
-    return float(low), float(high)

@@ -35,17 +35,18 @@ from gym_minigrid.wrappers import FullyObsWrapper
 
 import utils_folder.minigrid.levels as compiled
 from torchbeast.core import forms
-from torchbeast.core.environment import Environment, Output
+from torchbeast.core.environment import Environment, LastStates, Output
 from torchbeast.core.settings import UsageError
 from utils_folder.minigrid.base import Engine
 from utils_folder.minigrid.frames import Frames
 from utils_folder.minigrid.levels import Game, World
 from utils_folder.minigrid.making import NO_RULE, LevelMaker, Rule, UnknownLevel, outlives
+from utils_folder.minigrid.names import make_game
 from utils_folder.minigrid.rules import foreign, inherited, is_plain
 
 logger = logging.getLogger("amigo")
 
-OUTPUT = ("frame", "reward", "done", "episode_return", "episode_step", "carried_obj", "carried_col")
+OUTPUT = ("frame", "reward", "done", "truncated", "episode_return", "episode_step", "carried_obj", "carried_col")
 ENTERED = (compiled.EMPTY, compiled.FLOOR, compiled.GOAL, compiled.LAVA, compiled.DOOR)  # cells that an agent can be in
 LOW_WORD = (1 << 64) - 1
 LOOKED_AT = 6  # levels of a user's task, before it is said to be playable
@@ -98,9 +99,9 @@ MAKERS = {
 def playable(env_name: str) -> str | None:
     """None if the engine plays this environment exactly as gym-minigrid does, else one line that says why it does not.
 
-    Raises: gym.error.Error if gym knows no environment of that name.
+    Raises: UnknownEnvironment, a ValueError with a remedy, if there is no environment of that name.
     """
-    return _refusal(gym.make(env_name, disable_env_checker=True))
+    return _refusal(make_game(env_name))
 
 
 def _refusal(env: gym.Env) -> str | None:
@@ -125,7 +126,7 @@ def _refusal(env: gym.Env) -> str | None:
 class CompiledEnvironment(Environment):
     """E copies of a gym-minigrid environment, each exactly as gym-minigrid plays it.
 
-    Environment e is `gym.make(env_name)` whose first reset is `reset(seed=seeds[e])` and whose later ones are
+    Environment e is `make_game(env_name)` whose first reset is `reset(seed=seeds[e])` and whose later ones are
     `reset()`; with `fixed_seed` every reset of every environment is `reset(seed=fixed_seed)`. The output has what
     `Environment` promises and what the agent carries:
 
@@ -156,13 +157,19 @@ class CompiledEnvironment(Environment):
         for e, seed in enumerate(seeds):
             self._world.random_state[e] = _seed_state(seed)
         self._output = {name: getattr(self._world, name) for name in OUTPUT}
+        self._last = LastStates(self._output)
         self.num_envs = len(seeds)
         self.frame_shape = self._world.frame.shape[1:]
         self.max_steps = game.max_steps
 
+    def keep_last(self, names: Sequence[str]) -> None:
+        self._last.add(names)
+
     def initial(self) -> Output:
         self._world.reward[:] = 0
         self._world.done[:] = True
+        self._world.truncated[:] = False
+        self._last.keep()
         self._world.episode_return[:] = 0
         self._world.episode_step[:] = 0
         self._begin(self._world.done)
@@ -177,6 +184,7 @@ class CompiledEnvironment(Environment):
         if returns:
             self._live.step(actions, returns)
             ended = self._world.done.any()
+        self._last.keep()
         if ended:
             self._begin(self._world.done)
         return self._output
@@ -211,9 +219,10 @@ class CompiledEnvironment(Environment):
             raise ValueError(f"a state of {theirs} does not fit {self.num_envs} x {self._env_name}")
         arrays = self._world._asdict()
         arrays["random_state"] = arrays["random_state"].view(np.int64)
-        forms.like(arrays, _fits(self._world, self.max_steps))(f"{where}/world", state["world"])
+        form = forms.like(arrays, _fits(self._world, self.max_steps), optional=("truncated",))  # younger than some
+        form(f"{where}/world", state["world"])
         for name, array in arrays.items():
-            array[...] = state["world"][name].numpy()
+            array[...] = state["world"][name].numpy() if name in state["world"] else 0
         live = state.get("live", {})
         self._check_shown(where, live)
         for e, (random_state, actions) in live.items():
@@ -306,6 +315,8 @@ def _are_objects(cells: torch.Tensor) -> torch.Tensor:
         fits &= (compiled.colour_of(cells) < len(COLOR_TO_IDX)) & (cells % (1 << compiled.CONTENTS_SHIFT) < 2 * compiled.TARGET)
         cells = cells >> compiled.CONTENTS_SHIFT
     return fits
+
+
 class LiveEpisodes:
     """Episodes whose levels the compiled rules do not play: gym-minigrid's own objects play them, from the level on.
 
@@ -346,7 +357,7 @@ class LiveEpisodes:
             taken.append(int(actions[e]))
             observation, reward, terminated, truncated, _ = env.step(taken[-1])
             self._show(e, observation)
-            world.reward[e], world.done[e] = reward, terminated or truncated
+            world.reward[e], world.done[e], world.truncated[e] = reward, terminated or truncated, truncated and not terminated
             world.episode_return[e] = before + np.float32(reward)
 
     def _show(self, e: int, observation: dict) -> None:
@@ -369,7 +380,7 @@ class LiveEpisodes:
 
 
 def _make(env_name: str) -> MiniGridEnv:
-    return gym.make(env_name, disable_env_checker=True).unwrapped
+    return make_game(env_name).unwrapped
 
 
 def _empty_world(E: int, W: int, H: int) -> World:
@@ -382,6 +393,7 @@ def _empty_world(E: int, W: int, H: int) -> World:
         frame=np.zeros((E, W, H, 3), np.uint8),
         reward=np.zeros(E, np.float32),
         done=np.zeros(E, bool),
+        truncated=np.zeros(E, bool),
         episode_return=np.zeros(E, np.float32),
         episode_step=np.zeros(E, np.int32),
         carried_obj=np.zeros(E, np.uint8),

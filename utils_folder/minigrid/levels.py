@@ -60,7 +60,7 @@ class World(NamedTuple):
     cells int64 [E, W, H], agent int64 [E, 3] (x, y, direction), places int64 [E, 2, 2] (up to two positions that the
     rule names), carried int64 [E], random_state uint64 [E, 6] (PCG64: state high and low, increment high and low,
     whether half of a draw is left over, that half), frame uint8 [E, W, H, 3], reward float32 [E], done bool [E],
-    episode_return float32 [E], episode_step int32 [E], carried_obj uint8 [E], carried_col uint8 [E].
+    truncated bool [E], episode_return float32 [E], episode_step int32 [E], carried_obj uint8 [E], carried_col uint8 [E].
     """
 
     cells: np.ndarray
@@ -71,6 +71,7 @@ class World(NamedTuple):
     frame: np.ndarray
     reward: np.ndarray
     done: np.ndarray
+    truncated: np.ndarray
     episode_return: np.ndarray
     episode_step: np.ndarray
     carried_obj: np.ndarray
@@ -588,5 +589,6 @@ def step_all(world, actions, game):
         world.episode_step[e] = step
         world.reward[e] = reward
         world.episode_return[e] = world.episode_return[e] * going_on + reward
+        world.truncated[e] = (outcome == GOES_ON) & (step >= game.max_steps)
         world.done[e] = (outcome != GOES_ON) | (step >= game.max_steps)
     return world.done.any()

@@ -1,0 +1,152 @@
+"""Tasks of users' own: the example of the page, and odd ones, as modules that can be imported."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.helpers.program import ROOT
+
+(EXAMPLE,) = [
+    code
+    for code in re.findall(r"^```python\n(.*?)^```$", (ROOT / "utils_folder/README.md").read_text(), re.DOTALL | re.MULTILINE)
+    if "gym.register(" in code
+]
+ODD = """
+import enum
+import math
+
+import gym
+import numpy as np
+from gym_minigrid.minigrid import Grid, MiniGridEnv, MissionSpace
+
+
+class Room(MiniGridEnv):
+    reward = 1.0
+
+    def __init__(self, width=6, height=5, **more):
+        mission = MissionSpace(mission_func=lambda: "wait")
+        super().__init__(mission_space=mission, width=width, height=height, **{"max_steps": 20, **more})
+        self.prepare()
+
+    def prepare(self):
+        pass
+
+    def _gen_grid(self, width, height):
+        self.grid = Grid(width, height)
+        self.grid.wall_rect(0, 0, width, height)
+        self.place_agent()
+        self.mission = "wait"
+
+    def step(self, action):
+        observation, _, terminated, truncated, info = super().step(min(action, 6))
+        return observation, self.reward, terminated, truncated, info
+
+
+class Nine(Room):
+    class Actions(enum.IntEnum):
+        left, right, forward, pickup, drop, toggle, done, wave, whistle = range(9)
+
+    def prepare(self):
+        self.actions = Nine.Actions
+        self.action_space = gym.spaces.Discrete(9)
+
+
+class Nameless(Room):
+    def prepare(self):
+        self.action_space = gym.spaces.Discrete(8)
+
+
+class Old(Room):
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated or truncated, info
+
+
+class OldReset(Room):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class Unseeded(Room):
+    def reset(self):
+        return super().reset()
+
+
+class FailingStep(Room):
+    def step(self, action):
+        if action == 5:
+            raise OSError("the door is\\nstuck")
+        return super().step(action)
+
+
+class FailingReset(Room):
+    def _gen_grid(self, width, height):
+        raise KeyError("no grid")
+
+
+class FailingLater(Room):
+    levels = 0
+
+    def _gen_grid(self, width, height):
+        self.levels += 1
+        if self.levels > 20:
+            raise KeyError("no more levels")
+        super()._gen_grid(width, height)
+
+
+class NotANumber(Room):
+    reward = math.nan
+
+
+class NoLimit(Room):
+    def prepare(self):
+        self.max_steps = math.inf
+
+
+class OwnLimit(Room):
+    def _gen_grid(self, width, height):
+        super()._gen_grid(width, height)
+        self.max_steps = 30
+
+
+class Deep(Room):
+    def _gen_grid(self, width, height):
+        self._gen_grid(width, height)
+
+
+class Boxed(Room):
+    def prepare(self):
+        self.action_space = gym.spaces.Box(0, 1, (2,))
+
+
+class FromOne(Room):
+    def prepare(self):
+        self.action_space = gym.spaces.Discrete(7, start=1)
+
+
+class NoRoom(gym.Env):
+    pass
+
+
+class Lately(Room):
+    '''Its rewards are numbers until a level has been played for a while.'''
+
+    def step(self, action):
+        self.reward = math.nan if self.step_count > 10 else 0.0
+        return super().step(action)
+
+
+for kind in (Room, Nine, Nameless, Old, OldReset, Unseeded, FailingStep, FailingReset, FailingLater, NotANumber, NoLimit,
+             OwnLimit, Deep, Boxed, FromOne, NoRoom, Lately):
+    gym.register(f"{kind.__name__}-v0", entry_point=kind)
+gym.register("Short-v0", entry_point=Room, max_episode_steps=9)
+gym.register("ours/Room-v1", entry_point=Room)
+"""
+
+
+def write(folder: Path) -> None:
+    """my_tasks.py, the page's example, odd_tasks.py, and broken_tasks.py, which cannot be imported."""
+    (folder / "my_tasks.py").write_text(EXAMPLE)
+    (folder / "odd_tasks.py").write_text(ODD)
+    (folder / "broken_tasks.py").write_text("raise SystemExit('I am no module')\n")
