@@ -176,7 +176,7 @@ def measure(seconds: float) -> dict[str, Any]:
     torch.set_num_threads(1)
     one_core, one_core_onednn = peaks()
     parts = Parts(KEY_CORRIDOR, 40)
-    width, height = minigrid.grid_size(KEY_CORRIDOR)
+    width, height = minigrid.survey(KEY_CORRIDOR).size
     forward = forward_flops(width, height)
     acting, learning = parts.acting(), parts.learning()
     program = whole_program(seconds)
@@ -218,7 +218,7 @@ def heading(result: dict[str, Any]) -> str:
 
 
 def _grid_line(env: str) -> dict[str, Any]:
-    width, height = minigrid.grid_size(env)
+    width, height = minigrid.survey(env).size
     parts = Parts(env, 40)
     return {
         "env": env,

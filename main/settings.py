@@ -144,7 +144,7 @@ def problems(settings: Settings) -> list[str]:
     run, environment = settings[RunSettings], settings[EnvironmentSettings]
     found += minigrid.problems(run.env, environment)
     try:
-        size = minigrid.grid_size(environment.task(run.env))
+        size = minigrid.survey(environment.task(run.env), environment.fixed_seed).size
     except ValueError:  # said above
         return found
     return found + MOTIVATIONS[run.model].problems(settings, *size)

@@ -262,12 +262,19 @@ class _Gathered:
         self._size += number
 
     def _thinned(self, columns: Mapping[str, np.ndarray], every: int) -> Mapping[str, np.ndarray]:
-        """`every` rows become one, after those that were written again have gone."""
+        """`every` rows become one, after those that were written again have gone.
+
+        Each counts the same, its episodes too: they are rows of a window, see `Log.spans`.
+        """
         frames = _frames(columns)
         rows, seams = _last_history(frames)
         self.seams += frames[rows[seams]].tolist()
         there = {name: values[rows] for name, values in columns.items()}
-        return joined(there, np.arange(0, len(rows), every), lambda name: _join(self._declared, name)) if len(rows) else there
+
+        def how(name: str) -> str:
+            return "mean" if (join := _join(self._declared, name)) == "episodes" else join
+
+        return joined(there, np.arange(0, len(rows), every), how) if len(rows) else there
 
 
 def _frames(columns: Mapping[str, Any]) -> Any:

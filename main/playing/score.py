@@ -13,7 +13,6 @@ from main.settings import EvaluationSettings, RunSettings
 from main.training import recipe
 from main.training.actor import Actor
 from torchbeast.core.settings import Settings, UsageError
-from utils_folder import minigrid
 
 CONFIDENCE = 0.95
 
@@ -34,7 +33,7 @@ def score(agent: Trained) -> dict[str, Any]:
         raise UsageError(
             f"{name} gave {wrong} of {num_episodes} episodes a return that is no finite number: mend its rewards"
         )
-    return summarise(episodes, max_steps=task.max_steps, reward_range=minigrid.reward_range(name))
+    return summarise(episodes, max_steps=task.max_steps, reward_range=agent.survey.reward_range)
 
 
 def play(actors: Iterator[Actor], num_episodes: int) -> Episodes:

@@ -11,7 +11,7 @@ from gym_minigrid.minigrid import MiniGridEnv
 
 from utils_folder import minigrid
 from utils_folder.minigrid import EnvironmentSettings, make_environments, survey
-from utils_folder.minigrid.names import canonical_args, make_game, step_limit
+from utils_folder.minigrid.names import GYM_TASKS, canonical_args
 
 pytestmark = pytest.mark.usefixtures("own_modules")
 REGISTERED = sorted(name for name in gym.envs.registry if name.startswith("MiniGrid-"))
@@ -27,7 +27,7 @@ def test_a_module_is_imported_and_its_environment_played():
     environment = make_environments(BALL, [3, 4], engine="gym")
     assert environment.frame_shape == (7, 7, 3) and environment.max_steps == 80
     assert environment.initial()["frame"].shape == (2, 7, 7, 3)
-    assert minigrid.grid_size("odd_tasks:ours/Room-v1") == (6, 5)
+    assert survey("odd_tasks:ours/Room-v1").size == (6, 5)
 
 
 def test_arguments_reach_the_environment():
@@ -35,7 +35,7 @@ def test_arguments_reach_the_environment():
     environment = make_environments(f"{BALL} {args}", [3])
     assert environment.frame_shape == (6, 6, 3) and environment.max_steps == 60
     assert problems(BALL, env_args=args) == []
-    game = make_game('MiniGrid-Empty-8x8-v0 {"agent_start_pos": [3, 2]}').unwrapped
+    game = GYM_TASKS.make('MiniGrid-Empty-8x8-v0 {"agent_start_pos": [3, 2]}').unwrapped
     game.reset(seed=1)
     assert tuple(game.agent_pos) == (3, 2)
 
@@ -44,7 +44,7 @@ def test_arguments_reach_the_environment():
 @pytest.mark.parametrize("name", REGISTERED)
 def test_max_steps_works_for_every_environment(name, engine):
     task = f'{name} {{"max_steps": 13}}'
-    assert make_game(task).unwrapped.max_steps == 13 == survey(task).max_steps
+    assert GYM_TASKS.make(task).unwrapped.max_steps == 13 == survey(task).max_steps
     if engine == "gym" or minigrid.choose_engine(name, "auto") == engine:
         assert make_environments(task, [1], engine=engine).max_steps == 13
 
@@ -71,8 +71,8 @@ def test_the_smallest_limit_counts(task, limit):
 
 def test_a_time_limit_anywhere_around_it_counts():
     env = gym.wrappers.OrderEnforcing(gym.wrappers.TimeLimit(gym.make("MiniGrid-Empty-5x5-v0"), 11))
-    assert step_limit(env) == 11
-    assert step_limit(gym.make("MiniGrid-Empty-5x5-v0")) == 100
+    assert GYM_TASKS.step_limit(env) == 11
+    assert GYM_TASKS.step_limit(gym.make("MiniGrid-Empty-5x5-v0")) == 100
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from main.main import main
 from models import grid
 from tests.helpers.program import ROOT
 from torchbeast.core.settings import UsageError
-from utils_folder.minigrid import choose_engine, grid_size, levels, make_environments, probe, why_not_first
+from utils_folder.minigrid import choose_engine, levels, make_environments, probe, survey, why_not_first
 from utils_folder.minigrid.engine import CompiledEnvironment, playable
 from utils_folder.minigrid.rules import names_read
 
@@ -670,7 +670,7 @@ def test_a_grid_of_another_size_than_the_task_says_is_seen_as_it_is():
 
     name = register(type("Wider", (envs.EmptyEnv,), {"_gen_grid": _gen_grid}))
     assert choose_engine(name, "auto") == "gym"
-    assert grid_size(name) == (10, 8) == probe(name).frame_shape[:2]
+    assert survey(name).size == (10, 8) == probe(name).frame_shape[:2]
 
 
 @pytest.mark.parametrize("processes", [0, 1])

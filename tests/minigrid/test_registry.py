@@ -5,23 +5,30 @@ from __future__ import annotations
 import pytest
 
 from utils_folder import minigrid
-from utils_folder.minigrid import Engine, choose_engine, make_environments, why_not_first
+from utils_folder.minigrid import Engine, choose_engine, make_environments, survey, why_not_first
 from utils_folder.minigrid.engine import COMPILED
 from utils_folder.minigrid.gym import GYM
 
 LAVA = "MiniGrid-LavaGapS5-v0"
 EMPTY = "MiniGrid-Empty-5x5-v0"
+OWN = "Kitchen-Cook-v0"  # an environment that one engine alone has
 DYNAMIC = "MiniGrid-Dynamic-Obstacles-5x5-v0"  # its steps draw random numbers; the compiled engine does not play it
 TWO = {"compiled": COMPILED, "gym": GYM}
 REASON = "the engine does not know the rules of DynamicObstaclesEnv.step"
 
 
 class Third:
-    """A test double that plays all but `EMPTY`, as gym-minigrid does, and remembers what it was asked to make."""
+    """A test double that plays `OWN` and all of gym-minigrid's but `EMPTY`, and remembers what it was asked to make."""
 
     def __init__(self):
         self.made = []
-        self.engine = Engine(lambda env_name: "it needs lava" if env_name == EMPTY else None, self.make)
+        self.engine = Engine(self.playable, self.make, lambda: [*GYM.names(), OWN], self.survey)
+
+    def playable(self, env_name):
+        return "it needs lava" if env_name == EMPTY else None
+
+    def survey(self, env_name, fixed_seed=None):
+        return GYM.survey(LAVA)._replace(size=(4, 3)) if env_name == OWN else GYM.survey(env_name, fixed_seed)
 
     def make(self, env_name, seeds, *, fixed_seed=None):
         self.made.append((env_name, list(seeds), fixed_seed))
@@ -81,7 +88,7 @@ def test_auto_takes_the_first_that_can(monkeypatch, place, expected):
 
 
 def test_auto_says_why_the_first_ones_do_not_play(monkeypatch):
-    never = {"never": Engine(lambda env_name: "it is broken", Third().make)}
+    never = {"never": GYM._replace(playable=lambda env_name: "it is broken", title="")}
     monkeypatch.setattr(minigrid, "REGISTRY", {"compiled": COMPILED, "third": Third().engine, "gym": GYM})
     assert why_not_first(DYNAMIC, "auto") == f"the third engine plays {DYNAMIC}: {REASON}"
     monkeypatch.setattr(minigrid, "REGISTRY", never | TWO)
@@ -100,3 +107,32 @@ def test_what_is_said_of_the_first_two():
     assert str(error.value) == f"the compiled engine cannot play {DYNAMIC} ({REASON}): use --engine gym or auto"
     assert minigrid.engine_names() == ("auto", "compiled", "gym")
     assert minigrid.engines_explained() == "compiled, gym (gym-minigrid itself), or auto (compiled where it can)"
+
+
+NO_SUCH = "gym-minigrid has no environment of that name"
+
+
+def test_what_one_engine_alone_has_is_known_by_it(third):
+    assert survey(OWN).size == (4, 3) and survey(LAVA).size == (5, 5)
+    assert choose_engine(OWN, "auto") == "third"
+    assert why_not_first(OWN, "auto") == f"the third engine plays {OWN}: {NO_SUCH}", "a reason that two have is said once"
+    with pytest.raises(ValueError) as error:
+        choose_engine(OWN, "gym")
+    assert str(error.value) == f"gym-minigrid itself cannot play {OWN} ({NO_SUCH}): use --engine third or auto"
+
+
+def test_close_names_are_those_of_all_engines(third):
+    with pytest.raises(ValueError, match=f"unknown environment 'Kitchen-Cock': did you mean {OWN}\\?;"):
+        survey("Kitchen-Cock")
+    with pytest.raises(ValueError, match="MiniGrid-LavaGapS5-v0"):
+        survey("LavaGapS5")
+    with pytest.raises(ValueError, match=r"known ones are MiniGrid-.* and 71 others;"):
+        survey("xyz")
+
+
+def test_an_engine_that_is_not_installed_is_named_where_a_name_is_unknown(third):
+    absent = third.engine._replace(playable=lambda env_name: "it is not installed: buy it", names=lambda: [])
+    minigrid.REGISTRY["third"] = absent
+    with pytest.raises(ValueError, match=r"others \(the third engine may have it, but it is not installed: buy it\);"):
+        survey(OWN)
+    assert choose_engine(LAVA, "auto") == "compiled"

@@ -55,7 +55,8 @@ def test_a_misspelled_model_is_answered_with_a_close_one():
 
 def test_goals_inside_the_wall_need_an_inside(monkeypatch):
     assert Amigo.problems(settings_module.make({"inner": True}), 3, 3) == []
-    monkeypatch.setattr(minigrid, "grid_size", lambda name: (7, 2))
+    survey = minigrid.survey
+    monkeypatch.setattr(minigrid, "survey", lambda name, seed: survey(name, seed)._replace(size=(7, 2)))
     refused = ["--inner: a 7x2 grid has no cells inside its outer wall"]
     assert problems("--inner") == problems("--inner --model window_adaptive") == refused
     assert problems("") == problems("--inner --model novelty_based") == []

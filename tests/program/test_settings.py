@@ -150,7 +150,8 @@ def test_values_out_of_range_are_refused(bad):
 
 
 def test_a_grid_too_large_is_refused(monkeypatch):
-    monkeypatch.setattr(minigrid, "grid_size", lambda name: (33, 20))
+    survey = minigrid.survey
+    monkeypatch.setattr(minigrid, "survey", lambda name, seed: survey(name, seed)._replace(size=(33, 20)))
     assert "33x20" in problems("")[0]
 
 

@@ -137,7 +137,7 @@ def set_generator_state(generator: np.random.Generator, state: dict) -> None:
 
 
 class GymEnvironment(Environment):
-    """Ordinary gym environments (gym 0.26 interface), stepped one after the other.
+    """Ordinary gym 0.26 or Gymnasium environments, stepped one after the other.
 
     Args:
         envs: the gym environments; their randomness must come from `unwrapped.np_random`.

@@ -19,16 +19,8 @@ from torchbeast.core.settings import flag
 from utils_folder.minigrid.base import CARRIED_FIELDS, Engine, carried
 from utils_folder.minigrid.engine import COMPILED
 from utils_folder.minigrid.gym import GYM
-from utils_folder.minigrid.names import (
-    Survey,
-    canonical_args,
-    check_name,
-    grid_size,
-    module_of,
-    reward_range,
-    survey,
-    task_name,
-)
+from utils_folder.minigrid.minigrid3 import MINIGRID3
+from utils_folder.minigrid.names import Survey, UnknownEnvironment, canonical_args, close_to, module_of, task_name
 
 __all__ = [
     "CARRIED_FIELDS",
@@ -36,17 +28,15 @@ __all__ = [
     "Engine",
     "EnvironmentSettings",
     "Survey",
+    "UnknownEnvironment",
     "carried",
-    "check_name",
     "choose_engine",
     "engine_names",
     "engines_explained",
-    "grid_size",
     "make_environments",
     "module_of",
     "probe",
     "problems",
-    "reward_range",
     "survey",
     "why_not_first",
 ]
@@ -60,6 +50,7 @@ AUTO = "auto"
 REGISTRY: dict[str, Engine] = {
     "compiled": COMPILED,
     "gym": GYM,
+    "minigrid3": MINIGRID3,
 }
 
 
@@ -101,17 +92,39 @@ class EnvironmentSettings:
         return self.env_seed if self.fix_seed else None
 
 
+def survey(env_name: str, fixed_seed: int | None = None) -> Survey:
+    """A first look at a task, by the first engine that has it.
+
+    Raises: ValueError, one line, if it cannot be played; UnknownEnvironment, which is one, if no engine has it.
+    """
+    unknown = []
+    for engine in REGISTRY.values():
+        try:
+            return engine.survey(env_name, fixed_seed)
+        except UnknownEnvironment as error:
+            unknown.append(error)
+    if module_of(env_name) is not None:
+        raise unknown[0]
+    name = env_name.partition(" ")[0]
+    known = list(dict.fromkeys(name for engine in REGISTRY.values() for name in engine.names()))
+    hint = close_to(name, known) or f"known ones are {known[0]} and {len(known) - 1} others"
+    absent = [name for name, engine in REGISTRY.items() if not engine.names()]
+    maybe = [f" ({_title(absentee)} may have it, but {REGISTRY[absentee].playable(env_name)})" for absentee in absent]
+    raise UnknownEnvironment(
+        f"unknown environment {name!r}: {hint}{''.join(maybe)}; one of your own is MODULE:NAME, whose module registers it"
+    )
+
+
 def problems(env: str, settings: EnvironmentSettings) -> list[str]:
     """Why this environment cannot be played so, a line each with the remedy."""
     if " " in env:
         return [f"--env {env}: a name has no spaces; arguments are given by --env_args"]
     env_name = settings.task(env)
     try:
-        width, height = grid_size(env_name)
+        width, height = survey(env_name, settings.fixed_seed).size
         if max(width, height) > MAX_SIDE:
             largest = f"{MAX_SIDE}x{MAX_SIDE}"
             return [f"--env {env_name}: its grid is {width}x{height}, the networks end at {largest}; choose a smaller one"]
-        survey(env_name, settings.fixed_seed)
         choose_engine(env_name, settings.engine)
     except ValueError as error:
         return [f"--env: {error}"]
@@ -183,6 +196,7 @@ def choose_engine(env_name: str, engine: str) -> str:
     if engine == AUTO:
         chosen = next(_able(env_name), None)
         if chosen is None:
+            survey(env_name)  # it may be unknown
             raise ValueError(f"no engine plays {env_name}")
         return chosen
     reason = REGISTRY[engine].playable(env_name)
@@ -200,7 +214,8 @@ def why_not_first(env_name: str, engine: str) -> str | None:
     if engine != AUTO:
         return None
     chosen = choose_engine(env_name, engine)
-    reasons = [REGISTRY[name].playable(env_name) for name in takewhile(lambda name: name != chosen, REGISTRY)]
+    before = takewhile(lambda name: name != chosen, REGISTRY)
+    reasons = dict.fromkeys(REGISTRY[name].playable(env_name) for name in before)  # each once
     return f"{_title(chosen)} plays {env_name}: {'; '.join(reasons)}" if reasons else None
 
 

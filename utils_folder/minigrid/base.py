@@ -23,9 +23,11 @@ from gym_minigrid.minigrid import (
 from torchbeast.core import forms
 from torchbeast.core.environment import Environment
 from torchbeast.core.rollouts import Field
+from utils_folder.minigrid.names import Survey
 
 NOTHING_CARRIED = (1, 5)  # "empty" and "grey"
 OBJECT_CLASSES = frozenset((Wall, Floor, Door, Key, Ball, Box, Goal, Lava))
+NO_SUCH = "gym-minigrid has no environment of that name"
 
 CARRIED_FIELDS = {
     "carried_obj": Field((), np.uint8, fits=forms.within(0, len(OBJECT_TO_IDX) - 1)),
@@ -36,15 +38,21 @@ CARRIED_FIELDS = {
 class Engine(NamedTuple):
     """What plays MiniGrid. All engines play the same games: from the same seeds and actions come the same outputs.
 
-    playable: `playable(env_name)` is None if the engine plays that task (names.py) exactly as gym-minigrid does, else one
-        line that says why it does not.
+    playable: `playable(env_name)` is None if the engine plays that task (names.py), exactly as gym-minigrid does if that has
+        it, else one line that says why it does not.
     make: `make(env_name, seeds, fixed_seed=...)` is a batch of len(seeds) of these environments, not stacked, whose output
         has the `CARRIED_FIELDS` too; seeds as in `make_environments`. It is asked only for what is playable.
+    names: `names()` are the environments that it has without a user's module, playable or not; none where the engine is not
+        installed, and then `playable` says so of each.
+    survey: `survey(env_name, fixed_seed)` is a first look at a task, a `Survey`; it raises UnknownEnvironment for one that the
+        engine does not have.
     title: what messages call it, where "the NAME engine" does not say it.
     """
 
     playable: Callable[[str], str | None]
     make: Callable[..., Environment]
+    names: Callable[[], list[str]]
+    survey: Callable[..., Survey]
     title: str = ""
 
 

@@ -37,11 +37,11 @@ import utils_folder.minigrid.levels as compiled
 from torchbeast.core import forms
 from torchbeast.core.environment import Environment, LastStates, Output
 from torchbeast.core.settings import UsageError
-from utils_folder.minigrid.base import Engine
+from utils_folder.minigrid.base import NO_SUCH, Engine
 from utils_folder.minigrid.frames import Frames
 from utils_folder.minigrid.levels import Game, World
 from utils_folder.minigrid.making import NO_RULE, LevelMaker, Rule, UnknownLevel, outlives
-from utils_folder.minigrid.names import make_game
+from utils_folder.minigrid.names import GYM_TASKS
 from utils_folder.minigrid.rules import foreign, inherited, is_plain
 
 logger = logging.getLogger("amigo")
@@ -97,11 +97,8 @@ MAKERS = {
 
 
 def playable(env_name: str) -> str | None:
-    """None if the engine plays this environment exactly as gym-minigrid does, else one line that says why it does not.
-
-    Raises: UnknownEnvironment, a ValueError with a remedy, if there is no environment of that name.
-    """
-    return _refusal(make_game(env_name))
+    """None if the engine plays this environment exactly as gym-minigrid does, else one line that says why it does not."""
+    return _refusal(GYM_TASKS.make(env_name)) if GYM_TASKS.has(env_name) else NO_SUCH
 
 
 def _refusal(env: gym.Env) -> str | None:
@@ -126,7 +123,7 @@ def _refusal(env: gym.Env) -> str | None:
 class CompiledEnvironment(Environment):
     """E copies of a gym-minigrid environment, each exactly as gym-minigrid plays it.
 
-    Environment e is `make_game(env_name)` whose first reset is `reset(seed=seeds[e])` and whose later ones are
+    Environment e is `GYM_TASKS.make(env_name)` whose first reset is `reset(seed=seeds[e])` and whose later ones are
     `reset()`; with `fixed_seed` every reset of every environment is `reset(seed=fixed_seed)`. The output has what
     `Environment` promises and what the agent carries:
 
@@ -380,7 +377,7 @@ class LiveEpisodes:
 
 
 def _make(env_name: str) -> MiniGridEnv:
-    return make_game(env_name).unwrapped
+    return GYM_TASKS.make(env_name).unwrapped
 
 
 def _empty_world(E: int, W: int, H: int) -> World:
@@ -458,4 +455,4 @@ def _generator(random_state: np.ndarray) -> np.random.Generator:
     return np.random.Generator(bit_generator)
 
 
-COMPILED = Engine(playable, CompiledEnvironment)
+COMPILED = Engine(playable, CompiledEnvironment, GYM_TASKS.names, GYM_TASKS.survey)

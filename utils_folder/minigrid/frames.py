@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from torchbeast.core.settings import UsageError
 from utils_folder.minigrid.base import OBJECT_CLASSES, carried
 
 LIMITS = np.array([OBJECTS, COLOURS, STATES], np.uint8)
-ORDINARY = OBJECT_CLASSES | {type(None)}
 KNOWN = f"the networks know {OBJECTS} objects (0 to {OBJECTS - 1}), {COLOURS} colours and {STATES} states"
 REMEDY = "use objects, colours and states that gym-minigrid has"
 
@@ -23,11 +23,15 @@ class Frames:
     Args:
         env_name: what messages call the game.
         size: (W, H) that all its grids must have; None: the first one's.
+        ordinary: classes of objects that need no second look after a level's start.
     """
 
-    def __init__(self, env_name: str, size: tuple[int, int] | None = None):
+    def __init__(
+        self, env_name: str, size: tuple[int, int] | None = None, *, ordinary: Collection[type] = OBJECT_CLASSES | {type(None)}
+    ):
         self._env_name = env_name
         self._size = size
+        self._ordinary = frozenset(ordinary)
 
     def __call__(self, env: Any, observation: dict) -> dict[str, Any]:
         """frame, carried_obj and carried_col.
@@ -38,7 +42,7 @@ class Frames:
         if frame.ndim != 3 or frame.shape[2] != len(LIMITS):
             raise UsageError(f"{self._env_name}: its grid is seen as {list(frame.shape)}, where [W, H, 3] is needed")
         self._check_size(frame.shape[:2])
-        if game.step_count == 0 or not ORDINARY.issuperset(map(type, game.grid.grid)):
+        if game.step_count == 0 or not self._ordinary.issuperset(map(type, game.grid.grid)):
             self._check_objects(game)
         beyond = frame >= LIMITS if frame.dtype == np.uint8 else (frame < 0) | (frame >= LIMITS) | (frame % 1 != 0)
         if beyond.any():

@@ -1,7 +1,7 @@
 """Which task is meant, and a first look at it.
 
-A task is written `[MODULE:]NAME[ ARGUMENTS]`: NAME is registered with gym, by MODULE if one is named, which is then imported;
-ARGUMENTS are a JSON object, what gym.make gets.
+A task is written `[MODULE:]NAME[ ARGUMENTS]`: NAME is registered with gym (or Gymnasium), by MODULE if one is named, which is
+then imported; ARGUMENTS are a JSON object, what gym.make gets.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import difflib
 import importlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import gym
-from gym.envs.registration import EnvSpec
-from gym.wrappers import TimeLimit
 from gym_minigrid.minigrid import MiniGridEnv
 from gym_minigrid.wrappers import FullyObsWrapper
 
 from models.grid import MAX_SIDE
 
-LEVELS = 10  # looked at before a task is played
+LEVELS = 32  # looked at before a task is played
 LONGEST_REASON = 200
 LIMITS = ("max_steps", "max_episode_steps")
 SIZES = ("size", "width", "height", "grid_size", "room_size", "num_rows", "num_cols")
@@ -43,13 +42,14 @@ class Survey(NamedTuple):
     """What a first look at some levels of a task tells.
 
     size: (W, H) of the grid; action_names: of each action; max_steps: the step limit, of levels that set their own the
-    largest; missions: those seen that differ.
+    largest; missions: those seen that differ; reward_range: the least and the most that a step pays, as the task says itself.
     """
 
     size: tuple[int, int]
     action_names: tuple[str, ...]
     max_steps: int
     missions: tuple[str, ...]
+    reward_range: tuple[float, float]
 
     @property
     def num_actions(self) -> int:
@@ -116,18 +116,6 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _spec(task: str) -> tuple[EnvSpec, dict[str, Any]]:
-    """What is registered under the name, and its arguments. Imports its module. Raises: ValueError with the remedy."""
-    name, _, text = task.partition(" ")
-    module = module_of(task)
-    if module is not None:
-        name = name.partition(":")[2]
-        _import(module)
-    if name not in gym.envs.registry:
-        raise UnknownEnvironment(_unknown(name, module))
-    return gym.envs.registry[name], {key: _tuples(value) for key, value in (_parsed(text) if text else {}).items()}
-
-
 def _import(module: str) -> None:
     try:
         importlib.import_module(module)
@@ -137,133 +125,178 @@ def _import(module: str) -> None:
         ) from error
 
 
-def _unknown(name: str, module: str | None) -> str:
-    """What to say of a name that is not registered."""
-    everything = [known for known in gym.envs.registry if known.startswith("MiniGrid-") or module is not None]
-    close = difflib.get_close_matches(name, everything, n=3, cutoff=0.5)
-    if module is not None:
-        hint = f"did you mean {' or '.join(close)}?" if close else "call gym.register in it (gym's, not gymnasium's)"
-        return f"the module {module!r} registers no environment {name!r}: {hint}"
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known ones are {_known()}"
-    return f"unknown environment {name!r}: {hint}; one of your own is MODULE:NAME, whose module registers it"
-
-
-def _known() -> str:
-    first, *others = [known for known in gym.envs.registry if known.startswith("MiniGrid-")]
-    return f"{first} and {len(others)} others"
+def close_to(name: str, known: Sequence[str]) -> str | None:
+    """A question after the names that are nearest to this one; None if none is near."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else None
 
 
 # -- Making it ---------------------------------------------------------------------------------------------------------
 
 
-def make_game(task: str) -> gym.Env:
-    """The gym environment of a task, as gym.make makes it. Raises: ValueError, one line with the remedy."""
-    spec, args = _spec(task)
-    with _faults(f"{task} cannot be made{', see --env_args' if args else ''}"):
-        return _made(spec, args)
+class Tasks:
+    """The tasks that are registered with a library, and a first look at each.
+
+    Args:
+        library: gym, or Gymnasium, which has the same registry, makers and wrappers.
+        game: the class that its MiniGrid environments derive from.
+        seen: the wrapper that shows the whole grid.
+        names: tells which environments the library has without a user's module.
+        others: tasks that are registered besides may be asked for without naming a module.
+    """
+
+    def __init__(
+        self, library: ModuleType, game: type, seen: type, names: Callable[[], list[str]], *, others: bool = False
+    ):
+        self._library = library
+        self._game_class = game
+        self._seen = seen
+        self.names = names
+        self._others = others
+        self._looked: dict[tuple[str, int | None], tuple[Any, Survey]] = {}
+
+    def has(self, task: str) -> bool:
+        """Whether it is registered here. Imports its module. Raises: ValueError if that cannot be imported."""
+        name, module = _named(task)
+        if module is not None:
+            _import(module)
+        return name in self._library.envs.registry and (module is not None or self._others or name in self.names())
+
+    def make(self, task: str) -> Any:
+        """The environment of a task, as gym.make makes it. Raises: ValueError, one line with the remedy."""
+        spec, args = self._spec(task)
+        with _faults(f"{task} cannot be made{', see --env_args' if args else ''}"):
+            return self._made(spec, args)
+
+    def _spec(self, task: str) -> tuple[Any, dict[str, Any]]:
+        """What is registered under the name, and its arguments. Raises: UnknownEnvironment."""
+        name, module = _named(task)
+        if not self.has(task):
+            registry = list(self._library.envs.registry)
+            hint = close_to(name, registry if module is not None else self.names())
+            if module is not None:
+                remedy = hint or "register it there, with gym (or with Gymnasium, if it is made for Minigrid 3)"
+                raise UnknownEnvironment(f"the module {module!r} registers no environment {name!r}: {remedy}")
+            raise UnknownEnvironment(f"unknown environment {name!r}: {hint or 'no known name is near it'}")
+        _, _, text = task.partition(" ")
+        args = _parsed(text) if text else {}
+        return self._library.envs.registry[name], {key: _tuples(value) for key, value in args.items()}
+
+    def _made(self, spec: Any, args: dict[str, Any]) -> Any:
+        make, limit = self._library.make, args.get("max_steps")
+        try:
+            env = make(spec, disable_env_checker=True, **args)
+        except TypeError:
+            if limit is None:
+                raise
+            # Most of MiniGrid's classes compute it themselves and do not take it.
+            env = make(spec, disable_env_checker=True, **{name: args[name] for name in args if name != "max_steps"})
+        if limit is not None and env.unwrapped.max_steps != limit:
+            env.unwrapped.max_steps = limit
+        return env
+
+    def _game(self, task: str) -> Any:
+        """`make` of what must be MiniGrid. Raises: ValueError."""
+        env = self.make(task)
+        game, wanted = env.unwrapped, self._game_class
+        if not isinstance(game, wanted):
+            first, *others = self.names()
+            raise ValueError(
+                f"{task} is no MiniGrid environment, as {first} and {len(others)} others are: {type(game).__name__} does not "
+                f"derive from {wanted.__module__}.{wanted.__name__}"
+            )
+        return env
+
+    def step_limit(self, env: Any) -> int:
+        """Of an episode: the environment's own or a TimeLimit's around it, whichever comes first."""
+        limits = [env.unwrapped.max_steps]
+        while env is not env.unwrapped:
+            if isinstance(env, self._library.wrappers.TimeLimit):
+                limits.append(env._max_episode_steps)
+            env = env.env
+        return min(limits)
+
+    # -- The first look ------------------------------------------------------------------------------------------------
+
+    def survey(self, task: str, fixed_seed: int | None = None) -> Survey:
+        """Plays every action once, and looks at some levels; only at that of `fixed_seed` if it is given.
+
+        Raises: ValueError, one line, if it cannot be played; UnknownEnvironment, which is one, if it is not registered here.
+        """
+        spec, _ = self._spec(task)
+        seen, found = self._looked.get((task, fixed_seed), (None, None))
+        if found is None or seen is not spec:  # a module may have registered another task under the name
+            found = self._look(task, fixed_seed)
+            self._looked[task, fixed_seed] = spec, found
+        return found
+
+    def _look(self, task: str, fixed_seed: int | None) -> Survey:
+        seeds = range(LEVELS) if fixed_seed is None else [fixed_seed]
+        env = self._game(task)
+        self._check_actions(task, env)
+        self._try(task, env, seeds)
+        limits, missions = [], {}
+        for seed in seeds:
+            with _faults(f"{task} fails at a reset"):
+                if _completed(env, seed):
+                    limits.append(self.step_limit(env))
+                    missions[str(env.unwrapped.mission)] = None
+        self._check_limits(task, limits)
+        game = env.unwrapped
+        names = _action_names(game, env.action_space.n)
+        env.close()
+        return Survey((game.grid.width, game.grid.height), names, max(limits), tuple(missions), _reward_range(env))
+
+    def _check_actions(self, task: str, env: Any) -> None:
+        space = env.action_space
+        if not isinstance(space, self._library.spaces.Discrete) or space.start != 0:
+            raise ValueError(f"{task} has the actions {space}: this program plays Discrete(n), counted from 0")
+
+    def _check_limits(self, task: str, limits: list[int]) -> None:
+        asked = self._spec(task)[1].get("max_steps", math.inf)
+        for limit in limits:
+            if not 1 <= limit < math.inf:
+                raise ValueError(f"{task} has a step limit of {limit}: give one, as --env_args '{{\"max_steps\": 200}}'")
+            if limit > asked:
+                raise ValueError(f"{task}: its levels set their own step limit ({limit}): leave max_steps out of --env_args")
+
+    def _try(self, task: str, env: Any, seeds: Sequence[int]) -> None:
+        """Takes each action, in the environment itself first, so that what is wrong can be named."""
+        game = env.unwrapped
+        with _faults(f"{task} fails at its first reset"):
+            seed = next((seed for seed in seeds if _completed(game, seed)), seeds[0])
+            answer = game.reset(seed=seed)
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise ValueError(
+                f"{task} speaks gym's old API: its reset must return an observation and a dict, as gym 0.26 has it"
+            )
+        seen = self._seen(env)
+        for action in range(env.action_space.n):
+            with _faults(f"{task} fails at its first step, with action {action}"):
+                game.reset(seed=seed)
+                answer = game.step(action)
+            _check_answer(task, answer)
+            with _faults(f"{task} fails at its first step, with action {action}"):
+                seen.reset(seed=seed)
+                _, reward, *_ = seen.step(action)
+                finite = math.isfinite(reward)
+            if not finite:
+                raise ValueError(f"{task} gives a reward of {reward} for action {action}: rewards must be finite")
 
 
-def _game(task: str) -> gym.Env:
-    """`make_game` of what must be MiniGrid. Raises: ValueError."""
-    env = make_game(task)
-    game = env.unwrapped
-    if not isinstance(game, MiniGridEnv):
-        raise ValueError(
-            f"{task} is no MiniGrid environment, as {_known()} are: {type(game).__name__} does not derive from "
-            "gym_minigrid.minigrid.MiniGridEnv"
-        )
-    return env
+def _named(task: str) -> tuple[str, str | None]:
+    """The name that is registered, and the module that registers it, if one is named."""
+    name, module = task.partition(" ")[0], module_of(task)
+    return (name, None) if module is None else (name.partition(":")[2], module)
 
 
-def _made(spec: EnvSpec, args: dict[str, Any]) -> gym.Env:
-    limit = args.get("max_steps")
-    try:
-        env = gym.make(spec, disable_env_checker=True, **args)
-    except TypeError:
-        if limit is None:
-            raise
-        # Most of gym-minigrid's classes compute it themselves and do not take it.
-        env = gym.make(spec, disable_env_checker=True, **{name: args[name] for name in args if name != "max_steps"})
-    if limit is not None and env.unwrapped.max_steps != limit:
-        env.unwrapped.max_steps = limit
-    return env
-
-
-def step_limit(env: gym.Env) -> int:
-    """Of an episode: the environment's own or a TimeLimit's around it, whichever comes first."""
-    limits = [env.unwrapped.max_steps]
-    while env is not env.unwrapped:
-        if isinstance(env, TimeLimit):
-            limits.append(env._max_episode_steps)
-        env = env.env
-    return min(limits)
-
-
-def check_name(task: str) -> None:
-    """Raises ValueError, naming close matches, unless it is a MiniGrid environment that can be made."""
-    _game(task).close()
-
-
-def grid_size(task: str) -> tuple[int, int]:
-    """(W, H) of a task: of the grid that its levels are in. Raises: ValueError if there is no such one."""
-    game = _game(task).unwrapped
-    with _faults(f"{task} fails at its first reset"):
-        for seed in range(LEVELS):
-            if _completed(game, seed):
-                break
-        return _size(game)
-
-
-def _size(game: MiniGridEnv) -> tuple[int, int]:
-    return game.grid.width, game.grid.height
-
-
-def reward_range(task: str) -> tuple[float, float]:
-    """The least and the most that a step of a task pays, as it says itself."""
-    low, high = make_game(task).reward_range
+def _reward_range(env: Any) -> tuple[float, float]:
+    """Gymnasium's environments need not say it."""
+    low, high = getattr(env, "reward_range", (-math.inf, math.inf))
     return float(low), float(high)
 
 
-# -- The first look ----------------------------------------------------------------------------------------------------
-
-
-def survey(task: str, fixed_seed: int | None = None) -> Survey:
-    """Plays every action once, and looks at some levels; only at that of `fixed_seed` if it is given.
-
-    Raises: ValueError, one line, if it cannot be played.
-    """
-    seeds = range(LEVELS) if fixed_seed is None else [fixed_seed]
-    env = _game(task)
-    _check_actions(task, env)
-    _try(task, env, seeds)
-    limits, missions = [], {}
-    for seed in seeds:
-        with _faults(f"{task} fails at a reset"):
-            if _completed(env, seed):
-                limits.append(step_limit(env))
-                missions[str(env.unwrapped.mission)] = None
-    game = env.unwrapped
-    _check_limits(task, limits)
-    env.close()
-    return Survey(_size(game), _action_names(game, env.action_space.n), max(limits), tuple(missions))
-
-
-def _check_actions(task: str, env: gym.Env) -> None:
-    space = env.action_space
-    if not isinstance(space, gym.spaces.Discrete) or space.start != 0:
-        raise ValueError(f"{task} has the actions {space}: this program plays Discrete(n), counted from 0")
-
-
-def _check_limits(task: str, limits: list[int]) -> None:
-    asked = _spec(task)[1].get("max_steps", math.inf)
-    for limit in limits:
-        if not 1 <= limit < math.inf:
-            raise ValueError(f"{task} has a step limit of {limit}: give one, as --env_args '{{\"max_steps\": 200}}'")
-        if limit > asked:
-            raise ValueError(f"{task}: its levels set their own step limit ({limit}): leave max_steps out of --env_args")
-
-
-def _action_names(game: MiniGridEnv, number: int) -> tuple[str, ...]:
+def _action_names(game: Any, number: int) -> tuple[str, ...]:
     """As the task itself calls them; by their number where it has no name for one."""
     try:
         names = {int(action): str(action.name) for action in game.actions}
@@ -272,7 +305,7 @@ def _action_names(game: MiniGridEnv, number: int) -> tuple[str, ...]:
     return tuple(names.get(action, f"action {action}") for action in range(number))
 
 
-def _completed(env: gym.Env, seed: int) -> bool:
+def _completed(env: Any, seed: int) -> bool:
     """Resets it; False where gym-minigrid gives the level up, which it says by a RecursionError of its own."""
     try:
         env.reset(seed=seed)
@@ -281,28 +314,6 @@ def _completed(env: gym.Env, seed: int) -> bool:
             raise
         return False
     return True
-
-
-def _try(task: str, env: gym.Env, seeds: Sequence[int]) -> None:
-    """Takes each action, in the environment itself first, so that what is wrong can be named."""
-    game = env.unwrapped
-    with _faults(f"{task} fails at its first reset"):
-        seed = next((seed for seed in seeds if _completed(game, seed)), seeds[0])
-        answer = game.reset(seed=seed)
-    if not isinstance(answer, tuple) or len(answer) != 2:
-        raise ValueError(f"{task} speaks gym's old API: its reset must return an observation and a dict, as gym 0.26 has it")
-    seen = FullyObsWrapper(env)
-    for action in range(env.action_space.n):
-        with _faults(f"{task} fails at its first step, with action {action}"):
-            game.reset(seed=seed)
-            answer = game.step(action)
-        _check_answer(task, answer)
-        with _faults(f"{task} fails at its first step, with action {action}"):
-            seen.reset(seed=seed)
-            _, reward, *_ = seen.step(action)
-            finite = math.isfinite(reward)
-        if not finite:
-            raise ValueError(f"{task} gives a reward of {reward} for action {action}: rewards must be finite")
 
 
 def _check_answer(task: str, answer: Any) -> None:
@@ -327,3 +338,9 @@ def _faults(what: str) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())[:LONGEST_REASON]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+# gym-minigrid's own, and any that a user's module has registered with gym.
+GYM_TASKS = Tasks(
+    gym, MiniGridEnv, FullyObsWrapper, lambda: [name for name in gym.envs.registry if name.startswith("MiniGrid-")], others=True
+)

@@ -397,8 +397,8 @@ def _checked(waiting: Batch, fields: dict[str, Field]) -> Batch:
     """Ended goals, as `ended_goals` gives them, of these fields; {} before the first. Raises: EntryError for anything else."""
     if not waiting:
         return waiting
-    about = fields | {"ex_reward": Field((), np.float32)}
-    del about["late_goal"]
+    about = {name: field for name, field in fields.items() if name not in ("late_goal", "restarted")}
+    about["ex_reward"] = Field((), np.float32)
     forms.record({"goal": fields["goal"].form(None)}, exact=False)("generator_batch", waiting)
     count = len(waiting["goal"])
     forms.record({name: field.form(count) for name, field in about.items()})("generator_batch", waiting)
