@@ -115,11 +115,12 @@ class Learner:
         return {"frames": self.frames, "policy_lag": lag} | stats | _episodes(returns) | self.motivation.learn(batch)
 
     def _update_student(self, batch: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
-        outputs = self._forward(batch)
+        inputs = self._inputs(batch)
+        outputs, _ = self.student(*inputs)
         extrinsic = not self._reward_settings.no_extrinsic_rewards
         reward = rewards.student_reward(batch["reward"][1:], intrinsic, extrinsic=extrinsic)
         if self._settings.bootstrap_time_limit:
-            reward = reward + self._settings.discounting * last_values(self.student, batch, *self._inputs(batch))
+            reward = reward + self._settings.discounting * last_values(self.student, batch, *inputs)
         policy_logits, values = outputs["policy_logits"][:-1], outputs["baseline"][:-1]
         actions = batch["action"][1:]
         log_probs = vtrace.action_log_probs(policy_logits, actions)
@@ -144,11 +145,6 @@ class Learner:
             "mean_intrinsic_rewards": intrinsic.mean().item(),
             "grad_norm": norm.item(),
         }
-
-    def _forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The student's outputs in states 0..T."""
-        outputs, _ = self.student(*self._inputs(batch))
-        return outputs
 
     def _inputs(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """What the student sees in states 0..T, and the state of its memory before them."""

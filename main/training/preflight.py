@@ -180,7 +180,7 @@ def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1, done: int = 
     """The folder for runs can be written and has room for what the log and the checkpoints will still take."""
     files, learning = settings[FileSettings], settings[LearningSettings]
     folder = Path(files.savedir).resolve()
-    while not folder.exists():
+    while not os.path.exists(folder):  # as far as may be seen
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         text = f"{folder} cannot be written"

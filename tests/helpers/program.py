@@ -102,6 +102,6 @@ def as_a_stranger(*arguments: str, root: Path = ROOT, limit: str = "", **environ
 def for_strangers(folder: Path) -> Path:
     """The folder, and all above it that are pytest's, opened to other users."""
     for path in (folder, *folder.parents):
-        if path.name.startswith("pytest-") or path == folder or path.parent.name.startswith("pytest-"):
+        if path == folder or any(part.startswith("pytest-") for part in path.parts):
             path.chmod(0o777)
     return folder

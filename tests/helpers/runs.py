@@ -14,7 +14,7 @@ import torch
 from main import main as entry
 from main.training.learner import Learner
 from tests.helpers.program import LEARNABLE, SMALL, command, rows
-from torchbeast.core import checkpoint
+from torchbeast.core import checkpoint, run_folder
 
 Table = list[dict[str, float | None]]
 
@@ -23,7 +23,7 @@ def assert_trains_and_leaves_the_run_folder(tmp_path: Path, *more: str) -> Table
     """A small run with a row per update, of 24 frames, whose numbers are finite. Returns its log."""
     assert entry.main(command(tmp_path, *more)) == 0
     run = tmp_path / "run"
-    assert (tmp_path / "latest").resolve() == run
+    assert run_folder.own(tmp_path / "latest") == run and (tmp_path / "latest" / "model.tar").samefile(run / "model.tar")
     for name in ("meta.json", "out.log", "fields.csv", "logs.csv", "model.tar"):
         assert (run / name).stat().st_size > 0
     assert list((run / "tensorboard").iterdir())

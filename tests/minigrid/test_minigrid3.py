@@ -138,12 +138,13 @@ def by_hand(name, seed, actions, fixed_seed=None):
         return {"frame": frame, "carried_obj": carried(game)[0], "carried_col": carried(game)[1]}
 
     game.reset(seed=seed if fixed_seed is None else fixed_seed)
-    outputs = [{**look(), "reward": 0, "done": True, "episode_return": 0, "episode_step": 0}]
+    outputs = [{**look(), "reward": 0, "done": True, "truncated": False, "episode_return": 0, "episode_step": 0}]
     rewards = []
     for action in actions:
         _, reward, terminated, truncated, _ = game.step(int(action))
         rewards.append(reward)
-        told = {"reward": reward, "done": terminated or truncated, "episode_return": sum(rewards), "episode_step": len(rewards)}
+        told = {"reward": reward, "done": terminated or truncated, "truncated": truncated and not terminated}
+        told |= {"episode_return": sum(rewards), "episode_step": len(rewards)}
         if terminated or truncated:
             game.reset(seed=fixed_seed)
             rewards = []

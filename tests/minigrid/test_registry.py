@@ -126,12 +126,14 @@ def test_close_names_are_those_of_all_engines(third):
         survey("Kitchen-Cock")
     with pytest.raises(ValueError, match="MiniGrid-LavaGapS5-v0"):
         survey("LavaGapS5")
-    with pytest.raises(ValueError, match=r"known ones are MiniGrid-.* and 71 others;"):
+    with pytest.raises(ValueError, match=r"known ones are MiniGrid-.* and \d+ others;"):
         survey("xyz")
 
 
 def test_an_engine_that_is_not_installed_is_named_where_a_name_is_unknown(third):
-    absent = third.engine._replace(playable=lambda env_name: "it is not installed: buy it", names=lambda: [])
+    absent = third.engine._replace(
+        playable=lambda env_name: "it is not installed: buy it", names=lambda: [], survey=GYM.survey
+    )
     minigrid.REGISTRY["third"] = absent
     with pytest.raises(ValueError, match=r"others \(the third engine may have it, but it is not installed: buy it\);"):
         survey(OWN)

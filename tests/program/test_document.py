@@ -52,9 +52,8 @@ OWN = (
     RewardSettings, EvaluationSettings,
 )  # fmt: skip
 AT_LEAST_ONE = {
-    "total_frames", "num_actors", "num_threads", "num_input_frames", "batch_size", "unroll_length", "save_every",
-    "state_embedding_dim", "num_lstm_layers", "goal_dim", "num_episodes", "video_episodes", "keep_checkpoints",
-    "milestone_frames",
+    "total_frames", "num_actors", "batch_size", "unroll_length", "save_every", "state_embedding_dim", "num_lstm_layers",
+    "goal_dim", "num_episodes", "video_episodes", "milestone_frames",
 }  # fmt: skip
 NOT_NEGATIVE = {
     "learning_rate", "entropy_cost", "baseline_cost", "momentum", "intrinsic_reward_coef", "env_seed", "max_actor_restarts",
@@ -62,6 +61,7 @@ NOT_NEGATIVE = {
 }  # fmt: skip
 OTHER_BOUNDS = {  # (at_least, above, at_most)
     "discounting": (0, None, 1), "alpha": (None, 0, 1), "epsilon": (None, 0, None), "checkpoint_minutes": (None, 0, None),
+    "num_threads": (1, None, 1000), "keep_checkpoints": (1, None, 1000), "num_input_frames": (1, None, 100),
 }  # fmt: skip
 BOUNDED_BY_OTHERS = {"num_actor_processes", "num_buffers"}  # see tests/program/test_settings.py
 
@@ -100,6 +100,15 @@ def test_bounds_are_the_ones_that_are_expected():
 def test_counts_must_be_at_least_one(name):
     assert settings_module.problems(parsed(f"--{name} 0")) == [f"--{name} must be at least 1, got 0"]
     assert settings_module.problems(parsed(f"--{name} 1")) == []
+
+
+@pytest.mark.parametrize("name", ["num_threads", "keep_checkpoints", "num_input_frames"])
+def test_counts_that_have_an_end(name):
+    at_least, _, at_most = OTHER_BOUNDS[name]
+    for wrong in (0, at_most + 1):
+        assert settings_module.problems(parsed(f"--{name} {wrong}")) == [f"--{name} must be in [1, {at_most}], got {wrong}"]
+    for right in (at_least, at_most):
+        assert settings_module.problems(parsed(f"--{name} {right}")) == []
 
 
 @pytest.mark.parametrize("name", sorted(NOT_NEGATIVE))
