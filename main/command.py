@@ -3,6 +3,7 @@ a signal its own exit code; and what commands that read finished runs are told o
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from main.training.interrupt import EXIT_CODES, Stopped, stopping
 from torchbeast.core.console import console, cut
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.settings import UsageError
+
+UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)  # what a path that was given can be
 
 
 class ConsoleHandler(logging.Handler):
@@ -74,6 +77,11 @@ def _logged(work: Callable[[], int | None], ranks: Alone) -> int:
     except UsageError as error:
         for line in str(error).splitlines():
             say(line, ranks)
+        return 2
+    except OSError as error:
+        if error.errno not in UNREACHABLE or error.filename is None:
+            raise
+        say(f"{error.filename}: {error.strerror}; give a path that can be reached", ranks)
         return 2
     finally:
         logger.removeHandler(handler)

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
-from tests.helpers.program import ROOT, as_a_stranger, command, for_strangers, rows
+from tests.helpers.program import as_a_stranger, command, for_strangers, rows
 
 COMMANDS = ("main", "main.main", "main.plot", "main.curriculum", "main.reproduce", "main.report", "main.benchmark")
-ROOMS = ("torchbeast", "models", "utils_folder", "main", "results")
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
-    folder = for_strangers(tmp_path_factory.mktemp("checkout"))
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "*.tar", "*.png", "*.svg"))
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(path.stat().st_mode & 0o555)
-    yield folder
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(path.stat().st_mode | 0o700)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_starts_there(checkout, tmp_path, name):
+def test_every_command_starts_there(checkout_for_strangers, tmp_path, name):
     temporary = for_strangers(tmp_path)
-    done = as_a_stranger("-m", name, "--help", root=checkout, TMPDIR=str(temporary))
+    done = as_a_stranger("-m", name, "--help", root=checkout_for_strangers, TMPDIR=str(temporary))
     assert done.returncode == 0 and done.stdout.startswith("usage: ") and "Traceback" not in done.stderr
     assert not list(temporary.glob("amigo-*"))  # nothing is compiled for that
 
 
-def test_a_run_compiles_into_a_private_folder_and_says_so(checkout, tmp_path):
+def test_a_run_compiles_into_a_private_folder_and_says_so(checkout_for_strangers, tmp_path):
     folders = [tmp_path / name for name in ("runs", "temporary")]
     for folder in folders:
         folder.mkdir()
     runs, temporary = map(for_strangers, folders)
     for attempt in ("first", "second"):
         arguments = command(runs, "--engine", "gym", "--num_actor_processes", "1", "--xpid", attempt, "--total_frames", "96")
-        done = as_a_stranger("-m", "main.main", *arguments, root=checkout, TMPDIR=str(temporary))
+        done = as_a_stranger("-m", "main.main", *arguments, root=checkout_for_strangers, TMPDIR=str(temporary))
         assert done.returncode == 0, done.stderr
         assert done.stderr.count(f"compiled code is kept in {temporary}/amigo-compiled-54321") == 1
         assert len(rows(runs / attempt)) == 4
