@@ -436,7 +436,8 @@ def test_scalars_are_events_and_a_resumed_run_hides_later_ones(make, resume):
     assert [(event.step, event.value) for event in events.Scalars("speed")] == [(100, 10.0), (200, 20.0), (250, 5.0)]
 
 
-def test_a_savedir_that_is_no_utf8_is_a_folder_like_others(tmp_path, capsys):
+def test_a_savedir_that_is_no_utf8_is_a_folder_like_others(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("amigo"), "propagate", False)  # what pytest keeps of it could not be sent on
     savedir = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff"))
     writer = FileWriter.create(savedir, "first", args={"savedir": str(savedir)}, fields=FIELDS)
     logging.getLogger("amigo").info("writing %s", writer.run_dir)
