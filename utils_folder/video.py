@@ -36,6 +36,7 @@ LINE_HEIGHT = 22
 LABEL_WIDTH = 140  # of a line; the rest is its value's
 BAR_LABEL_WIDTH, NUMBER_WIDTH = 72, 44  # before and after a bar
 BADGE_HEIGHT = 30
+CAPTION_HEIGHT = 28
 MAX_BADGES = 2  # the room kept for them
 
 FPS = 5
@@ -63,18 +64,20 @@ def render(
     goal: int | None = None,
     probabilities: np.ndarray | None = None,
     panel: Panel | None = None,
+    caption: str | None = None,
     tile_size: int | None = None,
 ) -> np.ndarray:
     """Draws the grid as gym-minigrid does, over it the teacher's probabilities and its goal, and the panel beside it.
 
-    The picture's size depends on W, H, tile_size and the numbers of lines and bars alone, so it stays the same through a
-    video. Height and width are even, as H.264 wants them.
+    The picture's size depends on W, H, tile_size, the numbers of lines and bars, and whether there is a caption, so it stays
+    the same through a video. Height and width are even, as H.264 wants them.
 
     Args:
         frame: uint8 [W, H, 3], an observation: object, colour, state of each cell; of stacked ones the last is drawn.
         goal: a cell, x*H + y, which is outlined; None draws no goal.
         probabilities: float [W, H], not negative: each cell is tinted in proportion, the largest most. None draws none.
         panel: None draws none.
+        caption: a line above all; one too long for the picture's width is written smaller. None leaves no room for one.
         tile_size: pixels of a cell's side; None chooses by W and H.
     Returns: uint8 [height, width, 3], RGB.
     Raises: ValueError if frame is no [W, H, 3k], probabilities no [W, H], goal no cell of it.
@@ -95,7 +98,7 @@ def render(
         grid = _tinted(grid, probabilities, tile_size)
     if goal is not None:
         _outline(_cell_of(grid, goal // height, goal % height, tile_size))
-    return _compose(grid, panel)
+    return _compose(grid, panel, caption)
 
 
 def _cell_of(grid: np.ndarray, x: int, y: int, tile_size: int) -> np.ndarray:
@@ -123,14 +126,18 @@ def _outline(cell: np.ndarray) -> None:
     cell[line:-line, line:-line] = inside
 
 
-def _compose(grid: np.ndarray, panel: Panel | None) -> np.ndarray:
+def _compose(grid: np.ndarray, panel: Panel | None, caption: str | None) -> np.ndarray:
     rows, columns = grid.shape[:2]
+    top = 0 if caption is None else CAPTION_HEIGHT
     width = columns + (PANEL_WIDTH if panel is not None else 0)
     height = max(rows, _panel_height(panel)) if panel is not None else rows
-    picture = Image.new("RGB", (_even(width), _even(height)), BACKGROUND)
-    picture.paste(Image.fromarray(grid), (0, (height - rows) // 2))
+    picture = Image.new("RGB", (_even(width), _even(top + height)), BACKGROUND)
+    picture.paste(Image.fromarray(grid), (0, top + (height - rows) // 2))
+    draw = ImageDraw.Draw(picture)
+    if caption is not None:
+        draw.text((MARGIN, top // 2), caption, TEXT_COLOUR, _font_for(caption, width - 2 * MARGIN), anchor="lm")
     if panel is not None:
-        _draw_panel(ImageDraw.Draw(picture), panel, columns + MARGIN, PANEL_WIDTH - 2 * MARGIN)
+        _draw_panel(draw, panel, columns + MARGIN, top, PANEL_WIDTH - 2 * MARGIN)
     return np.array(picture)
 
 
@@ -138,9 +145,9 @@ def _panel_height(panel: Panel) -> int:
     return 3 * MARGIN + (len(panel.lines) + len(panel.bars)) * LINE_HEIGHT + MAX_BADGES * BADGE_HEIGHT
 
 
-def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int, width: int) -> None:
+def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int, top: int, width: int) -> None:
     right = left + width
-    y = MARGIN + LINE_HEIGHT // 2  # the middle of a line
+    y = top + MARGIN + LINE_HEIGHT // 2  # the middle of a line
     for label, value in panel.lines:
         draw.text((left, y), label, LABEL_COLOUR, _font_for(label, LABEL_WIDTH), anchor="lm")
         draw.text((right, y), value, TEXT_COLOUR, _font_for(value, width - LABEL_WIDTH), anchor="rm")

@@ -11,6 +11,7 @@ import torch
 from main.playing.trained import Trained
 from main.training.actor import Actor
 from utils_folder import video
+from utils_folder.minigrid import carried_name
 from utils_folder.motivations.base import Motivation
 
 EVENT_SECONDS, OUTCOME_SECONDS = 0.8, 2.4  # time to read a badge
@@ -32,24 +33,26 @@ def watch(agent: Trained, num_episodes: int, show: Callable[[np.ndarray, float],
 
     Returns the episodes' numbers of steps.
     """
-    actor = agent.actor(1, "video")
+    actor = agent.actor(1, "video", telling=True)
     actor.start()
-    steps = [_watch_episode(agent, actor, show) for _ in range(num_episodes)]
+    steps = [_watch_episode(agent, actor, f"episode {i + 1} of {num_episodes}", show) for i in range(num_episodes)]
     actor.environment.close()
     return steps
 
 
-def _watch_episode(agent: Trained, actor: Actor, show: Callable[[np.ndarray, float], None]) -> int:
+def _watch_episode(agent: Trained, actor: Actor, number: str, show: Callable[[np.ndarray, float], None]) -> int:
+    (mission,) = actor.environment.missions()
+    caption = f"{number}: {mission}" if mission else number
     arrival, following = Arrival(), _copied(actor.row)
     done = False
     while not done:
         row, following = following, _copied(actor.advance())
-        show(_picture(agent, row, following, arrival), EVENT_SECONDS if arrival.event else 0)
+        show(_picture(agent, row, following, arrival, caption), EVENT_SECONDS if arrival.event else 0)
         arrival = _arrive(agent.motivation, row, following, arrival)
         done = bool(following["done"][0])
     # The state that the last step led to is gone (the next episode's first frame is there): show the one it was taken in.
     outcome = _outcome(arrival, bool(following["truncated"][0]))
-    show(_picture(agent, row, following, arrival, outcome), OUTCOME_SECONDS)
+    show(_picture(agent, row, following, arrival, caption, outcome), OUTCOME_SECONDS)
     return arrival.step
 
 
@@ -79,7 +82,12 @@ def _outcome(arrival: Arrival, truncated: bool) -> tuple[str, video.Colour]:
 
 
 def _picture(
-    agent: Trained, row: dict, following: dict, arrival: Arrival, outcome: tuple[str, video.Colour] | None = None
+    agent: Trained,
+    row: dict,
+    following: dict,
+    arrival: Arrival,
+    caption: str,
+    outcome: tuple[str, video.Colour] | None = None,
 ) -> np.ndarray:
     """The state of `row`; what the student thought and did in it stands in the row that follows."""
     shown = agent.motivation.shown(row)
@@ -89,6 +97,7 @@ def _picture(
     lines += [
         ("extrinsic reward", f"{arrival.reward:.3f}"),
         ("intrinsic reward", f"{arrival.intrinsic:.3f}"),
+        ("carries", carried_name(int(row["carried_obj"][0]), int(row["carried_col"][0]))),
         *shown.notes,
         ("student's value", f"{following['baseline'][0]:.3f}"),
     ]
@@ -100,7 +109,9 @@ def _picture(
         chosen=int(following["action"][0]),
         badges=badges + ([outcome] if outcome is not None else []),
     )
-    return video.render(row["frame"][0], goal=shown.goal, probabilities=shown.probabilities, panel=panel)
+    return video.render(
+        row["frame"][0], goal=shown.goal, probabilities=shown.probabilities, panel=panel, caption=caption
+    )
 
 
 def record(agent: Trained, num_episodes: int, path: str) -> list[int]:

@@ -137,12 +137,16 @@ class Trained:
     def motivation(self) -> Motivation:
         return self._agent.motivation
 
-    def actor(self, num_envs: int, stream: str) -> Actor:
-        """Plays in E fresh environments; `stream` names its randomness."""
+    def actor(self, num_envs: int, stream: str, *, telling: bool = False) -> Actor:
+        """Plays in E fresh environments; `stream` names its randomness; `telling`: they know their missions, if they can."""
         seed = self.settings[RunSettings].seed
         seeds = [derive_seed(seed, f"{stream} environment", e) for e in range(num_envs)]
         generator = torch_generator(seed, f"{stream} actor")
-        return self._agent.actor(seeds, generator, greedy=self.settings[EvaluationSettings].greedy)
+        agent = self._agent
+        if telling:
+            engine = minigrid.telling_engine(recipe.task_name(self.settings), self.settings[EnvironmentSettings].engine)
+            agent = agent._replace(settings=self.settings.replace(engine=engine))
+        return agent.actor(seeds, generator, greedy=self.settings[EvaluationSettings].greedy)
 
     def actors(self, num_episodes: int, stream: str) -> Iterator[Actor]:
         """Actors with that many environments in all."""

@@ -47,6 +47,7 @@ class Seen(NamedTuple):
     probabilities: np.ndarray | None
     lines: dict[str, str]
     panel: video.Panel
+    caption: str
     seconds: float
 
     @property
@@ -59,8 +60,8 @@ def watch(weights: Path, num_episodes: int, *more: str) -> tuple[Trained, list[l
     agent = load(weights, *more)
     drawn, seen = [], []
 
-    def render(frame, *, goal, probabilities, panel):
-        drawn.append((frame.copy(), goal, probabilities, dict(panel.lines), panel))
+    def render(frame, *, goal, probabilities, panel, caption):
+        drawn.append((frame.copy(), goal, probabilities, dict(panel.lines), panel, caption))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(video, "render", render)

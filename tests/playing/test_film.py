@@ -8,6 +8,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from gym_minigrid.minigrid import IDX_TO_COLOR, IDX_TO_OBJECT, OBJECT_TO_IDX
 from torch import nn
 
 from main.playing import film
@@ -87,6 +88,51 @@ def test_the_lines_are_the_same_in_every_picture(every_trained):
     assert len(labels) == 1
     (labels,) = labels
     assert labels[:2] == ("step", "return") and labels[-1] == "student's value"
+
+
+def test_the_caption_says_which_episode_of_how_many_and_what_it_asks_for(every_trained):
+    _, episodes = watch(every_trained / "model.tar", 2)
+    assert [{seen.caption for seen in episode} for episode in episodes] == [
+        {"episode 1 of 2: get to the green goal square"},
+        {"episode 2 of 2: get to the green goal square"},
+    ]
+
+
+def test_each_episodes_mission_is_its_own(trained):
+    _, episodes = watch(trained / "model.tar", 6, "--env", "MiniGrid-Fetch-5x5-N2-v0")
+    missions = set()
+    for episode in episodes:
+        (caption,) = {seen.caption for seen in episode}
+        there = {f"{IDX_TO_COLOR[colour]} {IDX_TO_OBJECT[kind]}" for kind, colour, _ in episode[0].frame.reshape(-1, 3)}
+        *_, colour, kind = caption.split()
+        assert f"{colour} {kind}" in there
+        missions.add(f"{colour} {kind}")
+    assert len(missions) > 2
+
+
+def test_what_the_agent_carries_is_said(trained):
+    _, episodes = watch(trained / "model.tar", 8, "--env", "MiniGrid-DoorKey-5x5-v0")
+    carried = set()
+    for *states, _ in episodes:
+        for seen in states:
+            key_lies = OBJECT_TO_IDX["key"] in seen.frame[..., 0]
+            assert seen.lines["carries"] == ("nothing" if key_lies else "yellow key")
+            carried.add(seen.lines["carries"])
+    assert len(carried) == 2
+
+
+@pytest.mark.parametrize("engine", ["auto", "compiled"])
+def test_whatever_engine_is_asked_for_the_same_games_are_shown(trained, engine):
+    """The compiled engine does not know missions, so another one plays what is shown."""
+    task = ["--env", "MiniGrid-DoorKey-5x5-v0"]
+    agent, episodes = watch(trained / "model.tar", 2, *task, "--engine", engine)
+    actor = agent.actor(1, "video")
+    row = actor.start()
+    assert actor.environment.missions() == [""]
+    for *states, _ in episodes:
+        for seen in states:
+            np.testing.assert_array_equal(seen.frame, row["frame"][0])
+            row = actor.advance()
 
 
 def test_an_episode_that_ends_early_and_unsolved_is_over():

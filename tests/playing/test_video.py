@@ -187,6 +187,18 @@ def test_the_size_is_even_and_what_is_said_does_not_change_it(width, height, til
     assert rows % 2 == columns % 2 == 0 and max(rows, columns) <= 1024
 
 
+@pytest.mark.parametrize("panel", [None, Panel(LINES, BARS)])
+def test_a_caption_stands_above_all_else_and_leaves_it_as_it_is(frame, panel):
+    plain = render(frame, goal=8, panel=panel, tile_size=64)
+    for words in (1, 12, 60):
+        picture = render(frame, goal=8, panel=panel, caption="jump Wide " * words, tile_size=64)
+        above = len(picture) - len(plain)
+        assert above == video.CAPTION_HEIGHT and picture.shape[1:] == plain.shape[1:]
+        np.testing.assert_array_equal(picture[above:], plain)
+        ink = (picture[:above] != BACKGROUND).any(axis=-1)
+        assert ink.any() and not ink[:2].any() and not ink[-2:].any() and not ink[:, :4].any() and not ink[:, -4:].any()
+
+
 @pytest.mark.parametrize("width, height", [(3, 3), (5, 5), (25, 25), (3, 32)])
 @pytest.mark.parametrize("length", [1, 15, 60])
 def test_nothing_is_clipped_and_nothing_overlaps(width, height, length):

@@ -75,6 +75,10 @@ class Environment(abc.ABC):
     def load_state_dict(self, state: dict) -> Output:
         """Goes back to the moment of `state_dict` and returns the output that was current then."""
 
+    def missions(self) -> list[str]:
+        """What each present episode asks for, in words, [E]; empty where that is not known."""
+        return [""] * self.num_envs
+
     def close(self) -> None:
         """Frees what the environments hold."""
 
@@ -276,6 +280,9 @@ class GymEnvironment(Environment):
             form = {"seed": forms.whole()} if "seed" in level else GENERATOR
             forms.record(form)("source/actor/environment/levels", level)
 
+    def missions(self) -> list[str]:
+        return [str(getattr(env.unwrapped, "mission", "")) for env in self._envs]
+
     def close(self) -> None:
         for env in self._envs:
             env.close()
@@ -337,6 +344,9 @@ class FrameStack(Environment):
         out = self._env.load_state_dict(state["env"])
         self._stack[...] = state["stack"].numpy()
         return out | self._own
+
+    def missions(self) -> list[str]:
+        return self._env.missions()
 
     def close(self) -> None:
         self._env.close()

@@ -16,7 +16,7 @@ from numba.core.event import Event, Listener, install_listener
 from models.grid import MAX_SIDE
 from torchbeast.core.environment import Environment, FrameStack
 from torchbeast.core.settings import flag
-from utils_folder.minigrid.base import CARRIED_FIELDS, Engine, carried
+from utils_folder.minigrid.base import CARRIED_FIELDS, Engine, carried, carried_name
 from utils_folder.minigrid.engine import COMPILED
 from utils_folder.minigrid.gym import GYM
 from utils_folder.minigrid.minigrid3 import MINIGRID3
@@ -30,6 +30,7 @@ __all__ = [
     "Survey",
     "UnknownEnvironment",
     "carried",
+    "carried_name",
     "choose_engine",
     "engine_names",
     "engines_explained",
@@ -38,6 +39,7 @@ __all__ = [
     "probe",
     "problems",
     "survey",
+    "telling_engine",
     "why_not_first",
 ]
 
@@ -204,6 +206,14 @@ def choose_engine(env_name: str, engine: str) -> str:
         instead = " or ".join([*_able(env_name), AUTO])
         raise ValueError(f"{_title(engine)} cannot play {env_name} ({reason}): use --engine {instead}")
     return engine
+
+
+def telling_engine(env_name: str, engine: str) -> str:
+    """As `choose_engine`; but if that one does not tell missions, one that plays the same games and does, if there is one."""
+    chosen = choose_engine(env_name, engine)
+    if REGISTRY[chosen].tells:
+        return chosen
+    return next((name for name in _able(env_name) if REGISTRY[name].tells), chosen)
 
 
 def why_not_first(env_name: str, engine: str) -> str | None:

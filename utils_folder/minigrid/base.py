@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from gym_minigrid.minigrid import (
     COLOR_TO_IDX,
+    IDX_TO_COLOR,
+    IDX_TO_OBJECT,
     OBJECT_TO_IDX,
     Ball,
     Box,
@@ -47,6 +49,7 @@ class Engine(NamedTuple):
     survey: `survey(env_name, fixed_seed)` is a first look at a task, a `Survey`; it raises UnknownEnvironment for one that the
         engine does not have.
     title: what messages call it, where "the NAME engine" does not say it.
+    tells: its environments know their `missions`; where an engine does not, another one plays what is shown to people.
     """
 
     playable: Callable[[str], str | None]
@@ -54,6 +57,7 @@ class Engine(NamedTuple):
     names: Callable[[], list[str]]
     survey: Callable[..., Survey]
     title: str = ""
+    tells: bool = False
 
 
 def carried(env: MiniGridEnv) -> tuple[int, int]:
@@ -61,3 +65,8 @@ def carried(env: MiniGridEnv) -> tuple[int, int]:
     if env.carrying is None:
         return NOTHING_CARRIED
     return OBJECT_TO_IDX.get(env.carrying.type, -1), COLOR_TO_IDX.get(env.carrying.color, -1)
+
+
+def carried_name(obj: int, col: int) -> str:
+    """What `carried` means, in words."""
+    return "nothing" if obj == NOTHING_CARRIED[0] else f"{IDX_TO_COLOR[col]} {IDX_TO_OBJECT[obj]}"

@@ -24,4 +24,4 @@ def make(env_name: str, seeds: Sequence[int], *, fixed_seed: int | None = None) 
     return GymEnvironment(envs, Frames(env_name), seeds=seeds, max_steps=max_steps, fixed_seed=fixed_seed)
 
 
-GYM = Engine(playable, make, GYM_TASKS.names, GYM_TASKS.survey, title="gym-minigrid itself")
+GYM = Engine(playable, make, GYM_TASKS.names, GYM_TASKS.survey, title="gym-minigrid itself", tells=True)
