@@ -69,6 +69,12 @@ class FileSettings:
         2, "how many of the newest checkpoints are kept", at_least=1, at_most=1000, resumable=True
     )
     milestone_frames: int | None = flag(None, "also keep a checkpoint every so many frames", at_least=1, resumable=True)
+    evaluate_minutes: float | None = flag(
+        None,
+        "every so many minutes a process beside training plays num_episodes episodes; the best agent is kept (default: never)",
+        above=0,
+        resumable=True,
+    )
     dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True)
     save_env: bool = flag(
         False, "every save_every frames store the current frames and goals of some environments", experiment=False

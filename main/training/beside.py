@@ -90,7 +90,7 @@ def _hours(seconds: float) -> str:
 
 
 class Beside:
-    """The table of what is done how often: progress, alarms and news at once, events and checkpoints when they are due.
+    """The table of what is done how often: progress, alarms and news at once, events, checkpoints and evaluations when due.
 
     Of several ranks the first does it.
     """
@@ -103,8 +103,8 @@ class Beside:
         self._ranks = ranks
         self._next_scalars = self._next_look = 0.0
 
-    def __call__(self, save: Callable[[], object]) -> None:
-        """`save` writes a checkpoint now."""
+    def __call__(self, save: Callable[[], object], evaluate: Callable[[], object]) -> None:
+        """`save` writes a checkpoint now; `evaluate` looks after evaluations."""
         if not self._ranks.first:
             return
         self.hear()
@@ -123,6 +123,7 @@ class Beside:
                 save()
             else:
                 self._lockstep.save_due = True
+        evaluate()
 
     def hear(self) -> None:
         """What other ranks warn of goes to this one's log too."""

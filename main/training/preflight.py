@@ -63,11 +63,15 @@ def examine(
     own = settings[ProcessSettings]
     actors = own.processes
     learners = own.num_threads if actors else 1
+    playing = int(ranks.first and settings[FileSettings].evaluate_minutes is not None)
     threads = learners * torch.get_num_threads() + THREADS  # OpenMP has some for each thread that computes
     findings = [
-        memory(local_size() * (MAIN_BYTES + rollout_bytes + actors * PROCESS_BYTES), local_size() * rollout_bytes),
+        memory(
+            local_size() * (MAIN_BYTES + rollout_bytes + actors * PROCESS_BYTES) + playing * MAIN_BYTES,
+            local_size() * rollout_bytes,
+        ),
         open_files(FILES + FILES_PER_PROCESS * (actors + ranks.size - 1)),
-        processes(local_size() * (actors + threads)),
+        processes(local_size() * (actors + threads) + playing * THREADS),
         *([disk(settings, checkpoint_bytes, ranks.size, done)] if ranks.first else []),
         cores(actors),
         system(),
@@ -201,12 +205,13 @@ def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1, done: int = 
 def _new_checkpoints(settings: Settings, done: int) -> int:
     """How many more than now there will be at most, one of them half written."""
     files, total_frames = settings[FileSettings], settings[RunSettings].total_frames
-    if files.disable_checkpoint:
-        return 0
+    evaluated = 0 if files.evaluate_minutes is None else 2
     milestones = total_frames // files.milestone_frames - done // files.milestone_frames if files.milestone_frames else 0
+    if files.disable_checkpoint:
+        return evaluated
     path = Path(files.savedir) / files.xpid / run_folder.CHECKPOINT if done and files.xpid else None
     there = 0 if path is None else min(files.keep_checkpoints, checkpoint.kept(path))
-    return files.keep_checkpoints + 1 - there + max(0, milestones)
+    return files.keep_checkpoints + 1 - there + max(0, milestones) + evaluated
 
 
 def cores(processes: int) -> Finding:

@@ -104,6 +104,11 @@ class Record:
                 self.warn_once(f"less than {LOW_DISK_BYTES >> 20} MiB of disk are left in {self.run_dir}: free some")
             self._write_scalars(values)
 
+    def evaluated(self, frames: int, values: dict[str, float | None]) -> None:
+        """Writes the figures of an evaluation to TensorBoard."""
+        with self._disk_errors("logging"):
+            self._writer.scalars(frames, values)
+
     def look(self) -> None:
         """Finds the folder again if it was moved, and puts back what was deleted; then a checkpoint is due at once."""
         with self._disk_errors("looking after the run's folder"):

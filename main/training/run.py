@@ -18,6 +18,7 @@ from main.settings import FileSettings, RunSettings
 from main.training import preflight, recipe, resume
 from main.training.actor import Actor
 from main.training.beside import Beside, Progress
+from main.training.evaluator import Evaluator
 from main.training.interrupt import EXIT_CODES, Interrupt
 from main.training.lockstep import Lockstep
 from main.training.loop import Loop
@@ -147,6 +148,7 @@ class Run:
         Returns the exit code. Raises RunFailed with the cause.
         """
         beside = Beside(self.learner, self.record, self.progress, self.lockstep, self.ranks)
+        evaluator = Evaluator(self.settings, self.learner, self.loop)
         successful = ended = False
         with self.interrupt:
             try:
@@ -155,13 +157,14 @@ class Run:
                     if self.learner.frames:
                         logger.info(f"resumed at {self.learner.frames:,} frames")
                 self.save()
-                self.loop.run(lambda: beside(self.save))
+                self.loop.run(lambda: beside(self.save, lambda: evaluator(self.record)))
                 successful, ended = self._done(), True
             except (ActorsFailed, Diverged) as error:
                 raise RunFailed(str(error)) from None
             finally:
                 self.loop.stop()
                 self.source.close()
+                evaluator.close(self.record.run_dir)
                 # Ranks that fail go back to their last checkpoint together: they may be in the middle of an update.
                 saved = self.save() if ended or self.ranks.alone else True
                 with contextlib.suppress(RanksFailed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
@@ -9,7 +10,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -35,6 +36,19 @@ def save(path: Path, state: dict, *, keep: int = 1) -> None:
     The `keep` - 1 checkpoints before it stay beside it, as NAME-1.tar (the newest of them), NAME-2.tar, ...: whole ones, of
     fewer frames than it has. One of more, from which the run has gone back, becomes a milestone.
     """
+    with _written(path, state):
+        _make_room(path, keep, state.get("frames", math.inf))
+
+
+def write(path: Path, state: dict) -> None:
+    """As `save`, but what stays beside it, and whether that is older, is nobody's business here."""
+    with _written(path, state):
+        pass
+
+
+@contextlib.contextmanager
+def _written(path: Path, state: dict) -> Iterator[None]:
+    """At the block's end `path` is the new file."""
     content = io.BytesIO()  # written at once: PyTorch's own writer hides a full disk behind an internal error
     torch.save({"format": FORMAT, **state}, content)
     with replacing(path, alone=True) as temporary:
@@ -42,7 +56,7 @@ def save(path: Path, state: dict, *, keep: int = 1) -> None:
             file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        _make_room(path, keep, state.get("frames", math.inf))
+        yield
 
 
 def _make_room(path: Path, keep: int, frames: float) -> None:

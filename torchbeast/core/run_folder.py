@@ -19,6 +19,9 @@ logger = logging.getLogger("amigo")
 
 CHECKPOINT = "model.tar"
 MILESTONE = "milestone-"  # begins the names of checkpoints that are kept for good
+BEST = "model-best.tar"  # the agent that played best beside training
+CANDIDATE = ".candidate.tar"  # the one that plays there now
+EVALUATIONS = "evaluations.csv"
 METADATA = "meta.json"
 LOG = "logs.csv"
 FIELDS = "fields.csv"

@@ -8,7 +8,6 @@ is gone it ends them and itself. (Where it cannot, being stopped or killed itsel
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import multiprocessing
 import os
@@ -23,13 +22,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from torchbeast.core import parent
 from torchbeast.core.console import cut
 from torchbeast.core.rollouts import shared_array
 
 BEAT_SECONDS = 0.5
 ANSWER_SECONDS = 10.0  # a fork takes milliseconds
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # the main process's: it decides what ends
-PR_SET_PDEATHSIG = 1
 
 
 class Refused(OSError):
@@ -133,7 +132,7 @@ class Spawner:
         os.setpgid(0, 0)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        _die_with_parent(main)
+        parent.die_with(main)
         self._connection.close()  # the main process's end: while it were open here, its end would not be noticed
         workers: dict[int, tuple[int, int]] = {}  # a descriptor that becomes readable when the worker ends: index, pid
         deadline = None
@@ -177,7 +176,7 @@ class Spawner:
                 connection.close()
                 for descriptor in workers:
                     os.close(descriptor)
-                _die_with_parent(spawner)
+                parent.die_with(spawner)
                 _alone(lambda: self._work(index, incarnation, theirs))
         try:
             workers[os.pidfd_open(pid)] = (index, pid)
@@ -233,10 +232,3 @@ def _alone(life: Callable[[], None]) -> None:
         sys.stderr.flush()  # os._exit does not
     finally:
         os._exit(code)
-
-
-def _die_with_parent(parent: int) -> None:
-    """The kernel kills this process when its parent ends, however either of them is stuck."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has gone before that
-        os._exit(1)
