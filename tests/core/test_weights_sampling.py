@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import threading
 
@@ -99,6 +100,9 @@ class Interrupted:
         self.interruption(self.copies)
         self.destination[half:] = source[half:]
 
+    def numpy(self):
+        return self.destination.numpy()
+
 
 def test_a_set_that_changes_while_it_is_read_is_read_again():
     net = Net(value=1.0)
@@ -134,10 +138,47 @@ def test_a_set_that_is_half_written_is_not_read():
     thread.start()
     thread.join(0.1)
     assert thread.is_alive() and not seen
-    shared._values[10:] = 2.0
-    shared._version += 1
+    shared.publish(Net(value=2.0), 4)
     thread.join(5)
     assert seen == [4] and (flat == 2.0).all()
+
+
+class Enough(Exception):
+    """A reader has looked often enough, and has taken nothing."""
+
+
+class Patience(Interrupted):
+    """A destination whose reader gives up after two looks."""
+
+    def __init__(self, destination):
+        super().__init__(destination, self.count)
+
+    def count(self, copies):
+        if copies > 2:
+            raise Enough
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_in_whatever_order_the_writers_stores_arrive_a_reader_takes_a_whole_set_with_its_own_version(order):
+    """A processor may show them to others in any order: ARM's do."""
+    old, new = SharedWeights(Net(value=1.0)), SharedWeights(Net(value=1.0))
+    new.publish(Net(value=2.0))
+    stores = [
+        lambda: old._values[:10].copy_(new._values[:10]),
+        lambda: old._values[10:].copy_(new._values[10:]),
+        lambda: old._checksum.put(0, new._checksum[0]),
+        lambda: old._version.put(0, new._version[0]),
+    ]
+    for done in range(5):
+        flat = torch.zeros(20)
+        try:
+            taken = (old.read_into(Patience(flat)), set(flat.tolist()))
+        except Enough:
+            taken = None
+        assert taken in (None, (2, {1.0}), (4, {2.0}))
+        assert taken is not None or 0 < done < 4
+        if done < 4:
+            stores[order[done]]()
 
 
 def _hammer(shared, width, publications):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -10,12 +12,18 @@ from torchbeast.core.rollouts import shared_array
 
 
 class SharedWeights:
-    """One writer, many readers. The version is odd while the writer is at work."""
+    """One writer, many readers. The version is odd while the writer is at work.
+
+    What the writer stores may reach a reader in any order: on ARM, a new version before the weights. So a reader goes by none:
+    it takes what it has copied if the checksum of that, with its version, is the published one. No lock is needed, which a
+    process that is killed could hold for ever.
+    """
 
     def __init__(self, network: nn.Module):
         size = sum(parameter.numel() for parameter in network.parameters())
         self._values = torch.from_numpy(shared_array((size,), "float32"))
         self._version = shared_array((1,), "int64")
+        self._checksum = shared_array((1,), "int64")
         self.publish(network)
 
     @property
@@ -27,17 +35,23 @@ class SharedWeights:
     def publish(self, network: nn.Module, version: int | None = None) -> None:
         """Makes the network's parameters the ones that `read_into` gives; `version`: as it was when a checkpoint was made."""
         values = parameters_to_vector(network.parameters()).cpu()
+        version = self.version + 2 if version is None else version
         self._version += 1
         self._values.copy_(values)
-        self._version[0] = self._version[0] + 1 if version is None else version
+        self._checksum[0] = _checksum(values, version)
+        self._version[0] = version
 
     def read_into(self, flat: torch.Tensor) -> int:
         """Copies the newest whole set of weights to `flat` and returns its version."""
         while True:
-            before = self.version
+            version = self.version
             flat.copy_(self._values)
-            if before % 2 == 0 and before == self.version:
-                return before
+            if version % 2 == 0 and _checksum(flat, version) == self._checksum[0]:
+                return version
+
+
+def _checksum(values: torch.Tensor, version: int) -> int:
+    return zlib.crc32(values.numpy(), version & 0xFFFFFFFF)
 
 
 class Reader:
