@@ -157,22 +157,27 @@ def test_a_refused_fork_is_told_and_ends_nothing(monkeypatch):
         return fork()
 
     monkeypatch.setattr(os, "fork", fork_or_not)
-    made = Spawner(work)
+    made, pipes = Spawner(work), []  # workers end with their pipes
+
+    def spawned(index):
+        pipes.append(made.spawn(index, 0))
+        return pipes[-1].recv()[:2]
+
     made.start()
     try:
-        assert made.spawn(0, 0).recv()[:2] == (0, 0)
+        assert spawned(0) == (0, 0)
         refuse[0] = True
         with pytest.raises(Refused, match="temporarily unavailable"):
             made.spawn(1, 0)
         refuse[0] = False
-        assert made.spawn(1, 0).recv()[:2] == (1, 0)
+        assert spawned(1) == (1, 0)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         for pid in (made.pid, os.getpid()):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
             with pytest.raises(Refused, match="Too many open files"):
                 made.spawn(2, 0)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-        assert made.spawn(2, 0).recv()[:2] == (2, 0)
+        assert spawned(2) == (2, 0)
         assert made.ended() == []
     finally:
         made.close(0.2)
