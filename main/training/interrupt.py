@@ -13,7 +13,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 PREEMPTED = 75  # EX_TEMPFAIL: what a job script requeues on
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: PREEMPTED, signal.SIGHUP: 129}  # after a checkpoint
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": PREEMPTED, "SIGHUP": 129}  # after a checkpoint
+EXIT_CODES = {getattr(signal, name): code for name, code in CODES.items() if hasattr(signal, name)}  # of those that there are
 
 
 class Stopped(BaseException):
@@ -26,7 +27,7 @@ class Stopped(BaseException):
 
 def numbers() -> list[signal.Signals]:
     """The signals that are taken: a hangup is not, where it is ignored, as nohup has it."""
-    return [number for number in EXIT_CODES if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    return [number for number in EXIT_CODES if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def take(handler: Callable[[int, object], None]) -> dict[int, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,11 +18,16 @@ from main.settings import FileSettings, RunSettings
 from main.training import processes as processes_module
 from main.training.processes import ProcessSettings
 from models import STUDENTS
-from torchbeast.core import cgroups, checkpoint, run_folder
+from torchbeast.core import cgroups, checkpoint, run_folder, spawner
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, local_size
 from torchbeast.core.settings import Settings, UsageError, flags_of
 from utils_folder.motivations.base import Task
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 logger = logging.getLogger("amigo")
 
@@ -74,7 +78,7 @@ def examine(
         processes(local_size() * (actors + threads) + playing * THREADS),
         *([disk(settings, checkpoint_bytes, ranks.size, done)] if ranks.first else []),
         cores(actors),
-        system(),
+        system(actors),
         gpu(settings[ProcessSettings].disable_cuda, ranks.local_rank),
     ]
     for finding in findings:
@@ -87,9 +91,10 @@ def examine(
 def memory(needed: int, rollout_bytes: int) -> Finding:
     """Rollouts lie in anonymous shared memory: it counts as memory, and a small /dev/shm does not matter."""
     available = available_memory()
-    text = (
-        f"memory {_mib(needed)} of {_mib(available)} available, {_mib(rollout_bytes)} of it shared rollouts (not in /dev/shm)"
-    )
+    shared = f"{_mib(rollout_bytes)} of it shared rollouts (not in /dev/shm)"
+    if available is None:
+        return Finding(f"memory {_mib(needed)}, {shared}; this system does not tell how much there is")
+    text = f"memory {_mib(needed)} of {_mib(available)} available, {shared}"
     if needed <= available:
         return Finding(text)
     return Finding(
@@ -100,12 +105,26 @@ def memory(needed: int, rollout_bytes: int) -> Finding:
     )
 
 
-def available_memory(proc: Path = cgroups.PROC) -> int:
-    """Bytes that can still be had, by the machine's account and that of every group that this process is in."""
-    with open("/proc/meminfo") as file:
-        values = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file if line.rstrip().endswith("kB")}
-    free = cgroups.free_memory(proc)
-    return values["MemAvailable"] if free is None else max(0, min(values["MemAvailable"], free))
+def available_memory(proc: Path = cgroups.PROC) -> int | None:
+    """Bytes that can still be had, by the machine's account and that of every group that this process is in.
+
+    Where no account of what is free is given it is all that the machine has, and None where that is not told either.
+    """
+    try:
+        with open("/proc/meminfo") as file:
+            values = {line.split(":")[0]: int(line.split()[1]) << 10 for line in file if line.rstrip().endswith("kB")}
+        machine = values["MemAvailable"]
+    except (OSError, KeyError):
+        machine = _all_memory()
+    limits = [limit for limit in (machine, cgroups.free_memory(proc)) if limit is not None]
+    return max(0, min(limits)) if limits else None
+
+
+def _all_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no such function, no such name, no answer
+        return None
 
 
 def network(settings: Settings, task: Task, weights: Mapping[str, Any] | None = None) -> None:
@@ -124,7 +143,8 @@ def network(settings: Settings, task: Task, weights: Mapping[str, Any] | None = 
                 f"and it holds {there:,}"
             )
     needed = local_size() * size * 4 * (COPIES + COPIES_OF_PROCESS * settings[ProcessSettings].processes)
-    if needed > (available := available_memory()):
+    available = available_memory()
+    if available is not None and needed > available:
         raise UsageError(
             f"the student's network needs about {_mib(needed)} of memory and {_mib(available)} are available: make it smaller "
             f"({', '.join(asked)})"
@@ -132,9 +152,9 @@ def network(settings: Settings, task: Task, weights: Mapping[str, Any] | None = 
 
 
 def open_files(needed: int) -> Finding:
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"open files {needed} of {limit}"
-    if limit == resource.RLIM_INFINITY or needed <= limit:
+    limit = _limit("RLIMIT_NOFILE")
+    text = f"open files {needed}" if limit is None else f"open files {needed} of {limit}"
+    if limit is None or needed <= limit:
         return Finding(text)
     return Finding(
         text, f"the run opens about {needed} files and {limit} are allowed: ulimit -n {needed}, or fewer actor processes"
@@ -144,8 +164,8 @@ def open_files(needed: int) -> Finding:
 def processes(needed: int) -> Finding:
     """Threads count as processes do, everywhere."""
     text, free, remedy = f"processes and threads {needed}", cgroups.free_processes(), "docker run --pids-limit"
-    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    if limit != resource.RLIM_INFINITY and not _is_privileged():
+    limit = _limit("RLIMIT_NPROC")
+    if limit is not None and not _is_privileged():
         own = limit - threads_of(os.getuid())
         if free is None or own < free:
             free, remedy = own, f"ulimit -u {limit - own + needed}"
@@ -159,6 +179,15 @@ def processes(needed: int) -> Finding:
         f"the run starts about {needed} processes and threads, and {max(0, free)} more are allowed: {remedy}, or fewer "
         "--num_actor_processes or --num_threads",
     )
+
+
+def _limit(name: str) -> int | None:
+    """A limit of this process's; None where there is none, or no such limit on this system."""
+    number = getattr(resource, name, None)
+    if number is None:
+        return None
+    limit, _ = resource.getrlimit(number)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _is_privileged() -> bool:
@@ -220,12 +249,19 @@ def cores(processes: int) -> Finding:
     return Finding(f"{available} cores for {processes} actor processes and the learner{note}")
 
 
-def system() -> Finding:
-    """Actor processes are watched through descriptors that older Linux kernels, and Pythons built on them, do not have."""
-    if hasattr(os, "pidfd_open"):
-        return Finding(f"{sys.platform}, Python {sys.version.split()[0]}")
-    text = "this system has no pidfd_open"
-    return Finding(text, f"{text}: use Linux 5.3 or newer with a Python built for it (python.org's, conda-forge's)")
+def system(actors: int) -> Finding:
+    """Actor processes are watched through descriptors that only Linux has, and neither its older kernels nor Pythons built on
+    them."""
+    text, lacking = f"{sys.platform}, Python {sys.version.split()[0]}", spawner.lacking()
+    if not lacking or not actors:
+        return Finding(text)
+    text = f"{text}, without {', '.join(lacking)}"
+    return Finding(
+        text,
+        f"actor processes need {' and '.join(lacking)}, which this system or this Python lacks: train in one process with "
+        "--num_actor_processes 0, or on Linux 5.3 or newer (on Windows in WSL2, on macOS in a container) with a Python built "
+        "for it (python.org's, conda-forge's)",
+    )
 
 
 def gpu(disable_cuda: bool, local_rank: int = 0) -> Finding:

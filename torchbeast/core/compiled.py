@@ -127,11 +127,12 @@ def _in_private(function: Callable) -> caching.Cache | None:
 
 def private_folder() -> Path:
     """A folder of this user alone among the temporary files. Raises: OSError if there can be none."""
-    folder = Path(tempfile.gettempdir()) / f"amigo-compiled-{os.getuid()}"
+    user = os.getuid() if hasattr(os, "getuid") else 0  # as lstat has it there
+    folder = Path(tempfile.gettempdir()) / f"amigo-compiled-{user}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != user or about.st_mode & 0o077:
         raise PermissionError(f"{folder} is not a folder of this user alone")
     return folder
 

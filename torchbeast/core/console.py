@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 PATIENCE_SECONDS = 1.0
+PIPE_BUF = getattr(select, "PIPE_BUF", 512)  # the least that POSIX allows
 LEFT_OUT = "\n[lines are missing here: nobody took them]\n"
 LIMIT = 16_000  # characters of one message; the rest helps nobody, and may be any number of megabytes
 
@@ -101,11 +102,13 @@ class Stream(io.TextIOBase):
                 self._missing, self._patience = True, 0.0
                 return
             with contextlib.suppress(BlockingIOError):
-                data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+                data = data[os.write(self._descriptor, data[:PIPE_BUF]) :]
         self._missing, self._patience = False, PATIENCE_SECONDS
 
     def _ready(self) -> bool:
         """Whether something can be written, or is going to fail, now or within its patience."""
+        if not hasattr(select, "poll"):  # a write waits, then
+            return True
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         return bool(poll.poll(None if self._waits else 1000 * self._patience))

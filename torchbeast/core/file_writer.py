@@ -64,7 +64,9 @@ class FileWriter:
         self._folder = HeldFolder(run_dir)
         self._events = Events(purge_step)
         self._rows = Rows(run_dir / run_folder.LOG, fields, tick)
-        self._handler = _QuietFileHandler(run_dir / run_folder.MESSAGES, encoding="utf-8", errors="backslashreplace")
+        self._handler = _QuietFileHandler(
+            run_dir / run_folder.MESSAGES, mode="a+", encoding="utf-8", errors="backslashreplace"
+        )
         self._handler.setLevel(logging.INFO)
         self._handler.setFormatter(logging.Formatter("[%(levelname)s:%(process)d %(asctime)s] %(message)s"))
         self._level_before = logger.level

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 from typing import IO
 
 from torchbeast.core.run_folder import replacing
+
+CHUNK = 1 << 20
 
 
 class HeldFolder:
@@ -21,7 +22,7 @@ class HeldFolder:
     def __init__(self, path: Path):
         self.path = path
         self._home = path.absolute()  # should the working directory be what is deleted
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        self._descriptor = _opened(path)
 
     def find(self) -> str | None:
         """Sees to it that `path` is the folder again. Returns what has happened to it; None if nothing. Raises: OSError."""
@@ -33,22 +34,28 @@ class HeldFolder:
             return f"{before} was moved; the run goes on in {there}"
         self.path = self._made()
         self.close()
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        self._descriptor = _opened(self.path)
         return f"{before} was deleted, with what was kept in it; the run goes on in {self.path}, made again"
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self._descriptor)
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
 
     def _is(self, path: Path) -> bool:
+        if self._descriptor is None:
+            return path.is_dir()
         try:
             return os.path.samestat(os.stat(path), os.fstat(self._descriptor))
         except (FileNotFoundError, NotADirectoryError):
             return False
 
     def _moved(self) -> Path | None:
-        """Where the kernel knows it to be; None if it has no name any more."""
-        path = Path(os.readlink(f"/proc/self/fd/{self._descriptor}"))
+        """Where the kernel knows it to be; None if it has no name any more, or the system does not tell."""
+        try:
+            path = Path(os.readlink(f"/proc/self/fd/{self._descriptor}"))
+        except FileNotFoundError:
+            return None
         return path if self._is(path) else None
 
     def _made(self) -> Path:
@@ -61,6 +68,11 @@ class HeldFolder:
         return path
 
 
+def _opened(path: Path) -> int | None:
+    """A descriptor of a folder; None where a system has none for folders."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY) if hasattr(os, "O_DIRECTORY") else None
+
+
 def is_at(file: IO, path: Path) -> bool:
     """Whether this open file is the one at `path`."""
     try:
@@ -70,9 +82,11 @@ def is_at(file: IO, path: Path) -> bool:
 
 
 def put_back(file: IO, path: Path) -> None:
-    """Puts all that is in an open file at `path`, whole or not at all: as long as it is open it has all that it had."""
+    """Puts all that is in a file, which is open for reading too, at `path`, whole or not at all: while it is open it has all
+    that it had."""
     file.flush()
-    with replacing(path) as temporary, open(f"/proc/self/fd/{file.fileno()}", "rb") as old, open(temporary, "wb") as new:
-        shutil.copyfileobj(old, new)
+    with replacing(path) as temporary, open(temporary, "wb") as new:
+        while part := os.pread(file.fileno(), CHUNK, new.tell()):
+            new.write(part)
         new.flush()
         os.fsync(new.fileno())

@@ -40,7 +40,7 @@ class Rows:
     @staticmethod
     def _open(path: Path) -> IO:
         # A large buffer, so that a row is torn only if the process dies inside a flush.
-        return open(path, "a", buffering=1 << 20, newline="", encoding="utf-8")
+        return open(path, "a+", buffering=1 << 20, newline="", encoding="utf-8")
 
     @property
     def closed(self) -> bool:

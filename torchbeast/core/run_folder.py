@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
 import json
 import logging
@@ -14,6 +13,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 logger = logging.getLogger("amigo")
 
@@ -151,6 +155,8 @@ def lock(run_dir: Path) -> IO:
     """
     file = open(run_dir / LOCK, "w")  # noqa: SIM115
     try:
+        if fcntl is None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()

@@ -28,7 +28,13 @@ from torchbeast.core.rollouts import shared_array
 
 BEAT_SECONDS = 0.5
 ANSWER_SECONDS = 10.0  # a fork takes milliseconds
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # the main process's: it decides what ends
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")  # the main process's: it decides what ends
+
+
+def lacking() -> list[str]:
+    """What this system, or this Python, does not have and a spawner needs."""
+    needed = {"fork": os, "pidfd_open": os, "recv_fds": socket}
+    return [name for name, place in needed.items() if not hasattr(place, name)]
 
 
 class Refused(OSError):
@@ -130,8 +136,8 @@ class Spawner:
 
     def _serve(self, connection: Connection, main: int) -> None:
         os.setpgid(0, 0)
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        for name in SIGNALS:
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
         parent.die_with(main)
         self._connection.close()  # the main process's end: while it were open here, its end would not be noticed
         workers: dict[int, tuple[int, int]] = {}  # a descriptor that becomes readable when the worker ends: index, pid
