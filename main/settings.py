@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from main.amigo import program
-from main.training.processes import ProcessSettings
+from main.training.processes import ProcessSettings, Spread
 from models import STUDENTS
 from models.grid import CellSettings
 from torchbeast.core import run_folder
@@ -142,10 +142,17 @@ def make(values: Mapping[str, Any]) -> Settings:
     return Settings.of(groups(), values)
 
 
+def spread(settings: Settings) -> Spread:
+    """How the run's environments and rollouts are spread over processes."""
+    own = settings[EnvironmentSettings]
+    worth = minigrid.worth_a_process(own.task(settings[RunSettings].env), own.engine)
+    return Spread(settings[ProcessSettings], settings[LearningSettings].batch_size, worth)
+
+
 def problems(settings: Settings) -> list[str]:
     """Every reason why these settings cannot work, a line each, with the remedy."""
     found = settings.problems()
-    found += settings[ProcessSettings].problems(settings[LearningSettings].batch_size)
+    found += spread(settings).problems()
     found += settings[FileSettings].problems()
     run, environment = settings[RunSettings], settings[EnvironmentSettings]
     found += minigrid.problems(run.env, environment)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from main.settings import FileSettings, RunSettings
+from main.settings import FileSettings, RunSettings, spread
 from main.training import processes as processes_module
 from main.training.processes import ProcessSettings
 from models import STUDENTS
@@ -65,7 +65,7 @@ def examine(
         done: frames learned so far.
     """
     own = settings[ProcessSettings]
-    actors = own.processes
+    actors = spread(settings).processes
     learners = own.num_threads if actors else 1
     playing = int(ranks.first and settings[FileSettings].evaluate_minutes is not None)
     threads = learners * torch.get_num_threads() + THREADS  # OpenMP has some for each thread that computes
@@ -142,7 +142,7 @@ def network(settings: Settings, task: Task, weights: Mapping[str, Any] | None = 
                 f"the checkpoint's weights do not fit its own flags: {', '.join(asked)} make a network of {size:,} numbers, "
                 f"and it holds {there:,}"
             )
-    needed = local_size() * size * 4 * (COPIES + COPIES_OF_PROCESS * settings[ProcessSettings].processes)
+    needed = local_size() * size * 4 * (COPIES + COPIES_OF_PROCESS * spread(settings).processes)
     available = available_memory()
     if available is not None and needed > available:
         raise UsageError(

@@ -9,6 +9,8 @@ from torchbeast.core import forms, ranks
 from torchbeast.core.settings import flag
 
 MAX_PROCESSES, MAX_THREADS = 10_000, 1000
+LEAST_HOSTED = 2
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -16,10 +18,16 @@ class ProcessSettings:
     """Actors, learner threads, and what they share."""
 
     title = "Processes"
-    num_actors: int = flag(4, "number of environments, each with rollouts of its own (of each rank)", at_least=1)
+    num_actors: int = flag(
+        4,
+        "number of environments, each with rollouts of its own (of each rank); to use many cores take more, and as many times "
+        "the batch_size",
+        at_least=1,
+    )
     num_actor_processes: int | None = flag(
         None,
-        "processes that host them (default: from the cores; 0: act and learn in turn in the main process, reproducibly)",
+        "processes that host them (default: by the cores; more than four only if each hosts ten, or two in slow "
+        "environments; 0: act and learn in turn in the main process, reproducibly)",
         resumable=True,
     )
     max_actor_restarts: int = flag(
@@ -36,41 +44,59 @@ class ProcessSettings:
     num_threads: int = flag(4, "learner threads", at_least=1, at_most=MAX_THREADS, resumable=True)
     disable_cuda: bool = flag(False, "learn on the CPU even if there is a GPU", resumable=True)
 
+
+@dataclass(frozen=True)
+class Spread:
+    """How environments and rollouts are spread over processes: as asked for, else by the machine and by what acting costs.
+
+    Acting for two environments takes a process nearly as long as for ten: most of that is what a forward pass costs whatever
+    it is of. So FEW processes are worth their cores in any case, more only if each hosts `worth` environments.
+
+    own: what was asked for; batch_size: of an update; worth: the engine's, `Engine.worth`.
+    """
+
+    own: ProcessSettings
+    batch_size: int
+    worth: int
+
     @property
     def processes(self) -> int:
-        """How many actor processes: as asked, else one per core but the learner's, at most one per two environments."""
-        if self.num_actor_processes is not None:
-            return self.num_actor_processes
-        return max(1, min(cores() - 1, self.num_actors // 2))
+        """How many actor processes: as asked, else one per core but the learner's, as far as each is worth it."""
+        if self.own.num_actor_processes is not None:
+            return self.own.num_actor_processes
+        actors = self.own.num_actors
+        return max(1, min(cores() - 1, actors // LEAST_HOSTED, max(FEW, actors // self.worth)))
 
     @property
     def hosted(self) -> list[int]:
         """How many environments each actor process hosts (one entry for the main process where there are none)."""
         count = max(1, self.processes)
-        return [self.num_actors // count + (i < self.num_actors % count) for i in range(count)]
+        return [self.own.num_actors // count + (i < self.own.num_actors % count) for i in range(count)]
 
-    def min_buffers(self, batch_size: int) -> int:
+    @property
+    def min_buffers(self) -> int:
         """Fewest rollouts with which nobody can wait for ever: one process's, beside an incomplete batch."""
-        return max(self.hosted) + batch_size - 1
+        return max(self.hosted) + self.batch_size - 1
 
-    def buffers(self, batch_size: int) -> int:
+    @property
+    def buffers(self) -> int:
         """How many rollouts there are in shared memory."""
-        if self.num_buffers is not None:
-            return self.num_buffers
-        return max(2 * self.num_actors, batch_size, self.min_buffers(batch_size))
+        if self.own.num_buffers is not None:
+            return self.own.num_buffers
+        return max(2 * self.own.num_actors, self.batch_size, self.min_buffers)
 
-    def problems(self, batch_size: int) -> list[str]:
+    def problems(self) -> list[str]:
         """Why these do not go together, with the remedy."""
-        count = self.num_actor_processes
-        most = min(self.num_actors, MAX_PROCESSES)
+        count, num_buffers = self.own.num_actor_processes, self.own.num_buffers
+        most = min(self.own.num_actors, MAX_PROCESSES)
         if count is not None and not 0 <= count <= most:
-            highest = f"num_actors ({most})" if most == self.num_actors else f"{most}"
+            highest = f"num_actors ({most})" if most == self.own.num_actors else f"{most}"
             return [f"--num_actor_processes must be in 0..{highest}, got {forms.shown(count)}"]
-        if self.num_buffers is None or self.num_actors < 1 or self.num_buffers >= self.min_buffers(batch_size):
+        if num_buffers is None or self.own.num_actors < 1 or num_buffers >= self.min_buffers:
             return []
         return [
-            f"--num_buffers {self.num_buffers} is too few: a process fills up to {max(self.hosted)} rollouts at once beside "
-            f"an incomplete batch of {batch_size - 1}; use at least {self.min_buffers(batch_size)}, or leave it out"
+            f"--num_buffers {num_buffers} is too few: a process fills up to {max(self.hosted)} rollouts at once beside "
+            f"an incomplete batch of {self.batch_size - 1}; use at least {self.min_buffers}, or leave it out"
         ]
 
 

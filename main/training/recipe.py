@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from main.settings import RunSettings
+from main.settings import RunSettings, spread
 from main.training.actor import Actor
 from main.training.learner import COLUMNS, Learner
-from main.training.processes import ProcessSettings
 from main.training.timeouts import OBSERVED
 from models import STUDENTS
 from models.grid import are_cells
@@ -88,7 +87,7 @@ class Agent(NamedTuple):
             self.student,
             self.shared,
             optimizer_maker(learning, total_frames=self.settings[RunSettings].total_frames, ranks=ranks),
-            num_buffers=self.settings[ProcessSettings].buffers(learning.batch_size),
+            num_buffers=spread(self.settings).buffers,
             ranks=ranks,
         )
 
@@ -119,9 +118,10 @@ class Agent(NamedTuple):
 
     @property
     def _rollouts_size(self) -> dict[str, int]:
-        learning = self.settings[LearningSettings]
-        num_buffers = self.settings[ProcessSettings].buffers(learning.batch_size)
-        return {"unroll_length": learning.unroll_length, "num_buffers": num_buffers}
+        return {
+            "unroll_length": self.settings[LearningSettings].unroll_length,
+            "num_buffers": spread(self.settings).buffers,
+        }
 
     def rollouts(self) -> Rollouts:
         """As many as the run has, in shared memory."""

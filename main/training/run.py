@@ -232,10 +232,11 @@ class Run:
 
     def _start_actors(self) -> Source:
         """Everything after this may use CUDA."""
+        self._hosted = settings_module.spread(self.settings).hosted
         own = self.settings[ProcessSettings]
-        if own.processes == 0:
+        if own.num_actor_processes == 0:
             return InlineActor(self._make_actor(0), self.rollouts)
-        source = ActorProcesses(self._make_actor, own.hosted, self.rollouts, max_restarts=own.max_actor_restarts)
+        source = ActorProcesses(self._make_actor, self._hosted, self.rollouts, max_restarts=own.max_actor_restarts)
         try:
             source.start()
         except ActorsFailed as error:
@@ -244,10 +245,9 @@ class Run:
 
     def _make_actor(self, index: int, restarts: int = 0) -> Actor:
         """A resumed run and an actor that is started again take fresh seeds: the levels go on, they do not repeat."""
-        seed, hosted = self.settings[RunSettings].seed, self.settings[ProcessSettings].hosted
-        first = sum(hosted[:index])
+        seed, first = self.settings[RunSettings].seed, sum(self._hosted[:index])
         stream = f"{self._incarnation}.{restarts}" + ("" if self.ranks.first else f" rank {self.ranks.rank}")
-        seeds = [derive_seed(seed, f"environment {stream}", first + e) for e in range(hosted[index])]
+        seeds = [derive_seed(seed, f"environment {stream}", first + e) for e in range(self._hosted[index])]
         return self.agent.actor(seeds, torch_generator(seed, f"actor {stream}", index))
 
     def _connect(self, state: dict | None) -> None:
@@ -268,7 +268,8 @@ class Run:
 def announce(settings: Settings, device: torch.device, rollouts: Rollouts, run_dir: Path, ranks: Alone) -> None:
     """Says what is run, where and by what."""
     run, processes = settings[RunSettings], settings[ProcessSettings]
-    where = f"{processes.processes} actor processes" if processes.processes else "this process"
+    count = settings_module.spread(settings).processes
+    where = f"{count} actor processes" if count else "this process"
     own, task = settings[EnvironmentSettings], recipe.task_name(settings)
     engine = minigrid.choose_engine(task, own.engine)
     several = "" if ranks.alone else f"{ranks.size} ranks, each: "

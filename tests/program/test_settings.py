@@ -10,9 +10,7 @@ import pytest
 from main import main as entry
 from main import settings as settings_module
 from main.settings import RunSettings
-from main.training.processes import ProcessSettings
 from models import STUDENTS
-from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.settings import Flag, Settings, UsageError, flags_of
 from utils_folder import minigrid
 from utils_folder.motivations import MOTIVATIONS
@@ -202,9 +200,25 @@ def test_arguments_that_are_no_flags_end_with_code_two(capsys):
 @pytest.mark.parametrize(("actors", "processes"), [(40, 1), (40, 3), (5, 2), (4, 0)])
 def test_environments_are_spread_over_processes_and_buffers_suffice(actors, processes):
     settings = parsed(f"--num_actors {actors} --num_actor_processes {processes} --batch_size 8")
-    own, batch_size = settings[ProcessSettings], settings[LearningSettings].batch_size
+    own = settings_module.spread(settings)
     assert sum(own.hosted) == actors and len(own.hosted) == max(1, processes) and max(own.hosted) - min(own.hosted) <= 1
-    assert own.buffers(batch_size) >= max(2 * actors, 8, max(own.hosted) + 7)
+    assert own.buffers >= max(2 * actors, 8, max(own.hosted) + 7)
+
+
+@pytest.mark.parametrize(
+    ("actors", "cores", "compiled", "gym"),
+    [
+        (40, 16, 4, 15), (40, 2, 1, 1), (40, 4, 3, 3), (40, 64, 4, 20), (10, 16, 4, 5), (4, 16, 2, 2), (1, 16, 1, 1),
+        (100, 16, 10, 15), (160, 16, 15, 15), (320, 64, 32, 63), (40, 1, 1, 1),
+    ],
+)  # fmt: skip
+def test_as_many_processes_as_acting_is_worth(monkeypatch, actors, cores, compiled, gym):
+    """Four, or so many that each hosts ten of the compiled engine's environments; one per core but one at most."""
+    monkeypatch.setattr("main.training.processes.cores", lambda: cores)
+    for engine, expected in (("compiled", compiled), ("gym", gym)):
+        settings = parsed(f"--num_actors {actors} --batch_size 8 --env MiniGrid-KeyCorridorS3R3-v0 --engine {engine}")
+        spread = settings_module.spread(settings)
+        assert spread.processes == expected == len(spread.hosted) and sum(spread.hosted) == actors
 
 
 @pytest.mark.parametrize(("actors", "processes", "fewest"), [(40, 1, 47), (5, 2, 10), (4, 0, 11)])

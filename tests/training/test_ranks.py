@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import nn
 
 from main import main as entry
+from main.settings import spread
 from main.training import learner as learners
 from main.training import preflight
-from main.training.processes import ProcessSettings
 from main.training.run import Run
 from main.training.sources import ActorProcesses, ActorsFailed
 from tests.helpers.agents import make_settings, random_batch
@@ -292,10 +292,10 @@ def test_ranks_play_levels_of_their_own_and_the_first_those_of_a_run_alone(tmp_p
 def test_ranks_on_one_machine_share_its_cores_and_memory(monkeypatch):
     settings = make_settings(num_actors=40)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
-    assert settings[ProcessSettings].processes == 15
+    assert spread(settings).processes == 4
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert settings[ProcessSettings].processes == 3
+    assert spread(settings).processes == 3
     preflight.examine(settings, rollout_bytes=1 << 20, checkpoint_bytes=1 << 20)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "100000")
     with pytest.raises(UsageError, match="of memory"):

@@ -100,4 +100,4 @@ def _tasks() -> Tasks:
     return Tasks(gymnasium, package.minigrid_env.MiniGridEnv, package.wrappers.FullyObsWrapper, own)
 
 
-MINIGRID3 = Engine(playable, make, names, survey, TITLE, tells=True)
+MINIGRID3 = Engine(playable, make, names, survey, title=TITLE, tells=True)
