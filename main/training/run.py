@@ -15,7 +15,7 @@ import torch
 
 from main import settings as settings_module
 from main.settings import FileSettings, RunSettings
-from main.training import preflight, recipe, resume
+from main.training import ending, preflight, recipe, resume
 from main.training.actor import Actor
 from main.training.beside import Beside, Progress
 from main.training.interrupt import EXIT_CODES, Interrupt
@@ -63,6 +63,11 @@ def _train(settings: Settings, given: dict[str, Any], ranks: Alone) -> int:
         run_dir = resume.begun(settings[FileSettings], ranks)
     if run_dir is not None:
         settings, state = resume.resumed(Path(run_dir), given, ranks)
+        if ranks.share(ending.is_over(settings, state)):
+            if ranks.first:
+                logger.info(ending.over(settings, state))
+            ranks.close()
+            return 0
     settings_module.check(settings)
     if settings[RunSettings].seed is None:
         settings = settings.replace(seed=ranks.share(int.from_bytes(os.urandom(4), "little") >> 1))
@@ -104,6 +109,7 @@ class Run:
     def __init__(self, settings: Settings, state: dict | None, ranks: Alone = ALONE, *, checked: tuple | None = None):
         self.settings = settings
         self.ranks = ranks
+        self._tried_only = checked is not None
         self._total_frames = settings[RunSettings].total_frames
         # A run that has learned something goes on with fresh levels; one that has not begins as it would have.
         self._incarnation = 0 if state is None else state["incarnation"] + (state["frames"] > 0)
@@ -168,6 +174,9 @@ class Run:
                     beside.hear()
                 self.progress.line()
                 self.progress.close()
+                if self.ranks.first and not self._tried_only:
+                    how = ending.how(successful, ended, self.lockstep.number)
+                    logger.info(ending.closing(how, self.progress, self.record.run_dir, self.ranks))
                 self.record.close(successful)
         self.ranks.close()
         if not saved:
