@@ -38,6 +38,8 @@ def load(settings: Settings, given: dict[str, Any]) -> Trained:
         settings_module.refuse_foreign_module(stored["env"], given, weight_path)
     settings = _with_its_own(settings, given, stored)
     settings_module.check(settings)
+    agents_own = {name for name, about in settings_module.flags().items() if about.agent}  # said already, where they differ
+    settings_module.warn_of_idle(settings, [name for name in given if name not in agents_own])
     _check_task(settings, stored, state["model_state_dict"])
     return Trained(settings, state)
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from torchbeast.core import forms, ranks
-from torchbeast.core.settings import flag
+from torchbeast.core.settings import TRAINING, flag
 
 MAX_PROCESSES, MAX_THREADS = 10_000, 1000
 
@@ -16,6 +16,7 @@ class ProcessSettings:
     """Actors, learner threads, and what they share."""
 
     title = "Processes"
+    needs = TRAINING
     num_actors: int = flag(4, "number of environments, each with rollouts of its own (of each rank)", at_least=1)
     num_actor_processes: int | None = flag(
         None,
@@ -27,13 +28,16 @@ class ProcessSettings:
         "actor processes that die or get stuck are started again so often within ten minutes",
         at_least=0,
         resumable=True,
+        not_with=("num_actor_processes=0",),
     )
     num_buffers: int | None = flag(
         None,
         "rollouts in shared memory (default: max(2 * num_actors, batch_size), or more where the actor processes need more)",
         resumable=True,
     )
-    num_threads: int = flag(4, "learner threads", at_least=1, at_most=MAX_THREADS, resumable=True)
+    num_threads: int = flag(
+        4, "learner threads", at_least=1, at_most=MAX_THREADS, resumable=True, not_with=("num_actor_processes=0",)
+    )
     disable_cuda: bool = flag(False, "learn on the CPU even if there is a GPU", resumable=True)
 
     @property

@@ -69,6 +69,8 @@ def _train(settings: Settings, given: dict[str, Any], ranks: Alone) -> int:
             ranks.close()
             return 0
     settings_module.check(settings)
+    if ranks.first:
+        settings_module.warn_of_idle(settings, given)
     if settings[RunSettings].seed is None:
         settings = settings.replace(seed=ranks.share(int.from_bytes(os.urandom(4), "little") >> 1))
     if settings[FileSettings].dry_run:

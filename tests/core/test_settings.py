@@ -9,7 +9,19 @@ from dataclasses import dataclass
 import pytest
 
 from torchbeast.core import forms
-from torchbeast.core.settings import Flag, Settings, UsageError, flag, flags_of, make_parser, parse, sections, stored, table
+from torchbeast.core.settings import (
+    Flag,
+    Settings,
+    UsageError,
+    flag,
+    flags_of,
+    idle,
+    make_parser,
+    parse,
+    sections,
+    stored,
+    table,
+)
 
 
 def spelled(name: str) -> str:
@@ -325,3 +337,43 @@ def test_the_table_of_a_page():
         "| `--primer` |  | what goes under it |\n"
         "| `--thinner` | 0.25 | share of 100% |"
     )
+
+
+# What does nothing
+
+
+@dataclass(frozen=True)
+class Sanding:
+    title = "Sanding"
+    needs = ("hair=ox",)
+    grain: int = flag(80, "of the paper")
+    wet: bool = flag(False, "with water")
+    water: float = flag(1.0, "litres", needs=("wet", "outdoors"))
+    paper: str = flag("own", "whose", agent=True)
+    dust: bool = flag(False, "leave it", not_with=("wet", "coats=1"))
+    mask: bool = flag(False, "wear one", needs=())
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "told"),
+    [
+        ({}, ["grain", "paper", "mask"], {"grain": "belongs to --hair ox"}),
+        ({"hair": "ox"}, ["grain", "mask"], {}),
+        ({"hair": "ox"}, ["water"], {"water": "belongs to --wet or --outdoors"}),
+        ({"hair": "ox", "wet": True}, ["water"], {}),
+        ({"wet": True}, ["water"], {"water": "belongs to --wet or --outdoors"}),
+        ({"wet": True, "outdoors": True}, ["water"], {}),
+        ({"hair": "ox", "wet": True}, ["dust"], {"dust": "not with --wet"}),
+        ({"wet": True}, ["dust"], {"dust": "belongs to --hair ox"}),
+        ({"hair": "ox", "coats": 1}, ["dust"], {"dust": "not with --coats 1"}),
+    ],
+)
+def test_a_flag_does_nothing_where_what_it_needs_is_not_so_or_what_forbids_it_is(values, names, told):
+    assert idle(Settings.of((*GROUPS, Sanding), values), names) == told
+
+
+def test_a_group_that_not_everything_uses_needs_one_of_its_users():
+    settings, users = Settings.of(GROUPS, {}), {Paint: ["hair=ox", "width"], Brush: ["hair=cow"]}
+    told = {"coats": "belongs to --hair ox or --width", "hair": "belongs to --hair cow"}
+    assert idle(settings, ["coats", "hair"], users) == told
+    assert idle(settings, ["coats"], {Paint: ["hair=ox", "hair=pig"]}) == {}

@@ -7,6 +7,7 @@ A group is a frozen dataclass whose fields are made by `flag`:
         title = "Counts"
         count_coef: float = flag(0.1, "scale of the reward for a first visit", at_least=0, agent=True)
 
+A group may say where its flags do something at all, as `needs = ("mode=train",)`; a flag may say so itself (`Flag.needs`).
 From groups come the command line with its help, the checks with their remedies, the tables of the pages, and the flat dict that
 is stored with a run. `Settings` is the frozen whole of one run; each part is given its own groups of it.
 """
@@ -18,7 +19,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from torchbeast.core import forms
@@ -26,6 +27,7 @@ from torchbeast.core import forms
 LONGEST_TEXT = 4096  # of a flag in a file: what a path may have
 LONGEST = 300  # characters of what is said of a wrong command line, which may quote it
 BITS = 64  # that every number among the settings fits in
+TRAINING = ("mode=train",)  # what a group that only learning reads needs
 Group = TypeVar("Group")
 
 
@@ -44,6 +46,9 @@ class Flag(NamedTuple):
     experiment: it tells one experiment from another; runs that differ in other flags alone are seeds of one.
     published: the value that checkpoints of the published code imply, which do not store it; None if they imply none.
     canonical: turns a given value into the one meant; raises ValueError with the remedy.
+    needs: it does something only where one of these holds: NAME, another flag is given or on, or NAME=VALUE, and does something
+        itself; () where it always does; None: as its group has it (what an agent needs again is not bound to the group's).
+    not_with: it does nothing where one of these holds.
     """
 
     name: str
@@ -59,6 +64,8 @@ class Flag(NamedTuple):
     experiment: bool = True
     published: Any = None
     canonical: Callable[[Any], Any] = lambda value: value
+    needs: tuple[str, ...] | None = None
+    not_with: tuple[str, ...] = ()
 
     def problem(self, value: Any) -> str | None:
         """Why this value cannot work; None if it can."""
@@ -140,6 +147,9 @@ class Settings:
     def __getitem__(self, group: type[Group]) -> Group:
         return self._groups[group]
 
+    def __iter__(self) -> Iterator[type]:
+        return iter(self._groups)
+
     def replace(self, **values: Any) -> Settings:
         """The same but for these flags. Raises: KeyError for a name that is none."""
         flat = self.flat()
@@ -156,6 +166,33 @@ class Settings:
         flat = self.flat()
         found = (about.problem(flat[name]) for name, about in flags_of(self._groups).items())
         return [problem for problem in found if problem is not None]
+
+
+def idle(
+    settings: Settings, names: Iterable[str], users: Mapping[type, Sequence[str]] | None = None
+) -> dict[str, str]:
+    """Those of these flags that do nothing among these settings, and whose they are or what forbids them.
+
+    users: by group, what uses it, as `Flag.needs` has it, where not everything does.
+    """
+    flat, flags, groups = settings.flat(), flags_of(settings), {name: group for group in settings for name in flags_of([group])}
+
+    def why(name: str) -> str | None:
+        about, group = flags[name], groups[name]
+        own = () if about.agent else getattr(group, "needs", ())
+        for wanted in ((users or {}).get(group, ()), own if about.needs is None else about.needs):
+            if wanted and not any(map(holds, wanted)):
+                return f"belongs to {' or '.join(f'--{one}' for one in wanted)}".replace("=", " ")
+        against = next(filter(holds, about.not_with), None)
+        return against and f"not with --{against}".replace("=", " ")
+
+    def holds(condition: str) -> bool:
+        name, equals, wanted = condition.partition("=")
+        value = flat[name]
+        met = str(value) == wanted if equals else value is not None and value is not False
+        return met and why(name) is None
+
+    return {name: reason for name in names if (reason := why(name))}
 
 
 class Parser(argparse.ArgumentParser):

@@ -79,7 +79,7 @@ class EnvironmentSettings:
         AUTO, f"what plays MiniGrid: {engines_explained()}", choices=engine_names(), resumable=True
     )
     fix_seed: bool = flag(False, "every episode is the level of env_seed")
-    env_seed: int = flag(1, "seed of that level", at_least=0)
+    env_seed: int = flag(1, "seed of that level", at_least=0, needs=("fix_seed",))
     num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, at_most=100, agent=True)
 
     def task(self, env: str) -> str:
