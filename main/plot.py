@@ -37,7 +37,7 @@ from main.analysis.log import Log, read_log
 from main.training import recipe
 from torchbeast.core import outputs
 from torchbeast.core.columns import Column
-from torchbeast.core.settings import Parser, UsageError
+from torchbeast.core.settings import Parser, UsageError, whole_number
 
 MOST_BINS = 20_000
 
@@ -381,7 +381,7 @@ def _positive(text: str) -> float:
 
 
 def _dpi(text: str) -> int:
-    value = int(text)
+    value = whole_number(text)
     if not 30 <= value <= 1200:
         raise ValueError
     return value

@@ -66,7 +66,7 @@ class FileSettings:
     initials: str = flag("anonymous", "whose run it is", experiment=False)
     savedir: str = flag("./experimentsMinigrid", "folder for runs", resumable=True, not_with=("resume",))
     resume: str | None = flag(
-        None, "go on with the run in this folder from its last checkpoint, or from this checkpoint in it", resumable=True
+        None, "go on with a run: its folder, a checkpoint in it, or a folder of runs, for its latest", resumable=True
     )
     disable_checkpoint: bool = flag(False, "write no checkpoints", resumable=True)
     checkpoint_minutes: float = flag(
@@ -102,7 +102,10 @@ class EvaluationSettings:
 
     title = "Evaluation"
     needs = ("mode=test", "mode=test_render")
-    weight_path: str = flag(run_folder.CHECKPOINT, "checkpoint of the agent to play with", resumable=True)
+    weight_path: str = flag(
+        run_folder.CHECKPOINT, "the agent: a run's folder, a checkpoint in it, or a folder of runs, for its latest",
+        resumable=True,
+    )
     num_episodes: int = flag(100, "episodes to play", at_least=1, resumable=True, needs=("mode=test",))
     greedy: bool = flag(False, "take the most probable action (default: sample)", resumable=True)
     json: str | None = flag(None, "also write the statistics to this file", resumable=True)

@@ -255,6 +255,11 @@ def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
     assert said.out.count("-m main.main") == 1 and "exit code 1; its cause stands above" in said.err
 
 
+def test_frames_may_be_written_with_an_exponent(tmp_path):
+    (tmp_path / "table.ini").write_text(TABLE.replace("frames = 480", "frames = 4.8e2"))
+    assert {experiment.frames for experiment in read_table(tmp_path / "table.ini", command.check_run)} == {480}
+
+
 @pytest.mark.parametrize(
     "text, word",
     [
@@ -267,7 +272,7 @@ def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
             TABLE.replace(f"--model {OTHER}", f"--modle {OTHER}"),
             "[other] no such flag: --modle; did you mean --mode or --model?",
         ),
-        (TABLE.replace("frames = 480", "frames = 1e6"), "[teacher] --total_frames: invalid int value"),
+        (TABLE.replace("frames = 480", "frames = 1e-6"), "[teacher] --total_frames: invalid whole number value"),
         (TABLE.replace("seeds = 1 2", "seeds = 1,2"), "[teacher] seeds = 1,2: write it as 1 2 3"),
         (TABLE.replace("seeds = 3", "seeds ="), "[other] seeds ="),
         (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),

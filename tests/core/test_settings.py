@@ -208,6 +208,24 @@ def test_values_have_their_types_and_what_was_given_is_told():
     assert settings.flat() == {**Settings.of(GROUPS, {}).flat(), **given}
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e8", 10**8), ("3e7", 3 * 10**7), ("2.5E3", 2500), ("1e0", 1), ("10.0", 10), ("1_000", 1000), (f"{2**60}.0", 2**60)],
+)
+def test_a_whole_number_may_be_written_with_an_exponent(text, value):
+    for name in ("coats", "bristles"):
+        given = parsed(f"--{name}", text)[1][name]
+        assert given == value and type(given) is int
+
+
+@pytest.mark.parametrize("text", ["1.5", "1e-3", "1e", "nan", "inf", "", "1e999999999999999999999", "1e99999999", "0x10"])
+def test_what_is_no_whole_number_is_refused_at_once(text):
+    for name in ("coats", "bristles"):
+        with pytest.raises(UsageError) as error:
+            parsed(f"--{name}", text)
+        assert str(error.value) == f"--{name}: invalid whole number value: {text!r}; see paint --help"
+
+
 def test_what_is_not_given_is_the_default_and_not_told():
     settings, given = parsed()
     assert given == {} and settings.flat() == Settings.of(GROUPS, {}).flat()
@@ -224,10 +242,10 @@ def test_a_value_is_the_one_that_is_meant():
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--coats", "many"], "--coats: invalid int value: 'many'; see paint --help"),
-        (["--coats", "1.5"], "--coats: invalid int value: '1.5'; see paint --help"),
-        (["--coats", "nan"], "--coats: invalid int value: 'nan'; see paint --help"),
-        (["--bristles", "None"], "--bristles: invalid int value: 'None'; see paint --help"),
+        (["--coats", "many"], "--coats: invalid whole number value: 'many'; see paint --help"),
+        (["--coats", "1.5"], "--coats: invalid whole number value: '1.5'; see paint --help"),
+        (["--coats", "nan"], "--coats: invalid whole number value: 'nan'; see paint --help"),
+        (["--bristles", "None"], "--bristles: invalid whole number value: 'None'; see paint --help"),
         (["--width", "wide"], "--width: invalid float value: 'wide'; see paint --help"),
         (["--coats"], "--coats: expected one argument; see paint --help"),
         (["--outdoors=yes"], "--outdoors: ignored explicit argument 'yes'; see paint --help"),

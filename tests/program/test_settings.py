@@ -118,7 +118,7 @@ def test_bounds_are_kept(name):
 def test_a_number_is_finite(name):
     for value in ("nan", "inf", "-inf"):
         if FLAGS[name].type is int:
-            with pytest.raises(UsageError, match=f"--{name}: invalid int value: '{value}'"):
+            with pytest.raises(UsageError, match=f"--{name}: invalid whole number value: '{value}'"):
                 parsed(f"--{name}={value}")
         else:
             assert problems(f"--{name}={value}") == [f"--{name} must be a finite number, got {value}"]
@@ -187,7 +187,7 @@ def test_arguments_that_are_no_flags_end_with_code_two(capsys):
     for words, told in (
         (["--no_such_flag"], "no such flag: --no_such_flag; --help lists them"),
         (["--modle=default"], "no such flag: --modle=default; did you mean --mode or --model?"),
-        (["--total_frames", "1e6"], "--total_frames: invalid int value: '1e6'; see python -m main.main --help"),
+        (["--total_frames", "1e-3"], "--total_frames: invalid whole number value: '1e-3'; see python -m main.main --help"),
         (["--mode", "play"], "--mode: invalid choice: 'play'"),
         (["--env"], "--env: expected one argument"),
     ):

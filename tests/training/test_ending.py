@@ -107,3 +107,12 @@ def test_a_run_whose_end_was_not_noted_is_brought_to_it(tmp_path):
     assert entry.main(["--resume", str(unended(tmp_path / "run"))]) == 0
     assert json.loads((tmp_path / "run" / "meta.json").read_text())["successful"] is True
     assert checkpoint.load(tmp_path / "run" / "model.tar")["frames"] == 480
+
+
+@pytest.mark.parametrize("place", ["run/model.tar", "run", "latest", "."])
+def test_a_run_is_named_by_its_checkpoint_its_folder_or_the_folder_of_runs(tmp_path, place, capfd):
+    for name in ("other", "run"):
+        assert entry.main([*command(tmp_path, *INLINE, "--total_frames", "48"), "--xpid", name]) == 0
+    assert entry.main(["--resume", str(tmp_path / place), "--total_frames", "96"]) == 0
+    assert ("is a folder of runs: its latest one is run" in capfd.readouterr().err) == (place == ".")
+    assert [rows(tmp_path / name)[-1]["frames"] for name in ("other", "run")] == [48, 96]

@@ -33,6 +33,7 @@ LATEST = "latest"  # beside the runs: the newest one's view
 VIEWS = ".latest"  # beside the runs: of each, links to what one looks for in it; TensorBoard's events are left out
 SEEN = (CHECKPOINT, METADATA, LOG, FIELDS, MESSAGES)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+MOST_NAMED = 12  # runs in a message
 MAX_NAME_BYTES = 255  # what file systems take
 NAME_RULE = f"UTF-8, no control characters, at most {MAX_NAME_BYTES} bytes"
 
@@ -198,6 +199,26 @@ def own(path: Path) -> Path:
         if target.parent.name == VIEWS:
             return target.parent.parent / target.name / name
     return path
+
+
+def meant(place: Path) -> Path:
+    """The run in a folder of runs, the latest or the only one, which is said; any other folder as it is.
+
+    Raises: FileNotFoundError, naming them, if there are several and none is known to be the latest.
+    """
+    if checkpoints(place):
+        return place
+    runs = sorted(path.parent.name for path in place.glob(f"[!.]*/*{Path(CHECKPOINT).suffix}") if path.parent.name != LATEST)
+    names = [name for name in dict.fromkeys(runs) if checkpoints(place / name)]
+    if not names:
+        return place
+    latest = (place / LATEST).resolve().name
+    chosen = names[0] if len(names) == 1 else latest
+    if chosen not in names:
+        shown = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} others" if len(names) > MOST_NAMED else "")
+        raise FileNotFoundError(f"{place} is a folder of runs: give one of them, as {place / names[0]}; there are {shown}")
+    logger.info("%s is a folder of runs: its %s one is %s", place, "only" if len(names) == 1 else "latest", chosen)
+    return place / chosen
 
 
 def read_metadata(run_dir: Path) -> dict:

@@ -15,7 +15,9 @@ is stored with a run. `Settings` is the frozen whole of one run; each part is gi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import decimal
 import difflib
 import math
 import typing
@@ -26,6 +28,7 @@ from torchbeast.core import forms
 
 LONGEST_TEXT = 4096  # of a flag in a file: what a path may have
 LONGEST = 300  # characters of what is said of a wrong command line, which may quote it
+MOST_DIGITS = 4300  # of a whole number, as Python's int has it
 BITS = 64  # that every number among the settings fits in
 TRAINING = ("mode=train",)  # what a group that only learning reads needs
 Group = TypeVar("Group")
@@ -195,6 +198,22 @@ def idle(
     return {name: reason for name in names if (reason := why(name))}
 
 
+def whole_number(text: str) -> int:
+    """The whole number that is written there: 100, 1e8 and 2.5e3 are some, 1.5 and 1e-3 are none. Raises: ValueError."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    try:
+        value = decimal.Decimal(text)
+    except decimal.InvalidOperation:
+        raise ValueError(text) from None
+    if not value.is_finite() or value != value.to_integral_value() or value.adjusted() > MOST_DIGITS:
+        raise ValueError(text)
+    return int(value)
+
+
+whole_number.__name__ = "whole number"  # argparse says it: "invalid whole number value: '1.5'"
+
+
 class Parser(argparse.ArgumentParser):
     """Raises UsageError, one line, for what is no command line."""
 
@@ -213,7 +232,8 @@ def make_parser(groups: Sequence[type], prog: str, description: str) -> Parser:
             if about.type is bool:
                 section.add_argument(f"--{about.name}", action="store_true", help=text)
             else:
-                section.add_argument(f"--{about.name}", type=about.type, choices=about.choices, help=text, metavar="X")
+                kind = whole_number if about.type is int else about.type
+                section.add_argument(f"--{about.name}", type=kind, choices=about.choices, help=text, metavar="X")
     return parser
 
 
