@@ -23,6 +23,8 @@ from utils_folder.motivations.rewards import GoalRewardSettings, RewardSettings
 
 logger = logging.getLogger("amigo")
 
+LIST = "list"  # in place of an environment
+
 DESCRIPTION = (
     "AMIGo: adversarially motivated intrinsic goals, on MiniGrid. Trains an agent, or plays with a trained one. "
     "Other commands: python -m main.plot, main.curriculum, main.reproduce, main.report and main.benchmark, each with --help."
@@ -34,23 +36,29 @@ class RunSettings:
     """What is run, and for how long."""
 
     title = "What to run"
-    env: str = flag("MiniGrid-Empty-8x8-v0", "MiniGrid environment; MODULE:NAME is one that MODULE registers")
+    example = "--env MiniGrid-KeyCorridorS3R3-v0 --num_actors 40 --total_frames 3e7 --seed 1"
+    env: str = flag(
+        "MiniGrid-Empty-8x8-v0",
+        f"MiniGrid environment (--env {LIST} names those that are there); MODULE:NAME is one that MODULE registers",
+        first=True,
+    )
     mode: str = flag(
         "train",
         "train, test (play with a trained agent), test_render (play in a window)",
         choices=("train", "test", "test_render"),
         resumable=True,
+        first=True,
     )
-    model: str = flag("default", "variant: " + ", ".join(MOTIVATIONS), canonical=canonical_name, agent=True)
+    model: str = flag("default", "variant: " + ", ".join(MOTIVATIONS), canonical=canonical_name, agent=True, first=True)
     student_network: str = flag(
         "convolutional", "the student's network: " + ", ".join(STUDENTS), choices=tuple(STUDENTS), agent=True
     )
     total_frames: int = flag(
         600_000_000, "environment frames to train for, of all ranks together", at_least=1, resumable=True, experiment=True,
-        needs=TRAINING,
+        needs=TRAINING, first=True,
     )  # fmt: skip
     seed: int | None = flag(
-        None, "everything random derives from it (default: drawn, and recorded)", at_least=0, experiment=False
+        None, "everything random derives from it (default: drawn, and recorded)", at_least=0, experiment=False, first=True
     )
 
 
@@ -59,15 +67,18 @@ class FileSettings:
     """What a run leaves, and when."""
 
     title = "Files"
+    example = "--savedir runs --xpid first --checkpoint_minutes 5"
     needs = TRAINING
     xpid: str | None = flag(
-        None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun its --rdzv_id)", experiment=False
-    )
+        None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun its --rdzv_id)", experiment=False,
+        first=True,
+    )  # fmt: skip
     initials: str = flag("anonymous", "whose run it is", experiment=False)
-    savedir: str = flag("./experimentsMinigrid", "folder for runs", resumable=True, not_with=("resume",))
+    savedir: str = flag("./experimentsMinigrid", "folder for runs", resumable=True, not_with=("resume",), first=True)
     resume: str | None = flag(
-        None, "go on with a run: its folder, a checkpoint in it, or a folder of runs, for its latest", resumable=True
-    )
+        None, "go on with a run: its folder, a checkpoint in it, or a folder of runs, for its latest", resumable=True,
+        first=True,
+    )  # fmt: skip
     disable_checkpoint: bool = flag(False, "write no checkpoints", resumable=True)
     checkpoint_minutes: float = flag(
         10.0, "minutes between checkpoints", above=0, resumable=True, not_with=("disable_checkpoint",)
@@ -79,7 +90,7 @@ class FileSettings:
     milestone_frames: int | None = flag(
         None, "also keep a checkpoint every so many frames", at_least=1, resumable=True, not_with=("disable_checkpoint",)
     )
-    dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True)
+    dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True, first=True)
     save_env: bool = flag(
         False, "every save_every frames store the current frames and goals of some environments", experiment=False
     )
@@ -101,20 +112,22 @@ class EvaluationSettings:
     """How a trained agent plays, and what is shown of it."""
 
     title = "Evaluation"
+    example = "--mode test --weight_path runs/first --num_episodes 200 --record_video --video_path episode.mp4"
     needs = ("mode=test", "mode=test_render")
     weight_path: str = flag(
         run_folder.CHECKPOINT, "the agent: a run's folder, a checkpoint in it, or a folder of runs, for its latest",
         resumable=True,
+        first=True,
     )
-    num_episodes: int = flag(100, "episodes to play", at_least=1, resumable=True, needs=("mode=test",))
-    greedy: bool = flag(False, "take the most probable action (default: sample)", resumable=True)
+    num_episodes: int = flag(100, "episodes to play", at_least=1, resumable=True, needs=("mode=test",), first=True)
+    greedy: bool = flag(False, "take the most probable action (default: sample)", resumable=True, first=True)
     json: str | None = flag(None, "also write the statistics to this file", resumable=True)
-    record_video: bool = flag(False, "record episodes as video", resumable=True)
+    record_video: bool = flag(False, "record episodes as video", resumable=True, first=True)
     video_episodes: int = flag(
         1, "how many, in one file (or, with test_render, in the window)", at_least=1, resumable=True,
         needs=("record_video", "mode=test_render"),
     )  # fmt: skip
-    video_path: str = flag("minigrid_video.mp4", "where to (.mp4 or .gif)", resumable=True, needs=("record_video",))
+    video_path: str = flag("minigrid_video.mp4", "where to (.mp4 or .gif)", resumable=True, needs=("record_video",), first=True)
 
 
 def groups() -> tuple[type, ...]:

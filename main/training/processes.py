@@ -16,8 +16,9 @@ class ProcessSettings:
     """Actors, learner threads, and what they share."""
 
     title = "Processes"
+    example = "--num_actors 40 --num_actor_processes 4"
     needs = TRAINING
-    num_actors: int = flag(4, "number of environments, each with rollouts of its own (of each rank)", at_least=1)
+    num_actors: int = flag(4, "number of environments, each with rollouts of its own (of each rank)", at_least=1, first=True)
     num_actor_processes: int | None = flag(
         None,
         "processes that host them (default: from the cores; 0: act and learn in turn in the main process, reproducibly)",
@@ -38,7 +39,7 @@ class ProcessSettings:
     num_threads: int = flag(
         4, "learner threads", at_least=1, at_most=MAX_THREADS, resumable=True, not_with=("num_actor_processes=0",)
     )
-    disable_cuda: bool = flag(False, "learn on the CPU even if there is a GPU", resumable=True)
+    disable_cuda: bool = flag(False, "learn on the CPU even if there is a GPU", resumable=True, first=True)
 
     @property
     def processes(self) -> int:

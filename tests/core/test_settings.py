@@ -269,7 +269,7 @@ def test_only_choices_are_accepted():
 
 def test_help_has_every_flag_under_its_title_with_its_default(capsys):
     with pytest.raises(SystemExit) as exit_info:
-        parsed("--help")
+        parsed("--help", "all")
     assert exit_info.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert text.index("Paint: --colour X what is painted with (default: red)") < text.index("Brush: --width X")

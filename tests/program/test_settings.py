@@ -13,7 +13,7 @@ from main.settings import RunSettings
 from main.training.processes import ProcessSettings
 from models import STUDENTS
 from torchbeast.core.optimizer import LearningSettings
-from torchbeast.core.settings import Flag, Settings, UsageError, flags_of
+from torchbeast.core.settings import Flag, Settings, UsageError, flags_of, sections
 from utils_folder import minigrid
 from utils_folder.motivations import MOTIVATIONS
 
@@ -34,11 +34,44 @@ def problems(text: str) -> list[str]:
 
 def test_every_flag_is_explained_in_help(capsys):
     with pytest.raises(SystemExit) as exit_info:
-        settings_module.parse(["--help"])
+        settings_module.parse(["--help", "all"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
     for name, about in FLAGS.items():
         assert f"--{name}" in text and about.meaning
+
+
+def test_help_is_short_for_who_starts(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        settings_module.parse(["--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    shown = [name for name, about in FLAGS.items() if f"  --{name} " in text]
+    assert shown == [name for name, about in FLAGS.items() if about.first] and 10 < len(shown) < 25
+    assert text.count("\n") < 70 and f"{len(FLAGS)} flags in all" in text and "--help all" in text
+    with pytest.raises(UsageError, match="--help some: it is --help, or --help all"):
+        settings_module.parse(["--help", "some"])
+
+
+def examples() -> dict[str, str]:
+    return {group.title: group.example for group in reversed(settings_module.groups()) if hasattr(group, "example")}
+
+
+def test_every_section_of_help_has_one_example_that_works(capsys):
+    assert examples().keys() == sections(settings_module.groups()).keys()
+    with pytest.raises(SystemExit):
+        settings_module.parse(["--help", "all"])
+    text = capsys.readouterr().out
+    for title, example in examples().items():
+        settings, given = settings_module.parse(shlex.split(example))
+        assert settings_module.problems(settings) == [] and settings_module.idle(settings, given) == {}
+        assert given.keys() & {about.name for about in sections(settings_module.groups())[title]}
+        assert text.count(f"{title}:\n  example: python -m main.main {example}\n") == 1
+
+
+@pytest.mark.parametrize("name", [name for name, about in FLAGS.items() if about.choices is not None])
+def test_help_and_pages_name_the_choices(name):
+    assert all(choice in FLAGS[name].explained for choice in FLAGS[name].choices)
 
 
 def test_all_registered_ones_flags_are_the_programs():

@@ -26,6 +26,7 @@ class LearningSettings:
     """How the student learns; others that learn beside it share batches and schedule."""
 
     title = "Student"
+    example = "--batch_size 32 --learning_rate 0.0005"
     needs = TRAINING
     batch_size: int = flag(8, "rollouts in a student update (of each rank)", at_least=1)
     unroll_length: int = flag(100, "steps in a rollout", at_least=1)

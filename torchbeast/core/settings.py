@@ -7,7 +7,8 @@ A group is a frozen dataclass whose fields are made by `flag`:
         title = "Counts"
         count_coef: float = flag(0.1, "scale of the reward for a first visit", at_least=0, agent=True)
 
-A group may say where its flags do something at all, as `needs = ("mode=train",)`; a flag may say so itself (`Flag.needs`).
+A group may have an `example` of a command line, which --help shows. It may say where its flags do something at all, as
+`needs = ("mode=train",)`; a flag may say so itself (`Flag.needs`).
 From groups come the command line with its help, the checks with their remedies, the tables of the pages, and the flat dict that
 is stored with a run. `Settings` is the frozen whole of one run; each part is given its own groups of it.
 """
@@ -20,6 +21,7 @@ import dataclasses
 import decimal
 import difflib
 import math
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -27,6 +29,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from torchbeast.core import forms
 
 LONGEST_TEXT = 4096  # of a flag in a file: what a path may have
+HELP_WIDTH = 100
 LONGEST = 300  # characters of what is said of a wrong command line, which may quote it
 MOST_DIGITS = 4300  # of a whole number, as Python's int has it
 BITS = 64  # that every number among the settings fits in
@@ -52,6 +55,7 @@ class Flag(NamedTuple):
     needs: it does something only where one of these holds: NAME, another flag is given or on, or NAME=VALUE, and does something
         itself; () where it always does; None: as its group has it (what an agent needs again is not bound to the group's).
     not_with: it does nothing where one of these holds.
+    first: who starts wants to know of it.
     """
 
     name: str
@@ -69,6 +73,13 @@ class Flag(NamedTuple):
     canonical: Callable[[Any], Any] = lambda value: value
     needs: tuple[str, ...] | None = None
     not_with: tuple[str, ...] = ()
+    first: bool = False
+
+    @property
+    def explained(self) -> str:
+        """The meaning, with the choices that it does not name."""
+        missing = not all(choice in self.meaning for choice in self.choices or ())
+        return f"{self.meaning}: {', '.join(self.choices)}" if missing else self.meaning
 
     def problem(self, value: Any) -> str | None:
         """Why this value cannot work; None if it can."""
@@ -221,20 +232,55 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message.removeprefix('argument ')[:LONGEST]}; see {self.prog} --help")
 
 
-def make_parser(groups: Sequence[type], prog: str, description: str) -> Parser:
-    """The command line. Flags that are not given are absent from its namespace."""
-    parser = Parser(prog=prog, description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    for title, flags in sections(groups).items():
-        section = parser.add_argument_group(title)
+def make_parser(groups: Sequence[type], prog: str, description: str, *, whole: bool = True) -> Parser:
+    """The command line. Flags that are not given are absent from its namespace.
+
+    whole: its help has every flag; else those of them that are `first`, which --help shows.
+    """
+
+    def show(chosen: str | None) -> None:
+        if chosen not in (None, "all"):
+            raise UsageError(f"--help {chosen}: it is --help, or --help all")
+        make_parser(groups, prog, description, whole=chosen == "all").print_help()
+        parser.exit()
+
+    every = sections(groups)
+    rest = f"{sum(map(len, every.values()))} flags in all, {', '.join(every)}: {prog} --help all"
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [--FLAG X ...]",
+        description=textwrap.fill(description, HELP_WIDTH),
+        epilog=None if whole else textwrap.fill(rest, HELP_WIDTH),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", nargs="?", action=_calling(show), metavar="all", help="show this; all: every flag")
+    examples = {group.title: group.example for group in reversed(groups) if hasattr(group, "example")}
+    for title, flags in every.items():
+        shown = whole or any(about.first for about in flags)
+        example = f"example: {prog} {examples[title]}" if shown and title in examples else None
+        section = parser.add_argument_group(title, example)
         for about in flags:
             default = "" if about.default in (None, False) else f" (default: {about.default})"
-            text = (about.meaning + default).replace("%", "%%")
+            text = (about.explained + default).replace("%", "%%") if whole or about.first else argparse.SUPPRESS
             if about.type is bool:
                 section.add_argument(f"--{about.name}", action="store_true", help=text)
             else:
                 kind = whole_number if about.type is int else about.type
                 section.add_argument(f"--{about.name}", type=kind, choices=about.choices, help=text, metavar="X")
     return parser
+
+
+def _calling(call: Callable[[Any], None]) -> type[argparse.Action]:
+    """An argument at which that is called with its value."""
+
+    class Calling(argparse.Action):
+        def __call__(self, parser: object, namespace: object, values: Any, option_string: object = None) -> None:
+            call(values)
+
+    return Calling
 
 
 def sections(groups: Sequence[type]) -> dict[str, list[Flag]]:
@@ -267,4 +313,4 @@ def table(flags: Iterable[Flag]) -> str:
     """Markdown, as it stands in the pages."""
     rows = ("| flag | default | meaning |", "|---|---|---|")
     default = lambda about: "" if about.default is None else "off" if about.default is False else about.default  # noqa: E731
-    return "\n".join([*rows, *(f"| `--{about.name}` | {default(about)} | {about.meaning} |" for about in flags)])
+    return "\n".join([*rows, *(f"| `--{about.name}` | {default(about)} | {about.explained} |" for about in flags)])

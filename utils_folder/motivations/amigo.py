@@ -49,6 +49,7 @@ class TeacherSettings:
     """The teacher, its goals, and when it moves t*."""
 
     title = "Teacher"
+    example = "--modify --generator_batch_size 150 --generator_threshold -.1 --generator_reward_negative -.3"
     needs = TRAINING
     generator_batch_size: int = flag(32, "ended goals in a teacher update (for each rank)", at_least=1)
     generator_learning_rate: float = flag(0.002, "teacher's learning rate", at_least=0)
@@ -78,7 +79,9 @@ class TeacherSettings:
         "published", "window_adaptive: how t* moves", choices=("published", "tracking"), needs=("model=window_adaptive",)
     )
     inner: bool = flag(False, "propose no goals on the outer wall", agent=True)
-    modify: bool = flag(False, "a goal is reached when its cell changes (else: when the agent stands on it)", agent=True)
+    modify: bool = flag(
+        False, "a goal is reached when its cell changes (else: when the agent stands on it)", agent=True, first=True
+    )
     restart_episode: bool = flag(False, "reaching a goal ends the episode", needs=())
     no_boundary_awareness: bool = flag(False, "an episode's end does not count as reaching a goal", agent=True)
     as_published: bool = flag(

@@ -32,6 +32,7 @@ class NoveltySettings:
     """What counts as novel, and what that earns."""
 
     title = "Novelty"
+    example = "--model novelty_based --novelty_optimizer adam --novelty_output linear"
     needs = TRAINING
     novelty_coef: float = flag(0.1, "scale of the novelty reward", at_least=0, agent=True)
     novelty_scale: float = flag(
