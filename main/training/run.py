@@ -22,7 +22,7 @@ from main.training.interrupt import EXIT_CODES, Interrupt
 from main.training.lockstep import Lockstep
 from main.training.loop import Loop
 from main.training.processes import ProcessSettings
-from main.training.record import Record, open_writer
+from main.training.record import Record, check_folder, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
 from torchbeast.core import checkpoint, forms
 from torchbeast.core.optimizer import Diverged, LearningSettings
@@ -71,6 +71,7 @@ def _train(settings: Settings, given: dict[str, Any], ranks: Alone) -> int:
     settings_module.check(settings)
     if ranks.first:
         settings_module.warn_of_idle(settings, given)
+        check_folder(settings[FileSettings], begins=state is None)
     if settings[RunSettings].seed is None:
         settings = settings.replace(seed=ranks.share(int.from_bytes(os.urandom(4), "little") >> 1))
     if settings[FileSettings].dry_run:

@@ -316,7 +316,7 @@ def test_folders_that_are_files_and_damaged_runs_are_named_before_anything_runs(
     (tmp_path / "file").write_text("")
     for flag in ("--savedir", "--keep"):
         assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), flag, str(tmp_path / "file")]) == 2
-        assert f"{flag} {tmp_path / 'file'} is no folder" in capsys.readouterr().err
+        assert f"{flag} {tmp_path / 'file'}: {tmp_path / 'file'} is no folder" in capsys.readouterr().err
     folder = log(tmp_path / "runs" / "other-3", [(1, 2, 0.5)])
     (folder / "meta.json").write_text("{")
     assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), "--list"]) == 2

@@ -95,10 +95,10 @@ def claim(run_dir: Path, header: str) -> IO:
     What a run left that was killed before its first row and its first checkpoint is nobody's, and is replaced.
     Raises: FileExistsError if the folder holds a run already, or another process is about to begin one.
     """
-    _refuse_a_run(run_dir)  # before anything is written there
+    refuse_a_run(run_dir)  # before anything is written there
     file = lock(run_dir)
     try:
-        _refuse_a_run(run_dir)  # one that has come to its end since
+        refuse_a_run(run_dir)  # one that has come to its end since
         # Without a lock nobody can tell a run that was killed from one that is just beginning.
         with _new(run_dir / LOG) if is_none(file) else open(run_dir / LOG, "w", newline="", encoding="utf-8") as log:
             log.write(header)
@@ -108,7 +108,8 @@ def claim(run_dir: Path, header: str) -> IO:
     return file
 
 
-def _refuse_a_run(run_dir: Path) -> None:
+def refuse_a_run(run_dir: Path) -> None:
+    """Raises: FileExistsError if the folder holds a run already."""
     if checkpoints(run_dir) or has_rows(run_dir / LOG):
         raise FileExistsError(
             f"{run_dir} holds a run already: go on with it (--resume) or name this one differently (--xpid)"

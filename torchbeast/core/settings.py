@@ -222,7 +222,16 @@ def whole_number(text: str) -> int:
     return int(value)
 
 
-whole_number.__name__ = "whole number"  # argparse says it: "invalid whole number value: '1.5'"
+def positive_number(text: str) -> float:
+    """The finite number above 0 that is written there. Raises: ValueError."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+# argparse says them: "invalid whole number value: '1.5'"
+whole_number.__name__, positive_number.__name__ = "whole number", "positive number"
 
 
 class Parser(argparse.ArgumentParser):
