@@ -43,7 +43,7 @@ from torchbeast.core.provenance import processor_name
 from torchbeast.core.ranks import ALONE, Alone, Ranks
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import torch_generator
-from torchbeast.core.settings import Parser
+from torchbeast.core.settings import Parser, positive_number
 from utils_folder import minigrid
 from utils_folder.motivations import MOTIVATIONS
 
@@ -334,7 +334,7 @@ def measure_scaling() -> dict[str, Any]:
 
 def benchmark(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is measured."""
-    if options.json:
+    if options.json is not None:
         outputs.must_be_writable("--json", options.json)
     if options.scaling:
         result = {**machine(), **measure_scaling()}
@@ -342,8 +342,7 @@ def benchmark(options: argparse.Namespace) -> None:
     else:
         result = measure(options.seconds)
         print(report(result))
-    if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    outputs.write({options.json: (json.dumps(result, indent=2) + "\n").encode()})
 
 
 def make_parser() -> Parser:
@@ -351,7 +350,7 @@ def make_parser() -> Parser:
         prog=program("main.benchmark"),
         description="How fast each part of a run is, and the whole, and how near the machine's limit; under two minutes.",
     )
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of each whole-program run (default: 20)")
+    parser.add_argument("--seconds", type=positive_number, default=20.0, help="length of each whole-program run (default: 20)")
     parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--scaling", action="store_true", help="measure two ranks in place of all else, and predict more")
     return parser

@@ -290,9 +290,10 @@ def show(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     run_dir = run_folder.own(options.run)
     folder = options.out or run_dir
-    history, title = read(run_dir)
-    if not folder.is_dir():
+    if options.out is not None and not folder.is_dir():
         raise UsageError(f"--out {folder}: no such folder; make it first")
+    outputs.must_hold_folders("--out", folder)
+    history, title = read(run_dir)
     figure = picture(history, title)
     files = {kind: plot.encoded(figure, kind, DPI) for kind in ("png", "svg")} | {"html": page(history, title).encode()}
     outputs.write({str(folder / f"curriculum.{kind}"): content for kind, content in files.items()})

@@ -13,11 +13,12 @@ if __name__ == "__main__":  # what is imported below takes seconds
 from main import command
 from main import settings as settings_module
 from main.playing.evaluate import evaluate
-from main.settings import RunSettings
+from main.settings import LIST, RunSettings
 from main.training.run import RunFailed, train
 from torchbeast.core import ranks as ranks_module
 from torchbeast.core.ranks import Alone, RanksFailed
 from torchbeast.core.settings import UsageError
+from utils_folder import minigrid
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +44,10 @@ def run(argv: Sequence[str], ranks: Alone) -> int:
 def _dispatch(argv: Sequence[str], ranks: Alone) -> int:
     settings, given = settings_module.parse(argv)
     mode = settings[RunSettings].mode
+    if settings[RunSettings].env == LIST:
+        for line in minigrid.listing() if ranks.first else ():
+            print(line, flush=True)
+        return 0
     try:
         if mode == "train":
             return train(settings, given, ranks)

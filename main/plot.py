@@ -37,7 +37,7 @@ from main.analysis.log import Log, read_log
 from main.training import recipe
 from torchbeast.core import outputs
 from torchbeast.core.columns import Column
-from torchbeast.core.settings import Parser, UsageError
+from torchbeast.core.settings import Parser, UsageError, positive_number, whole_number
 
 MOST_BINS = 20_000
 
@@ -343,8 +343,7 @@ def _check_output(options: argparse.Namespace) -> str:
     outputs.must_be_writable("--out", options.out)
     if options.json:
         outputs.must_be_writable("--json", options.json)
-    if options.json and Path(options.json).resolve() == Path(options.out).resolve():
-        raise UsageError("--out and --json name the same file; give two")
+    outputs.must_be_different(out=options.out, json=options.json or None)
     return kind
 
 
@@ -373,22 +372,15 @@ def _size(text: str) -> tuple[float, float]:
     return size
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError
-    return value
-
-
 def _dpi(text: str) -> int:
-    value = int(text)
+    value = whole_number(text)
     if not 30 <= value <= 1200:
         raise ValueError
     return value
 
 
-# argparse says them: "invalid positive number value: '-1'"
-_size.__name__, _positive.__name__, _dpi.__name__ = "WIDTHxHEIGHT (1 to 100 inches)", "positive number", "30 to 1200"
+# argparse says them: "invalid WIDTHxHEIGHT (1 to 100 inches) value: '1'"
+_size.__name__, _dpi.__name__ = "WIDTHxHEIGHT (1 to 100 inches)", "30 to 1200"
 
 
 def make_parser() -> Parser:
@@ -405,7 +397,8 @@ def make_parser() -> Parser:
     add("--panels", help=f"further panels, as t_star,intrinsic: {', '.join(PANELS)}, columns, or none (default: "
         f"{', '.join(FURTHER[:-1])} and {FURTHER[-1]} where the runs have them)")  # fmt: skip
     add("--stat", default="mean", choices=tuple(STATISTICS), help="over seeds (default: mean)")
-    add("--window", type=_positive, metavar="FRAMES", help="average over so many (default: the longest run / 100, rounded)")
+    add("--window", type=positive_number, metavar="FRAMES",
+        help="average over so many (default: the longest run / 100, rounded)")  # fmt: skip
     add("--title", help="(default: the environment)")
     add("--size", type=_size, metavar="WIDTHxHEIGHT", help="inches (default: 7 wide, as high as needed)")
     add("--dpi", type=_dpi, default=150, help="pixels per inch (default: 150)")

@@ -59,6 +59,7 @@ def report(options: argparse.Namespace) -> None:
     if not any(table.finished(experiment, options.runs) for experiment in experiments):
         raise UsageError(f"{options.runs}: no finished run of {options.table} is in it; give their folder with --runs")
     if options.into is not None:
+        outputs.must_be_writable("--into", options.into)
         table.put_in(_text(options.into), dict.fromkeys(TABLES, ""))  # before minutes are spent
     tables = {name: make(experiments, options.runs) for name, make in TABLES.items()}
     if options.into is None:

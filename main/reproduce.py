@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import shlex
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from main.amigo import program
 from main.analysis import keep, table
 from main.analysis.log import Declared, read_meta
 from main.analysis.table import Experiment, is_finished, run_dir
-from torchbeast.core import run_folder
+from torchbeast.core import outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError
 
 
@@ -98,8 +99,8 @@ def reproduce(options: argparse.Namespace) -> int:
             check_same(experiment, find(experiment, seed, options.savedir, options.keep))
     for flag in ("savedir", "keep"):
         folder = getattr(options, flag)
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise UsageError(f"--{flag} {folder} is no folder: give one")
+        if folder is not None:
+            outputs.must_hold_folders(f"--{flag}", folder)
     declared = command.declared()
     code = 0 if options.list else run_all(experiments, options.savedir, options.keep, declared)
     if code == 0:
@@ -115,8 +116,13 @@ def _chosen(experiments: list[Experiment], options: argparse.Namespace) -> list[
     names = [experiment.name for experiment in experiments]
     unknown = [name for name in options.only or [] if name not in names]
     if unknown:
-        raise UsageError(f"no row {', '.join(unknown)} in {options.table}: there are {', '.join(names)}")
+        raise UsageError("\n".join(f"--only {name}: {options.table} has no such row; {_near(name, names)}" for name in unknown))
     return [experiment for experiment in experiments if options.only is None or experiment.name in options.only]
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
 def make_parser() -> Parser:
@@ -129,7 +135,8 @@ def make_parser() -> Parser:
     parser.add_argument("--savedir", type=Path, default=Path("experiments"), help="folder for the runs (default: experiments)")
     parser.add_argument("--keep", type=Path, help="folder for what is kept of finished runs: thinned log, metadata, weights")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only")
-    parser.add_argument("--list", action="store_true", help="say how far each run is, and stop")
+    parser.add_argument("--list", action="store_true",
+        help="say how far each run is, and stop (of those in this repository: --savedir results)")  # fmt: skip
     return parser
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from models.grid import CellSettings
 from torchbeast.core import run_folder
 from torchbeast.core import settings as core
 from torchbeast.core.optimizer import LearningSettings
-from torchbeast.core.settings import Flag, Settings, UsageError, flag
+from torchbeast.core.settings import TRAINING, Flag, Settings, UsageError, flag
 from utils_folder import minigrid
 from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations import MOTIVATIONS, canonical_name
-from utils_folder.motivations.rewards import RewardSettings
+from utils_folder.motivations.rewards import GoalRewardSettings, RewardSettings
+
+logger = logging.getLogger("amigo")
+
+LIST = "list"  # in place of an environment
 
 DESCRIPTION = (
     "AMIGo: adversarially motivated intrinsic goals, on MiniGrid. Trains an agent, or plays with a trained one. "
@@ -31,22 +36,29 @@ class RunSettings:
     """What is run, and for how long."""
 
     title = "What to run"
-    env: str = flag("MiniGrid-Empty-8x8-v0", "MiniGrid environment; MODULE:NAME is one that MODULE registers")
+    example = "--env MiniGrid-KeyCorridorS3R3-v0 --num_actors 40 --total_frames 3e7 --seed 1"
+    env: str = flag(
+        "MiniGrid-Empty-8x8-v0",
+        f"MiniGrid environment (--env {LIST} names those that are there); MODULE:NAME is one that MODULE registers",
+        first=True,
+    )
     mode: str = flag(
         "train",
         "train, test (play with a trained agent), test_render (play in a window)",
         choices=("train", "test", "test_render"),
         resumable=True,
+        first=True,
     )
-    model: str = flag("default", "variant: " + ", ".join(MOTIVATIONS), canonical=canonical_name, agent=True)
+    model: str = flag("default", "variant: " + ", ".join(MOTIVATIONS), canonical=canonical_name, agent=True, first=True)
     student_network: str = flag(
         "convolutional", "the student's network: " + ", ".join(STUDENTS), choices=tuple(STUDENTS), agent=True
     )
     total_frames: int = flag(
-        600_000_000, "environment frames to train for, of all ranks together", at_least=1, resumable=True, experiment=True
-    )
+        600_000_000, "environment frames to train for, of all ranks together", at_least=1, resumable=True, experiment=True,
+        needs=TRAINING, first=True,
+    )  # fmt: skip
     seed: int | None = flag(
-        None, "everything random derives from it (default: drawn, and recorded)", at_least=0, experiment=False
+        None, "everything random derives from it (default: drawn, and recorded)", at_least=0, experiment=False, first=True
     )
 
 
@@ -55,31 +67,40 @@ class FileSettings:
     """What a run leaves, and when."""
 
     title = "Files"
+    example = "--savedir runs --xpid first --checkpoint_minutes 5"
+    needs = TRAINING
     xpid: str | None = flag(
-        None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun its --rdzv_id)", experiment=False
-    )
+        None, "name of the run (default: ENV_INITIALS_MMDD-HHMM; under torchrun its --rdzv_id)", experiment=False,
+        first=True,
+    )  # fmt: skip
     initials: str = flag("anonymous", "whose run it is", experiment=False)
-    savedir: str = flag("./experimentsMinigrid", "folder for runs", resumable=True)
+    savedir: str = flag("./experimentsMinigrid", "folder for runs", resumable=True, not_with=("resume",), first=True)
     resume: str | None = flag(
-        None, "go on with the run in this folder from its last checkpoint, or from this checkpoint in it", resumable=True
-    )
+        None, "go on with a run: its folder, a checkpoint in it, or a folder of runs, for its latest", resumable=True,
+        first=True,
+    )  # fmt: skip
     disable_checkpoint: bool = flag(False, "write no checkpoints", resumable=True)
-    checkpoint_minutes: float = flag(10.0, "minutes between checkpoints", above=0, resumable=True)
-    keep_checkpoints: int = flag(
-        2, "how many of the newest checkpoints are kept", at_least=1, at_most=1000, resumable=True
+    checkpoint_minutes: float = flag(
+        10.0, "minutes between checkpoints", above=0, resumable=True, not_with=("disable_checkpoint",)
     )
-    milestone_frames: int | None = flag(None, "also keep a checkpoint every so many frames", at_least=1, resumable=True)
+    keep_checkpoints: int = flag(
+        2, "how many of the newest checkpoints are kept", at_least=1, at_most=1000, resumable=True,
+        not_with=("disable_checkpoint",),
+    )  # fmt: skip
+    milestone_frames: int | None = flag(
+        None, "also keep a checkpoint every so many frames", at_least=1, resumable=True, not_with=("disable_checkpoint",)
+    )
     evaluate_minutes: float | None = flag(
         None,
         "every so many minutes a process beside training plays num_episodes episodes; the best agent is kept (default: never)",
         above=0,
         resumable=True,
     )
-    dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True)
+    dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True, first=True)
     save_env: bool = flag(
         False, "every save_every frames store the current frames and goals of some environments", experiment=False
     )
-    save_every: int = flag(50_000, "frames between two such stores", at_least=1, experiment=False)
+    save_every: int = flag(50_000, "frames between two such stores", at_least=1, experiment=False, needs=("save_env",))
 
     def problems(self) -> list[str]:
         """Why a new run cannot have the name that these ask for, with the remedy."""
@@ -97,15 +118,25 @@ class EvaluationSettings:
     """How a trained agent plays, and what is shown of it."""
 
     title = "Evaluation"
-    weight_path: str = flag(run_folder.CHECKPOINT, "checkpoint of the agent to play with", resumable=True)
-    num_episodes: int = flag(100, "episodes to play", at_least=1, resumable=True)
-    greedy: bool = flag(False, "take the most probable action (default: sample)", resumable=True)
-    json: str | None = flag(None, "also write the statistics to this file", resumable=True)
-    record_video: bool = flag(False, "record episodes as video", resumable=True)
-    video_episodes: int = flag(
-        1, "how many, in one file (or, with test_render, in the window)", at_least=1, resumable=True
+    example = "--mode test --weight_path runs/first --num_episodes 200 --record_video --video_path episode.mp4"
+    needs = ("mode=test", "mode=test_render")
+    weight_path: str = flag(
+        run_folder.CHECKPOINT, "the agent: a run's folder, a checkpoint in it, or a folder of runs, for its latest",
+        resumable=True,
+        first=True,
     )
-    video_path: str = flag("minigrid_video.mp4", "where to (.mp4 or .gif)", resumable=True)
+    num_episodes: int = flag(100, "episodes to play", at_least=1, resumable=True, needs=("mode=test", "evaluate_minutes"), first=True)
+    greedy: bool = flag(
+        False, "take the most probable action (default: sample)", resumable=True,
+        needs=("mode=test", "mode=test_render", "evaluate_minutes"), first=True,
+    )  # fmt: skip
+    json: str | None = flag(None, "also write the statistics to this file", resumable=True)
+    record_video: bool = flag(False, "record episodes as video", resumable=True, first=True)
+    video_episodes: int = flag(
+        1, "how many, in one file (or, with test_render, in the window)", at_least=1, resumable=True,
+        needs=("record_video", "mode=test_render"),
+    )  # fmt: skip
+    video_path: str = flag("minigrid_video.mp4", "where to (.mp4 or .gif)", resumable=True, needs=("record_video",), first=True)
 
 
 def groups() -> tuple[type, ...]:
@@ -113,7 +144,7 @@ def groups() -> tuple[type, ...]:
     students = (group for student in STUDENTS.values() for group in student.groups)
     motivations = (group for motivation in MOTIVATIONS.values() for group in motivation.groups)
     ours = (RunSettings, FileSettings, ProcessSettings, EnvironmentSettings, LearningSettings)
-    every = (*ours, *students, CellSettings, RewardSettings, *motivations, EvaluationSettings)
+    every = (*ours, *students, CellSettings, GoalRewardSettings, RewardSettings, *motivations, EvaluationSettings)
     return tuple(dict.fromkeys(every))
 
 
@@ -161,6 +192,29 @@ def problems(settings: Settings) -> list[str]:
     except ValueError:  # said above
         return found
     return found + MOTIVATIONS[run.model].problems(settings, *size)
+
+
+def idle(settings: Settings, names: Iterable[str]) -> dict[str, str]:
+    """Those of these flags that do nothing among these settings, and whose they are."""
+    return core.idle(settings, names, _users())
+
+
+def warn_of_idle(settings: Settings, given: Iterable[str]) -> None:
+    """One line on those of the given flags that do nothing."""
+    if found := idle(settings, given):
+        told = ", ".join(f"--{name} ({reason})" for name, reason in found.items())
+        logger.warning(f"without effect here: {told}")
+
+
+def _users() -> dict[type, list[str]]:
+    """By group of what is registered: the choices that use it."""
+    users: dict[type, list[str]] = {}
+    for flag_name, registry in (("model", MOTIVATIONS), ("student_network", STUDENTS)):
+        for name, registered in registry.items():
+            for group in registered.groups:
+                if group is not CellSettings:  # of all networks, whoever has them
+                    users.setdefault(group, []).append(f"{flag_name}={name}")
+    return users
 
 
 def refuse_foreign_module(env: str, given: Mapping[str, Any], checkpoint: Path) -> None:

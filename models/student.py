@@ -23,7 +23,7 @@ class StudentSettings:
     title = "Student"
     state_embedding_dim: int = flag(256, "width of the student's hidden layers", at_least=1, agent=True)
     use_lstm: bool = flag(False, "put an LSTM before the student's heads", agent=True)
-    num_lstm_layers: int = flag(1, "its layers", at_least=1, agent=True)
+    num_lstm_layers: int = flag(1, "its layers", at_least=1, agent=True, needs=("use_lstm",))
     goal_dim: int = flag(10, "width of the unused goal embedding of published checkpoints", at_least=1, agent=True)
 
 

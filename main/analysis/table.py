@@ -15,7 +15,7 @@ from main.analysis import curves
 from main.analysis.keep import thinned
 from main.analysis.log import Declared, Log, NoRows, means, read_log, read_meta
 from torchbeast.core import run_folder
-from torchbeast.core.settings import UsageError
+from torchbeast.core.settings import UsageError, whole_number
 
 WINDOW_FRAMES = 1_000_000
 FALL_FROM, FALL_TO = 0.9, 0.3  # success rates of two rows, at most WINDOW_FRAMES apart
@@ -86,7 +86,7 @@ def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Expe
         check(arguments)
     except UsageError as error:
         raise UsageError("\n".join(f"[{name}] {problem}" for problem in str(error).splitlines())) from None
-    return Experiment(name, arguments, int(row["frames"]), seeds, reach, row["published"])
+    return Experiment(name, arguments, whole_number(row["frames"]), seeds, reach, row["published"])
 
 
 def _value(row: configparser.SectionProxy, key: str, read: Callable[[str], Any], example: str) -> Any:
@@ -99,7 +99,7 @@ def _value(row: configparser.SectionProxy, key: str, read: Callable[[str], Any],
 def _seeds(text: str) -> list[int]:
     if not text.strip():
         raise ValueError("no seed")
-    return [int(seed) for seed in text.split()]
+    return [whole_number(seed) for seed in text.split()]
 
 
 def run_dir(experiment: Experiment, seed: int, savedir: Path) -> Path:

@@ -20,9 +20,9 @@ logger = logging.getLogger("amigo")
 
 def evaluate(settings: Settings, given: dict[str, Any]) -> None:
     """Plays with a trained agent. Raises UsageError for everything that cannot work, before anything is written."""
+    _check_outputs(settings[RunSettings], settings[EvaluationSettings])
     agent = trained.load(settings, given)
     run, own = agent.settings[RunSettings], agent.settings[EvaluationSettings]
-    _check_outputs(run, own)
     if notice := agent.survey.notice():
         logger.info(notice)
     if run.mode == "test_render":
@@ -57,6 +57,7 @@ def _check_outputs(run: RunSettings, own: EvaluationSettings) -> None:
             raise UsageError(
                 f"--video_path {own.video_path}: choose a name that ends with {' or '.join(video.VIDEO_SUFFIXES)}"
             )
+        outputs.must_be_different(json=own.json, video_path=own.video_path)
 
 
 def _render(agent: Trained, env: str, num_episodes: int) -> None:

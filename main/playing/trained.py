@@ -28,16 +28,17 @@ MAX_BATCH = 256
 
 def load(settings: Settings, given: dict[str, Any]) -> Trained:
     """The agent at `weight_path`; its settings are these, with those that the checkpoint decides. Raises: UsageError."""
-    weight_path = Path(settings[EvaluationSettings].weight_path)
     try:
-        state = checkpoint.load(weight_path)
+        state, weight_path = checkpoint.find(Path(settings[EvaluationSettings].weight_path))
     except checkpoint.CheckpointError as error:
         raise UsageError(f"--weight_path {error}") from None
     stored = _stored(state)
     if "env" not in given:
         settings_module.refuse_foreign_module(stored["env"], given, weight_path)
-    settings = _with_its_own(settings, given, stored)
+    settings = _with_its_own(settings.replace(weight_path=str(weight_path)), given, stored)
     settings_module.check(settings)
+    agents_own = {name for name, about in settings_module.flags().items() if about.agent}  # said already, where they differ
+    settings_module.warn_of_idle(settings, [name for name in given if name not in agents_own])
     _check_task(settings, stored, state["model_state_dict"])
     return Trained(settings, state)
 

@@ -25,12 +25,17 @@ PROGRESS_RECORD = {"progress": True}
 
 
 class Progress:
-    """One live line on a terminal, a plain line every few seconds elsewhere: frames, speed, time left, return, success, t*."""
+    """One live line on a terminal, a plain line every few seconds elsewhere: frames, speed, time left, return, success, t*.
+
+    Attributes:
+        total: the frames to learn from.
+    """
 
     def __init__(self, learner: Learner, total_frames: int, *, live: bool = True):
         self._learner = learner
-        self._total = total_frames
-        self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), learner.frames)])
+        self.total = total_frames
+        self._began = time.monotonic()
+        self._seen: deque[tuple[float, int]] = deque([(self._began, learner.frames)])
         self._next_line = time.monotonic() + LINE_SECONDS
         self._bar = tqdm(
             total=total_frames,
@@ -44,6 +49,20 @@ class Progress:
         self._bar._time = time.monotonic  # tqdm reads a clock that may be set
         self._bar.start_t = self._bar.last_print_t = time.monotonic()
 
+    @property
+    def frames(self) -> int:
+        return self._learner.frames
+
+    @property
+    def done(self) -> bool:
+        """Whether all frames are learned."""
+        return self.frames >= self.total
+
+    @property
+    def seconds(self) -> float:
+        """Since this start."""
+        return time.monotonic() - self._began
+
     def rate(self) -> float:
         """Frames per second over the last half minute."""
         now = time.monotonic(), self._learner.frames
@@ -55,12 +74,15 @@ class Progress:
 
     def summary(self) -> str:
         """Return and success over the last episodes, and what the motivation adds."""
+        return " ".join(part for part in (self.success(), self._learner.motivation.progress()) if part)
+
+    def success(self) -> str:
+        """Return and success over the last episodes; "" before the first has ended."""
         returns = list(self._learner.recent_returns)  # at once: the learner's thread goes on adding to it
-        parts = [self._learner.motivation.progress()]
-        if returns:
-            success = sum(r > 0 for r in returns) / len(returns)
-            parts.insert(0, f"return {sum(returns) / len(returns):.3f} success {success:.2f} (last {len(returns)} episodes)")
-        return " ".join(part for part in parts if part)
+        if not returns:
+            return ""
+        success = sum(r > 0 for r in returns) / len(returns)
+        return f"return {sum(returns) / len(returns):.3f} success {success:.2f} (last {len(returns)} episodes)"
 
     def update(self) -> None:
         """Called often; shows something only every so often."""
@@ -74,15 +96,16 @@ class Progress:
     def line(self) -> None:
         """Logs one plain line."""
         rate = self.rate()
-        left = (self._total - self._learner.frames) / rate if rate > 0 else float("inf")
-        text = f"{self._learner.frames:,} frames, {rate:,.0f} frames/s, {_hours(left)} left, {self.summary()}"
+        left = (self.total - self.frames) / rate if rate > 0 else float("inf")
+        text = f"{self.frames:,} frames, {rate:,.0f} frames/s, {clock(left)} left, {self.summary()}"
         logger.info(text, extra=PROGRESS_RECORD)
 
     def close(self) -> None:
         self._bar.close()
 
 
-def _hours(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """As hours:minutes:seconds."""
     if seconds == float("inf"):
         return "unknown time"
     minutes, seconds = divmod(int(max(0, seconds)), 60)

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from torchbeast.core import forms, ranks
-from torchbeast.core.settings import flag
+from torchbeast.core.settings import TRAINING, flag
 
 MAX_PROCESSES, MAX_THREADS = 10_000, 1000
 LEAST_HOSTED = 2
@@ -18,11 +18,14 @@ class ProcessSettings:
     """Actors, learner threads, and what they share."""
 
     title = "Processes"
+    example = "--num_actors 40 --num_actor_processes 4"
+    needs = TRAINING
     num_actors: int = flag(
         4,
         "number of environments, each with rollouts of its own (of each rank); to use many cores take more, and as many times "
         "the batch_size",
         at_least=1,
+        first=True,
     )
     num_actor_processes: int | None = flag(
         None,
@@ -35,14 +38,17 @@ class ProcessSettings:
         "actor processes that die or get stuck are started again so often within ten minutes",
         at_least=0,
         resumable=True,
+        not_with=("num_actor_processes=0",),
     )
     num_buffers: int | None = flag(
         None,
         "rollouts in shared memory (default: max(2 * num_actors, batch_size), or more where the actor processes need more)",
         resumable=True,
     )
-    num_threads: int = flag(4, "learner threads", at_least=1, at_most=MAX_THREADS, resumable=True)
-    disable_cuda: bool = flag(False, "learn on the CPU even if there is a GPU", resumable=True)
+    num_threads: int = flag(
+        4, "learner threads", at_least=1, at_most=MAX_THREADS, resumable=True, not_with=("num_actor_processes=0",)
+    )
+    disable_cuda: bool = flag(False, "learn on the CPU even if there is a GPU", resumable=True, first=True)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from main.settings import FileSettings, RunSettings
 from main.training.sources import Batch
-from torchbeast.core import checkpoint, run_folder
+from torchbeast.core import checkpoint, outputs, run_folder
 from torchbeast.core.columns import Column, Joiner
 from torchbeast.core.file_writer import FileWriter, NoWriter
 from torchbeast.core.ranks import Alone
@@ -25,6 +25,17 @@ logger = logging.getLogger("amigo")
 RETRY_SECONDS = 60.0  # after a checkpoint that could not be written; and until what lasts is told again
 LOW_DISK_BYTES = 200 << 20
 SAVED_ENVS = 4
+
+
+def check_folder(files: FileSettings, *, begins: bool) -> None:
+    """Raises: UsageError if the run's folder cannot be had, as far as a look shows. begins: it is not gone on with."""
+    outputs.must_hold_folders("--savedir", files.savedir)
+    if begins and files.xpid is not None:
+        outputs.must_hold_folders("--xpid", Path(files.savedir) / files.xpid)
+        try:
+            run_folder.refuse_a_run(Path(files.savedir) / files.xpid)
+        except OSError as error:
+            raise UsageError(str(error)) from None
 
 
 def open_writer(settings: Settings, columns: Sequence[Column], frames: int | None, ranks: Alone) -> FileWriter | NoWriter:

@@ -47,7 +47,7 @@ def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings,
     """The interrupted run's settings, with the resumable ones that were given, and its checkpoint.
 
     Args:
-        place: the run's folder, where the newest readable checkpoint counts, or one checkpoint in it.
+        place: the run's folder, one checkpoint in it, or a folder of runs, as `checkpoint.find` has it.
     """
     state, path = _checkpoint(place, ranks)
     try:
@@ -68,7 +68,7 @@ def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings,
             + ": leave them out, or start a new run"
         )
     run_dir = path.parent.resolve()
-    settings = settings_module.make({**stored, **given, "savedir": str(run_dir.parent), "xpid": run_dir.name})
+    settings = settings_module.make({**stored, "resume": None, **given, "savedir": str(run_dir.parent), "xpid": run_dir.name})
     if ranks.first:
         _warn_of_changes(settings, stored["total_frames"], checkpoint.ranks(state), ranks.size)
     return settings, state
@@ -77,7 +77,7 @@ def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings,
 def _checkpoint(place: Path, ranks: Alone) -> tuple[dict, Path]:
     """The checkpoint to go on from, and which one that is: all ranks go on from the same."""
     try:
-        state, path = _found(run_folder.own(place)) if ranks.first else (None, None)
+        state, path = checkpoint.find(run_folder.own(place)) if ranks.first else (None, None)
         path = Path(ranks.share(str(path)))
         state = checkpoint.load(path) if state is None else state
         checkpoint.ranks(state)
@@ -96,19 +96,6 @@ def _begun_with(run_dir: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise UsageError(f"--resume: {error}") from None
-
-
-def _found(place: Path) -> tuple[dict, Path]:
-    if place.is_file() or (place.suffix == Path(run_folder.CHECKPOINT).suffix and not place.is_dir()):
-        if not place.is_file() and (others := run_folder.checkpoints(place.parent)):
-            raise UsageError(f"--resume: {place}: no such file; there are {', '.join(path.name for path in others)}")
-        return checkpoint.load(place), place
-    try:
-        return checkpoint.load_newest(place / run_folder.CHECKPOINT)
-    except checkpoint.CheckpointError as error:
-        others = [path for path in run_folder.checkpoints(place) if path.name.startswith(run_folder.MILESTONE)]
-        hint = f"; or go on from a milestone: --resume {others[-1]}" if others else ""
-        raise checkpoint.CheckpointError(f"{error}{hint}") from error
 
 
 def _warn_of_changes(settings: Settings, total_then: int, ranks_then: int, ranks_now: int) -> None:

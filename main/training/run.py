@@ -15,7 +15,7 @@ import torch
 
 from main import settings as settings_module
 from main.settings import FileSettings, RunSettings
-from main.training import preflight, recipe, resume
+from main.training import ending, preflight, recipe, resume
 from main.training.actor import Actor
 from main.training.beside import Beside, Progress
 from main.training.evaluator import Evaluator
@@ -23,7 +23,7 @@ from main.training.interrupt import EXIT_CODES, Interrupt
 from main.training.lockstep import Lockstep
 from main.training.loop import Loop
 from main.training.processes import ProcessSettings
-from main.training.record import Record, open_writer
+from main.training.record import Record, check_folder, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
 from torchbeast.core import checkpoint, forms
 from torchbeast.core.optimizer import Diverged, LearningSettings
@@ -64,7 +64,15 @@ def _train(settings: Settings, given: dict[str, Any], ranks: Alone) -> int:
         run_dir = resume.begun(settings[FileSettings], ranks)
     if run_dir is not None:
         settings, state = resume.resumed(Path(run_dir), given, ranks)
+        if ranks.share(ending.is_over(settings, state)):
+            if ranks.first:
+                logger.info(ending.over(settings, state))
+            ranks.close()
+            return 0
     settings_module.check(settings)
+    if ranks.first:
+        settings_module.warn_of_idle(settings, given)
+        check_folder(settings[FileSettings], begins=state is None)
     if settings[RunSettings].seed is None:
         settings = settings.replace(seed=ranks.share(int.from_bytes(os.urandom(4), "little") >> 1))
     if settings[FileSettings].dry_run:
@@ -105,6 +113,7 @@ class Run:
     def __init__(self, settings: Settings, state: dict | None, ranks: Alone = ALONE, *, checked: tuple | None = None):
         self.settings = settings
         self.ranks = ranks
+        self._tried_only = checked is not None
         self._total_frames = settings[RunSettings].total_frames
         # A run that has learned something goes on with fresh levels; one that has not begins as it would have.
         self._incarnation = 0 if state is None else state["incarnation"] + (state["frames"] > 0)
@@ -171,6 +180,9 @@ class Run:
                     beside.hear()
                 self.progress.line()
                 self.progress.close()
+                if self.ranks.first and not self._tried_only:
+                    how = ending.how(successful, ended, self.lockstep.number)
+                    logger.info(ending.closing(how, self.progress, self.record.run_dir, self.ranks))
                 self.record.close(successful)
         self.ranks.close()
         if not saved:

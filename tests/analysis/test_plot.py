@@ -433,7 +433,7 @@ def draw(labels, *, panels=3, **options):
 
 @pytest.mark.parametrize("labels, options", [
     (["default"], {}),
-    ([f"model {i}, MiniGrid-KeyCorridorS3R3-v0, {i / 10}" for i in range(9)], {"legend": "model, env, intrinsic_reward_coef"}),
+    ([f"model {i}, MiniGrid-KeyCorridorS3R3-v0, {i / 10}" for i in range(9)], {"legend": "model, env, baseline_cost_and_more"}),
     (["a very long name of a run " * 8, "b"], {"title": "MiniGrid-ObstructedMaze-1Dl-v0 and some more " * 6}),
     (["default", "other_variant"], {"size": (5.0, 7.0), "title": "MiniGrid-KeyCorridorS3R3-v0"}),
     (["b"], {"panels": 1}),

@@ -255,6 +255,11 @@ def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
     assert said.out.count("-m main.main") == 1 and "exit code 1; its cause stands above" in said.err
 
 
+def test_frames_may_be_written_with_an_exponent(tmp_path):
+    (tmp_path / "table.ini").write_text(TABLE.replace("frames = 480", "frames = 4.8e2"))
+    assert {experiment.frames for experiment in read_table(tmp_path / "table.ini", command.check_run)} == {480}
+
+
 @pytest.mark.parametrize(
     "text, word",
     [
@@ -267,7 +272,7 @@ def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
             TABLE.replace(f"--model {OTHER}", f"--modle {OTHER}"),
             "[other] no such flag: --modle; did you mean --mode or --model?",
         ),
-        (TABLE.replace("frames = 480", "frames = 1e6"), "[teacher] --total_frames: invalid int value"),
+        (TABLE.replace("frames = 480", "frames = 1e-6"), "[teacher] --total_frames: invalid whole number value"),
         (TABLE.replace("seeds = 1 2", "seeds = 1,2"), "[teacher] seeds = 1,2: write it as 1 2 3"),
         (TABLE.replace("seeds = 3", "seeds ="), "[other] seeds ="),
         (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),
@@ -311,7 +316,7 @@ def test_folders_that_are_files_and_damaged_runs_are_named_before_anything_runs(
     (tmp_path / "file").write_text("")
     for flag in ("--savedir", "--keep"):
         assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), flag, str(tmp_path / "file")]) == 2
-        assert f"{flag} {tmp_path / 'file'} is no folder" in capsys.readouterr().err
+        assert f"{flag} {tmp_path / 'file'}: {tmp_path / 'file'} is no folder" in capsys.readouterr().err
     folder = log(tmp_path / "runs" / "other-3", [(1, 2, 0.5)])
     (folder / "meta.json").write_text("{")
     assert reproduce.main([str(table), "--savedir", str(tmp_path / "runs"), "--list"]) == 2
@@ -326,7 +331,7 @@ def test_a_missing_table_and_an_unknown_row_are_named(table, tmp_path, capsys):
     assert reproduce.main([str(tmp_path / "none.ini")]) == 2
     assert reproduce.main([str(table), "--only", "teachr"]) == 2
     errors = capsys.readouterr().err
-    assert "no such table" in errors and "there are teacher, other" in errors
+    assert "no such table" in errors and "teachr: " in errors and "did you mean teacher" in errors
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "..", ".", "-x", "latest", "x" * 300, "a\tb"])

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from torchbeast.core import checkpoint
+from torchbeast.core import checkpoint, run_folder
 
 
 def state(frames: int) -> dict:
@@ -153,3 +153,64 @@ def test_they_are_found_in_their_order_and_nothing_else_is(tmp_path, caplog):
         (tmp_path / name).write_bytes(b"")
     assert checkpoint.kept(path) == 3
     assert checkpoint.load_newest(path)[1].name == "model-2.tar"
+
+
+# Which one a user means
+
+
+def runs(folder, *names: str) -> None:
+    for n, name in enumerate(names, 1):
+        (folder / name).mkdir(parents=True)
+        checkpoint.save(folder / name / "model.tar", state(n))
+
+
+def found(place) -> str:
+    return str(checkpoint.find(place)[1])
+
+
+def test_a_checkpoint_a_run_and_a_folder_of_runs_are_meant_by_their_own_name(tmp_path, caplog):
+    caplog.set_level("INFO", "amigo")
+    runs(tmp_path, "a", "b", "c")
+    for place in ("a/model.tar", "a"):
+        assert found(tmp_path / place) == str(tmp_path / "a/model.tar")
+    assert caplog.text == ""
+    with pytest.raises(checkpoint.CheckpointError, match=r"is a folder of runs: give one of them, as .*/a; there are a, b, c$"):
+        found(tmp_path)
+    run_folder.point_latest_at(tmp_path / "b")
+    assert found(tmp_path) == str(tmp_path / "b/model.tar")
+    assert f"{tmp_path} is a folder of runs: its latest one is b" in caplog.text
+    assert found(tmp_path / "latest") == str(tmp_path / "latest/model.tar")
+    (tmp_path / "b" / "model.tar").unlink()
+    with pytest.raises(checkpoint.CheckpointError, match=r"there are a, c$"):
+        found(tmp_path)
+
+
+def test_an_only_run_is_the_one_that_is_meant(tmp_path, caplog):
+    caplog.set_level("INFO", "amigo")
+    runs(tmp_path, "a")
+    (tmp_path / "empty").mkdir()
+    assert found(tmp_path) == str(tmp_path / "a/model.tar") and "its only one is a" in caplog.text
+
+
+def test_many_runs_are_named_in_part(tmp_path):
+    runs(tmp_path, *(f"run-{i:02d}" for i in range(20)))
+    with pytest.raises(checkpoint.CheckpointError, match=r"there are run-00, .*, run-11 and 8 others$"):
+        found(tmp_path)
+
+
+def test_the_newest_readable_one_of_a_run_counts(tmp_path, caplog):
+    path = tmp_path / "a" / "model.tar"
+    path.parent.mkdir()
+    for n in (1, 2):
+        checkpoint.save(path, state(n), keep=2)
+    path.write_bytes(b"damaged")
+    assert found(tmp_path / "a").endswith("model-1.tar") and "trying the one before" in caplog.text
+    with pytest.raises(checkpoint.CheckpointError, match="not a readable checkpoint"):
+        found(path)
+
+
+@pytest.mark.parametrize("place", ["nothing", "empty", "nothing.tar"])
+def test_where_there_is_none_the_remedy_is_named(tmp_path, place):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(checkpoint.CheckpointError, match="no such file; give "):
+        found(tmp_path / place)

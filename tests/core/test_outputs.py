@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from torchbeast.core import outputs
@@ -25,3 +27,45 @@ def test_where_one_cannot_be_written_none_is(tmp_path, bad, capsys):
     with pytest.raises(UsageError, match=f"{bad} cannot be written: .*; give another file"):
         outputs.write({str(tmp_path / "a"): b"1", str(tmp_path / "b"): b"2", str(tmp_path / bad): b"3"})
     assert contents(tmp_path) == {"a": "old"} and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("no/c", "its folder does not exist; make it first"),
+        ("folder", "is a folder; give a file"),
+        ("pipe", "is no ordinary file; give another"),
+        ("d" * 300, "File name too long; give another file"),
+    ],
+)
+def test_where_no_file_can_lie_is_told_before(tmp_path, name, told):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match=f"^--json .*{told}$"):
+        outputs.must_be_writable("--json", tmp_path / name)
+    outputs.must_be_writable("--json", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_is_not_ones_own_is_told_of_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    for check, place in ((outputs.must_be_writable, "a"), (outputs.must_hold_folders, "a/b")):
+        with pytest.raises(UsageError, match="cannot be written; "):
+            check("--out", tmp_path / place)
+
+
+def test_where_no_folder_can_be_made_is_told_before(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/a/b"):
+        with pytest.raises(UsageError, match="file is no folder; choose another folder"):
+            outputs.must_hold_folders("--savedir", tmp_path / name)
+    with pytest.raises(UsageError, match="File name too long"):
+        outputs.must_hold_folders("--savedir", tmp_path / ("d" * 300))
+    outputs.must_hold_folders("--savedir", tmp_path / "a" / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_two_outputs_are_two_files(tmp_path):
+    outputs.must_be_different(json=tmp_path / "a", out=tmp_path / "b", more=None)
+    with pytest.raises(UsageError, match="--json and --out name the same file; give two"):
+        outputs.must_be_different(json=tmp_path / "a", out=tmp_path / "b" / ".." / "a")

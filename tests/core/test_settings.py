@@ -9,7 +9,19 @@ from dataclasses import dataclass
 import pytest
 
 from torchbeast.core import forms
-from torchbeast.core.settings import Flag, Settings, UsageError, flag, flags_of, make_parser, parse, sections, stored, table
+from torchbeast.core.settings import (
+    Flag,
+    Settings,
+    UsageError,
+    flag,
+    flags_of,
+    idle,
+    make_parser,
+    parse,
+    sections,
+    stored,
+    table,
+)
 
 
 def spelled(name: str) -> str:
@@ -196,6 +208,24 @@ def test_values_have_their_types_and_what_was_given_is_told():
     assert settings.flat() == {**Settings.of(GROUPS, {}).flat(), **given}
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e8", 10**8), ("3e7", 3 * 10**7), ("2.5E3", 2500), ("1e0", 1), ("10.0", 10), ("1_000", 1000), (f"{2**60}.0", 2**60)],
+)
+def test_a_whole_number_may_be_written_with_an_exponent(text, value):
+    for name in ("coats", "bristles"):
+        given = parsed(f"--{name}", text)[1][name]
+        assert given == value and type(given) is int
+
+
+@pytest.mark.parametrize("text", ["1.5", "1e-3", "1e", "nan", "inf", "", "1e999999999999999999999", "1e99999999", "0x10"])
+def test_what_is_no_whole_number_is_refused_at_once(text):
+    for name in ("coats", "bristles"):
+        with pytest.raises(UsageError) as error:
+            parsed(f"--{name}", text)
+        assert str(error.value) == f"--{name}: invalid whole number value: {text!r}; see paint --help"
+
+
 def test_what_is_not_given_is_the_default_and_not_told():
     settings, given = parsed()
     assert given == {} and settings.flat() == Settings.of(GROUPS, {}).flat()
@@ -212,10 +242,10 @@ def test_a_value_is_the_one_that_is_meant():
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--coats", "many"], "--coats: invalid int value: 'many'; see paint --help"),
-        (["--coats", "1.5"], "--coats: invalid int value: '1.5'; see paint --help"),
-        (["--coats", "nan"], "--coats: invalid int value: 'nan'; see paint --help"),
-        (["--bristles", "None"], "--bristles: invalid int value: 'None'; see paint --help"),
+        (["--coats", "many"], "--coats: invalid whole number value: 'many'; see paint --help"),
+        (["--coats", "1.5"], "--coats: invalid whole number value: '1.5'; see paint --help"),
+        (["--coats", "nan"], "--coats: invalid whole number value: 'nan'; see paint --help"),
+        (["--bristles", "None"], "--bristles: invalid whole number value: 'None'; see paint --help"),
         (["--width", "wide"], "--width: invalid float value: 'wide'; see paint --help"),
         (["--coats"], "--coats: expected one argument; see paint --help"),
         (["--outdoors=yes"], "--outdoors: ignored explicit argument 'yes'; see paint --help"),
@@ -239,7 +269,7 @@ def test_only_choices_are_accepted():
 
 def test_help_has_every_flag_under_its_title_with_its_default(capsys):
     with pytest.raises(SystemExit) as exit_info:
-        parsed("--help")
+        parsed("--help", "all")
     assert exit_info.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert text.index("Paint: --colour X what is painted with (default: red)") < text.index("Brush: --width X")
@@ -325,3 +355,43 @@ def test_the_table_of_a_page():
         "| `--primer` |  | what goes under it |\n"
         "| `--thinner` | 0.25 | share of 100% |"
     )
+
+
+# What does nothing
+
+
+@dataclass(frozen=True)
+class Sanding:
+    title = "Sanding"
+    needs = ("hair=ox",)
+    grain: int = flag(80, "of the paper")
+    wet: bool = flag(False, "with water")
+    water: float = flag(1.0, "litres", needs=("wet", "outdoors"))
+    paper: str = flag("own", "whose", agent=True)
+    dust: bool = flag(False, "leave it", not_with=("wet", "coats=1"))
+    mask: bool = flag(False, "wear one", needs=())
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "told"),
+    [
+        ({}, ["grain", "paper", "mask"], {"grain": "belongs to --hair ox"}),
+        ({"hair": "ox"}, ["grain", "mask"], {}),
+        ({"hair": "ox"}, ["water"], {"water": "belongs to --wet or --outdoors"}),
+        ({"hair": "ox", "wet": True}, ["water"], {}),
+        ({"wet": True}, ["water"], {"water": "belongs to --wet or --outdoors"}),
+        ({"wet": True, "outdoors": True}, ["water"], {}),
+        ({"hair": "ox", "wet": True}, ["dust"], {"dust": "not with --wet"}),
+        ({"wet": True}, ["dust"], {"dust": "belongs to --hair ox"}),
+        ({"hair": "ox", "coats": 1}, ["dust"], {"dust": "not with --coats 1"}),
+    ],
+)
+def test_a_flag_does_nothing_where_what_it_needs_is_not_so_or_what_forbids_it_is(values, names, told):
+    assert idle(Settings.of((*GROUPS, Sanding), values), names) == told
+
+
+def test_a_group_that_not_everything_uses_needs_one_of_its_users():
+    settings, users = Settings.of(GROUPS, {}), {Paint: ["hair=ox", "width"], Brush: ["hair=cow"]}
+    told = {"coats": "belongs to --hair ox or --width", "hair": "belongs to --hair cow"}
+    assert idle(settings, ["coats", "hair"], users) == told
+    assert idle(settings, ["coats"], {Paint: ["hair=ox", "hair=pig"]}) == {}

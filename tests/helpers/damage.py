@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,13 @@ def flag(name: str, value: Any) -> Damage:
         torch.save(state, path)
 
     return change
+
+
+def unended(run: Path) -> Path:
+    """The run, as if it had been killed before its end was noted: one that has ended is not gone on with."""
+    meta = json.loads((run / "meta.json").read_text())
+    (run / "meta.json").write_text(json.dumps(meta | {"successful": None}))
+    return run
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from main import main as entry
 from utils_folder import minigrid
 from utils_folder.minigrid import Engine, choose_engine, make_environments, survey, why_not_first
 from utils_folder.minigrid.engine import COMPILED
@@ -138,3 +139,28 @@ def test_an_engine_that_is_not_installed_is_named_where_a_name_is_unknown(third)
     with pytest.raises(ValueError, match=r"others \(the third engine may have it, but it is not installed: buy it\);"):
         survey(OWN)
     assert choose_engine(LAVA, "auto") == "compiled"
+
+
+def test_the_listing_has_every_environment_as_it_is(third):
+    names = ["MiniGrid-Empty-Random-6x6-v0", DYNAMIC, "MiniGrid-KeyCorridorS3R1-v0", OWN]
+    for name, engine in minigrid.REGISTRY.items():
+        minigrid.REGISTRY[name] = engine._replace(names=lambda: names)
+    minigrid.REGISTRY["third"] = third.engine._replace(
+        names=lambda: [], playable=lambda name: "it is not installed: buy it", survey=GYM.survey
+    )
+    lines = [" ".join(line.split()) for line in minigrid.listing()]
+    assert lines[:4] == [
+        "environment grid actions engine mission",
+        "MiniGrid-Empty-Random-6x6-v0 6x6 7 compiled always the same",
+        "MiniGrid-Dynamic-Obstacles-5x5-v0 5x5 3 gym always the same",
+        "MiniGrid-KeyCorridorS3R1-v0 7x3 7 compiled matters: 'pick up the purple ball' or another",
+    ]
+    assert lines[4].startswith(f"{OWN} none unknown environment")
+    assert lines[-1] == "the third engine has more, but it is not installed: buy it"
+
+
+def test_the_listing_is_what_env_list_prints(monkeypatch, capsys):
+    monkeypatch.setattr(minigrid, "listing", lambda: iter(["one", "two"]))
+    for more in ([], ["--mode", "test"]):
+        assert entry.main(["--env", "list", *more]) == 0
+        assert capsys.readouterr().out == "one\ntwo\n"

@@ -28,7 +28,7 @@ from torchbeast.core.optimizer import LearningSettings
 from utils_folder.motivations import difficulty, goals, rewards
 from utils_folder.motivations.amigo import AmigoActor, TeacherSettings, ended_goals
 from utils_folder.motivations.base import Task
-from utils_folder.motivations.rewards import RewardSettings
+from utils_folder.motivations.rewards import GoalRewardSettings, RewardSettings
 
 E = 3
 FIELDS = ("goal", "goal_frame", "generator_logits", "goal_step", "reached", "late_goal")
@@ -540,7 +540,7 @@ def test_student_updates_are_the_twins(variant):
     norms = assert_student_updates_are_the_twins(
         make_agent(settings),
         lambda: random_batch(TASK, settings),
-        lambda batch: plain_intrinsic(batch, settings[RewardSettings].intrinsic_reward_coef),
+        lambda batch: plain_intrinsic(batch, settings[GoalRewardSettings].intrinsic_reward_coef),
         lambda batch: plain_goals(batch, settings[TeacherSettings]),
     )
     assert (max(norms) > 40) or variant != "clipped gradient"

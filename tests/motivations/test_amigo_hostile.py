@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from main import main as entry
-from tests.helpers.damage import changed, contents
+from tests.helpers.damage import changed, contents, unended
 from tests.helpers.program import command
 from torchbeast.core import checkpoint
 
@@ -19,7 +19,7 @@ def whole_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     more = ["--total_frames", "96", "--num_actor_processes", "0", "--keep_checkpoints", "1"]
     assert entry.main(command(folder, "--modify", "--generator_batch_size", "3", *more)) == 0
-    return folder / "run"
+    return unended(folder / "run")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from torchbeast.core.settings import UsageError, flags_of
 from utils_folder import minigrid
 from utils_folder.motivations.amigo import Amigo, TeacherSettings, WindowAmigo
 from utils_folder.motivations.difficulty import MOST_STEPS
+from utils_folder.motivations.rewards import GoalRewardSettings
 
 
 def problems(text: str) -> list[str]:
@@ -20,12 +21,13 @@ def problems(text: str) -> list[str]:
 
 
 def test_bounds_are_the_ones_that_are_expected():
-    assert Amigo.groups == WindowAmigo.groups == (TeacherSettings,)
+    assert Amigo.groups == WindowAmigo.groups == (GoalRewardSettings, TeacherSettings)
     assert_bounds(
         Amigo.groups,
         at_least_one={"generator_batch_size", "generator_counts", "generator_start"},
         not_negative={
             "window", "generator_learning_rate", "generator_entropy_cost", "generator_reward_coef", "generator_maximum",
+            "intrinsic_reward_coef",
         },
         any_number={"generator_reward_negative", "generator_threshold"},
         at_most=dict.fromkeys(("generator_start", "generator_maximum", "window"), MOST_STEPS),
@@ -65,9 +67,34 @@ def test_goals_inside_the_wall_need_an_inside(monkeypatch):
 def test_what_the_agent_needs_again_when_it_plays():
     """How goals are proposed and judged is the checkpoint's; how the teacher learned does not matter then."""
     agent = {name for name, about in flags_of(Amigo.groups).items() if about.agent}
-    assert agent == {"inner", "modify", "no_boundary_awareness", "as_published"}
+    assert agent == {"inner", "modify", "no_boundary_awareness", "as_published", "intrinsic_reward_coef"}
     assert {name: about.published for name, about in flags_of(Amigo.groups).items() if about.published is not None} == {
         "as_published": True
     }
     assert not any(about.resumable for about in flags_of(Amigo.groups).values())
     assert all(about.experiment for about in flags_of(Amigo.groups).values())
+
+
+# Flags that do nothing where they stand
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--window 3", {"window": "belongs to --model window_adaptive"}),
+        ("--model window_adaptive --window 3 --window_rule tracking --generator_maximum 9", {}),
+        ("--model window_adaptive --generator_maximum 9",
+         {"generator_maximum": "belongs to --model default or --window_rule tracking"}),
+        ("--window_rule tracking --generator_maximum 9", {"window_rule": "belongs to --model window_adaptive"}),
+        ("--mode test --generator_counts 3 --restart_episode", {"generator_counts": "belongs to --mode train"}),
+        ("--intrinsic_reward_coef 2 --modify --generator_counts 3", {}),
+    ],
+)  # fmt: skip
+def test_what_does_nothing_is_told(words, told):
+    assert settings_module.idle(*settings_module.parse(shlex.split(words))) == told
+
+
+def test_one_variants_flags_are_told_of_with_another():
+    own = flags_of(Amigo.groups)
+    settings = settings_module.make({"model": "novelty_based"})
+    assert settings_module.idle(settings, own) == dict.fromkeys(own, "belongs to --model default or --model window_adaptive")

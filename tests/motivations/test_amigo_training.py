@@ -54,6 +54,7 @@ def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, model
         ["--no_boundary_awareness"],
         ["--as_published"],
         ["--generator_reward_coef", "0.7"],
+        ["--intrinsic_reward_coef", "0.5"],
         ["--model", "window_adaptive", "--window", "3", "--window_rule", "tracking", "--generator_start", "9"],
     ],
     ids=" ".join,

@@ -119,3 +119,11 @@ def test_weights_that_do_not_fit_their_flags_are_refused(trained, tmp_path, caps
     torch.save(state, tmp_path / "x.tar")
     assert play(tmp_path / "x.tar") == 2
     assert "do not fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["run/model.tar", "run", "latest", "latest/model.tar", "."])
+def test_an_agent_is_named_by_its_checkpoint_its_run_or_the_folder_of_runs(trained, place, capfd):
+    assert play(trained.parent / place, "--num_episodes", "1") == 0
+    said = capfd.readouterr()
+    assert ("is a folder of runs: its only one is run" in said.err) == (place == ".")
+    assert said.out.startswith(str(trained.parent)) and "/model.tar on MiniGrid-Empty-5x5-v0: 1 episodes" in said.out

@@ -17,7 +17,7 @@ from models.student import StudentSettings
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.settings import Settings, flags_of
 from utils_folder.minigrid import EnvironmentSettings
-from utils_folder.motivations.rewards import RewardSettings
+from utils_folder.motivations.rewards import GoalRewardSettings, RewardSettings
 
 REFERENCE_DEFAULTS = {
     "env": "MiniGrid-Empty-8x8-v0", "mode": "train", "xpid": None, "window": 50, "disable_checkpoint": False,
@@ -49,7 +49,7 @@ DOCUMENT_COMMANDS = [
 # The bounds of the program's own flags; those of a variant stand in the tests of its settings.
 OWN = (
     RunSettings, FileSettings, ProcessSettings, EnvironmentSettings, LearningSettings, StudentSettings, CellSettings,
-    RewardSettings, EvaluationSettings,
+    GoalRewardSettings, RewardSettings, EvaluationSettings,
 )  # fmt: skip
 AT_LEAST_ONE = {
     "total_frames", "num_actors", "batch_size", "unroll_length", "save_every", "state_embedding_dim", "num_lstm_layers",

@@ -20,7 +20,7 @@ from main import main as entry
 from main import plot
 from main import settings as settings_module
 from main.training import recipe
-from tests.helpers.damage import changed, contents, flag, leaves, others, replaced
+from tests.helpers.damage import changed, contents, flag, leaves, others, replaced, unended
 from tests.helpers.program import command, rows
 from torchbeast.core import checkpoint
 from utils_folder.motivations import MOTIVATIONS
@@ -54,7 +54,7 @@ class Command:
 def whole_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     assert entry.main(command(folder, "--total_frames", "96", "--num_actor_processes", "0", "--keep_checkpoints", "1")) == 0
-    return folder / "run"
+    return unended(folder / "run")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def every_run(request, tmp_path_factory) -> Path:
     """A run's folder, of each variant in turn; a test leaves it as it was."""
     folder, more = tmp_path_factory.mktemp("every"), ["--model", request.param, "--num_actor_processes", "0"]
     assert entry.main(command(folder, "--total_frames", "48", *more)) == 0
-    return folder / "run"
+    return unended(folder / "run")
 
 
 def cut(share: float):

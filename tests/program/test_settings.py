@@ -11,7 +11,7 @@ from main import main as entry
 from main import settings as settings_module
 from main.settings import RunSettings
 from models import STUDENTS
-from torchbeast.core.settings import Flag, Settings, UsageError, flags_of
+from torchbeast.core.settings import Flag, Settings, UsageError, flags_of, sections
 from utils_folder import minigrid
 from utils_folder.motivations import MOTIVATIONS
 
@@ -32,11 +32,44 @@ def problems(text: str) -> list[str]:
 
 def test_every_flag_is_explained_in_help(capsys):
     with pytest.raises(SystemExit) as exit_info:
-        settings_module.parse(["--help"])
+        settings_module.parse(["--help", "all"])
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
     for name, about in FLAGS.items():
         assert f"--{name}" in text and about.meaning
+
+
+def test_help_is_short_for_who_starts(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        settings_module.parse(["--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    shown = [name for name, about in FLAGS.items() if f"  --{name} " in text]
+    assert shown == [name for name, about in FLAGS.items() if about.first] and 10 < len(shown) < 25
+    assert text.count("\n") < 70 and f"{len(FLAGS)} flags in all" in text and "--help all" in text
+    with pytest.raises(UsageError, match="--help some: it is --help, or --help all"):
+        settings_module.parse(["--help", "some"])
+
+
+def examples() -> dict[str, str]:
+    return {group.title: group.example for group in reversed(settings_module.groups()) if hasattr(group, "example")}
+
+
+def test_every_section_of_help_has_one_example_that_works(capsys):
+    assert examples().keys() == sections(settings_module.groups()).keys()
+    with pytest.raises(SystemExit):
+        settings_module.parse(["--help", "all"])
+    text = capsys.readouterr().out
+    for title, example in examples().items():
+        settings, given = settings_module.parse(shlex.split(example))
+        assert settings_module.problems(settings) == [] and settings_module.idle(settings, given) == {}
+        assert given.keys() & {about.name for about in sections(settings_module.groups())[title]}
+        assert text.count(f"{title}:\n  example: python -m main.main {example}\n") == 1
+
+
+@pytest.mark.parametrize("name", [name for name, about in FLAGS.items() if about.choices is not None])
+def test_help_and_pages_name_the_choices(name):
+    assert all(choice in FLAGS[name].explained for choice in FLAGS[name].choices)
 
 
 def test_all_registered_ones_flags_are_the_programs():
@@ -116,7 +149,7 @@ def test_bounds_are_kept(name):
 def test_a_number_is_finite(name):
     for value in ("nan", "inf", "-inf"):
         if FLAGS[name].type is int:
-            with pytest.raises(UsageError, match=f"--{name}: invalid int value: '{value}'"):
+            with pytest.raises(UsageError, match=f"--{name}: invalid whole number value: '{value}'"):
                 parsed(f"--{name}={value}")
         else:
             assert problems(f"--{name}={value}") == [f"--{name} must be a finite number, got {value}"]
@@ -185,7 +218,7 @@ def test_arguments_that_are_no_flags_end_with_code_two(capsys):
     for words, told in (
         (["--no_such_flag"], "no such flag: --no_such_flag; --help lists them"),
         (["--modle=default"], "no such flag: --modle=default; did you mean --mode or --model?"),
-        (["--total_frames", "1e6"], "--total_frames: invalid int value: '1e6'; see python -m main.main --help"),
+        (["--total_frames", "1e-3"], "--total_frames: invalid whole number value: '1e-3'; see python -m main.main --help"),
         (["--mode", "play"], "--mode: invalid choice: 'play'"),
         (["--env"], "--env: expected one argument"),
     ):

@@ -418,6 +418,8 @@ def test_the_command_that_began_a_run_goes_on_with_it(tmp_path, store, said):
     assert in_ranks(2, dispatch, first, store=store) == [0, 0]
     assert in_ranks(2, dispatch, [*first, "--total_frames", "480"], store=store) == [0, 0]
     assert [row["frames"] for row in rows(tmp_path / "run")] == list(range(24, 481, 24))
+    assert in_ranks(2, dispatch, [*first, "--total_frames", "480"], store=store) == [0, 0]  # said once, and left alone
+    assert said().count("run is finished: it has learned from 480 frames") == 1
     assert in_ranks(2, dispatch, [*first, "--batch_size", "3"], store=store) == [2, 2]
     nameless = [argument for argument in first if argument not in ("--xpid", "run")]
     assert in_ranks(2, dispatch, nameless, store=store) == [2, 2]

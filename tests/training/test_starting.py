@@ -140,7 +140,7 @@ def test_where_the_newest_are_damaged_milestones_are_named(kept, tmp_path, capfd
     for path in run.glob("model*.tar"):
         path.write_bytes(b"")
     assert entry.main(["--resume", str(run)]) == 2
-    assert f"--resume {run}/milestone-000000000192.tar" in capfd.readouterr().err
+    assert f"; or give a milestone: {run}/milestone-000000000192.tar" in capfd.readouterr().err
     assert entry.main(["--resume", str(run / "milestone-000000000192.tar")]) == 0
     assert rows(run) == rows(kept)
 

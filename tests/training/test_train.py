@@ -162,7 +162,6 @@ def test_a_failing_learner_ends_the_run_and_its_actors(tmp_path, monkeypatch):
         ["--disable_use_embedding"],
         ["--disable_cuda"],
         ["--num_threads", "1"],
-        ["--intrinsic_reward_coef", "0.5"],
         ["--momentum", "0.9", "--alpha", "0.9", "--epsilon", "0.1"],
         ["--env", "MiniGrid-ObstructedMaze-1Dl-v0"],
         ["--env", "MiniGrid-Dynamic-Obstacles-5x5-v0"],

@@ -112,6 +112,29 @@ def earlier(path: Path, n: int) -> Path:
     return path.with_name(f"{path.stem}-{n}{path.suffix}")
 
 
+def find(place: Path) -> tuple[dict, Path]:
+    """The checkpoint that a user means by this place, and which one that is.
+
+    Args:
+        place: a checkpoint; a run's folder, where the newest readable one counts; or a folder of runs, where the latest does.
+    Raises: CheckpointError if there is none, or it cannot be told which.
+    """
+    others = run_folder.checkpoints(place.parent)
+    if place.is_file() or (place.suffix == Path(run_folder.CHECKPOINT).suffix and not place.is_dir()):
+        if not place.is_file() and others:
+            raise CheckpointError(f"{place}: no such file; there are {', '.join(path.name for path in others)}")
+        return load(place), place
+    try:
+        run_dir = run_folder.meant(place)
+    except FileNotFoundError as error:
+        raise CheckpointError(str(error)) from None
+    try:
+        return load_newest(run_dir / run_folder.CHECKPOINT)
+    except CheckpointError as error:
+        milestones = [path for path in run_folder.checkpoints(run_dir) if path.name.startswith(run_folder.MILESTONE)]
+        raise CheckpointError(f"{error}{f'; or give a milestone: {milestones[-1]}' if milestones else ''}") from error
+
+
 def load_newest(path: Path) -> tuple[dict, Path]:
     """The newest readable one of `path` and the checkpoints kept before it, and which one that is.
 
@@ -136,7 +159,7 @@ def load(path: Path) -> dict:
     Raises: CheckpointError if it is missing, damaged, or something else.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give the path of a run's model.tar")
+        raise CheckpointError(f"{path}: no such file; give a run's folder, its {run_folder.CHECKPOINT}, or a folder of runs")
     try:
         _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchbeast.core import forms
 from torchbeast.core.ranks import ALONE, Alone
-from torchbeast.core.settings import flag
+from torchbeast.core.settings import TRAINING, flag
 
 BAD_UPDATES = 3
 METHODS = ("rmsprop", "adam")
@@ -26,6 +26,8 @@ class LearningSettings:
     """How the student learns; others that learn beside it share batches and schedule."""
 
     title = "Student"
+    example = "--batch_size 32 --learning_rate 0.0005"
+    needs = TRAINING
     batch_size: int = flag(8, "rollouts in a student update (of each rank)", at_least=1)
     unroll_length: int = flag(100, "steps in a rollout", at_least=1)
     learning_rate: float = flag(0.001, "student's learning rate; it falls linearly to 0 over total_frames", at_least=0)

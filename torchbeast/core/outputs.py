@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,8 +19,34 @@ def must_be_writable(flag: str, path: str | Path) -> None:
             raise UsageError(f"{flag} {path}: its folder does not exist; make it first")
         if path.is_dir():
             raise UsageError(f"{flag} {path} is a folder; give a file")
+        if path.exists() and not path.is_file():  # it would be replaced
+            raise UsageError(f"{flag} {path} is no ordinary file; give another")
+        if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+            raise UsageError(f"{flag} {path}: its folder cannot be written; give another file")
     except OSError as error:  # a name that is too long, for instance
         raise UsageError(f"{flag} {path}: {error.strerror}; give another file") from None
+
+
+def must_be_different(**paths: str | Path | None) -> None:
+    """Raises: UsageError if two of these files, each named by its flag, are one."""
+    seen: dict[Path, str] = {}
+    for flag, path in paths.items():
+        if path is not None and (other := seen.setdefault(Path(path).resolve(), flag)) != flag:
+            raise UsageError(f"--{other} and --{flag} name the same file; give two")
+
+
+def must_hold_folders(flag: str, path: str | Path) -> None:
+    """Raises: UsageError if no folder can be made there, with what is above it. `flag`: what named it."""
+    there = Path(path).resolve()
+    try:
+        while not there.exists():
+            there = there.parent
+        if not there.is_dir():
+            raise UsageError(f"{flag} {path}: {there} is no folder; choose another folder")
+    except OSError as error:  # a name that is too long, for instance
+        raise UsageError(f"{flag} {path}: {error.strerror}; choose another folder") from None
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag} {path}: {there} cannot be written; choose another folder")
 
 
 def write(files: Mapping[str | None, bytes]) -> None:

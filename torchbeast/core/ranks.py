@@ -191,7 +191,8 @@ class Ranks(Alone):
             deadline = time.monotonic() + GOODBYE_SECONDS
             while self._store.add("closed", 0) < self.size and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
-        dist.destroy_process_group()
+        if dist.is_initialized():  # there was something to do together
+            dist.destroy_process_group()
 
     @contextlib.contextmanager
     def _failures(self, what: str = "another rank is gone, or did not come in time") -> Iterator[None]:

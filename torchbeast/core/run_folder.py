@@ -40,6 +40,7 @@ LATEST = "latest"  # beside the runs: the newest one's view
 VIEWS = ".latest"  # beside the runs: of each, links to what one looks for in it; TensorBoard's events are left out
 SEEN = (CHECKPOINT, METADATA, LOG, FIELDS, MESSAGES)
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+MOST_NAMED = 12  # runs in a message
 MAX_NAME_BYTES = 255  # what file systems take
 NAME_RULE = f"UTF-8, no control characters, at most {MAX_NAME_BYTES} bytes"
 
@@ -101,10 +102,10 @@ def claim(run_dir: Path, header: str) -> IO:
     What a run left that was killed before its first row and its first checkpoint is nobody's, and is replaced.
     Raises: FileExistsError if the folder holds a run already, or another process is about to begin one.
     """
-    _refuse_a_run(run_dir)  # before anything is written there
+    refuse_a_run(run_dir)  # before anything is written there
     file = lock(run_dir)
     try:
-        _refuse_a_run(run_dir)  # one that has come to its end since
+        refuse_a_run(run_dir)  # one that has come to its end since
         # Without a lock nobody can tell a run that was killed from one that is just beginning.
         with _new(run_dir / LOG) if is_none(file) else open(run_dir / LOG, "w", newline="", encoding="utf-8") as log:
             log.write(header)
@@ -114,7 +115,8 @@ def claim(run_dir: Path, header: str) -> IO:
     return file
 
 
-def _refuse_a_run(run_dir: Path) -> None:
+def refuse_a_run(run_dir: Path) -> None:
+    """Raises: FileExistsError if the folder holds a run already."""
     if checkpoints(run_dir) or has_rows(run_dir / LOG):
         raise FileExistsError(
             f"{run_dir} holds a run already: go on with it (--resume) or name this one differently (--xpid)"
@@ -207,6 +209,26 @@ def own(path: Path) -> Path:
         if target.parent.name == VIEWS:
             return target.parent.parent / target.name / name
     return path
+
+
+def meant(place: Path) -> Path:
+    """The run in a folder of runs, the latest or the only one, which is said; any other folder as it is.
+
+    Raises: FileNotFoundError, naming them, if there are several and none is known to be the latest.
+    """
+    if checkpoints(place):
+        return place
+    runs = sorted(path.parent.name for path in place.glob(f"[!.]*/*{Path(CHECKPOINT).suffix}") if path.parent.name != LATEST)
+    names = [name for name in dict.fromkeys(runs) if checkpoints(place / name)]
+    if not names:
+        return place
+    latest = (place / LATEST).resolve().name
+    chosen = names[0] if len(names) == 1 else latest
+    if chosen not in names:
+        shown = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} others" if len(names) > MOST_NAMED else "")
+        raise FileNotFoundError(f"{place} is a folder of runs: give one of them, as {place / names[0]}; there are {shown}")
+    logger.info("%s is a folder of runs: its %s one is %s", place, "only" if len(names) == 1 else "latest", chosen)
+    return place / chosen
 
 
 def read_metadata(run_dir: Path) -> dict:

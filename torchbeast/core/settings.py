@@ -7,6 +7,8 @@ A group is a frozen dataclass whose fields are made by `flag`:
         title = "Counts"
         count_coef: float = flag(0.1, "scale of the reward for a first visit", at_least=0, agent=True)
 
+A group may have an `example` of a command line, which --help shows. It may say where its flags do something at all, as
+`needs = ("mode=train",)`; a flag may say so itself (`Flag.needs`).
 From groups come the command line with its help, the checks with their remedies, the tables of the pages, and the flat dict that
 is stored with a run. `Settings` is the frozen whole of one run; each part is given its own groups of it.
 """
@@ -14,18 +16,24 @@ is stored with a run. `Settings` is the frozen whole of one run; each part is gi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import decimal
 import difflib
 import math
+import textwrap
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from torchbeast.core import forms
 
 LONGEST_TEXT = 4096  # of a flag in a file: what a path may have
+HELP_WIDTH = 100
 LONGEST = 300  # characters of what is said of a wrong command line, which may quote it
+MOST_DIGITS = 4300  # of a whole number, as Python's int has it
 BITS = 64  # that every number among the settings fits in
+TRAINING = ("mode=train",)  # what a group that only learning reads needs
 Group = TypeVar("Group")
 
 
@@ -44,6 +52,10 @@ class Flag(NamedTuple):
     experiment: it tells one experiment from another; runs that differ in other flags alone are seeds of one.
     published: the value that checkpoints of the published code imply, which do not store it; None if they imply none.
     canonical: turns a given value into the one meant; raises ValueError with the remedy.
+    needs: it does something only where one of these holds: NAME, another flag is given or on, or NAME=VALUE, and does something
+        itself; () where it always does; None: as its group has it (what an agent needs again is not bound to the group's).
+    not_with: it does nothing where one of these holds.
+    first: who starts wants to know of it.
     """
 
     name: str
@@ -59,6 +71,15 @@ class Flag(NamedTuple):
     experiment: bool = True
     published: Any = None
     canonical: Callable[[Any], Any] = lambda value: value
+    needs: tuple[str, ...] | None = None
+    not_with: tuple[str, ...] = ()
+    first: bool = False
+
+    @property
+    def explained(self) -> str:
+        """The meaning, with the choices that it does not name."""
+        missing = not all(choice in self.meaning for choice in self.choices or ())
+        return f"{self.meaning}: {', '.join(self.choices)}" if missing else self.meaning
 
     def problem(self, value: Any) -> str | None:
         """Why this value cannot work; None if it can."""
@@ -140,6 +161,9 @@ class Settings:
     def __getitem__(self, group: type[Group]) -> Group:
         return self._groups[group]
 
+    def __iter__(self) -> Iterator[type]:
+        return iter(self._groups)
+
     def replace(self, **values: Any) -> Settings:
         """The same but for these flags. Raises: KeyError for a name that is none."""
         flat = self.flat()
@@ -158,6 +182,58 @@ class Settings:
         return [problem for problem in found if problem is not None]
 
 
+def idle(
+    settings: Settings, names: Iterable[str], users: Mapping[type, Sequence[str]] | None = None
+) -> dict[str, str]:
+    """Those of these flags that do nothing among these settings, and whose they are or what forbids them.
+
+    users: by group, what uses it, as `Flag.needs` has it, where not everything does.
+    """
+    flat, flags, groups = settings.flat(), flags_of(settings), {name: group for group in settings for name in flags_of([group])}
+
+    def why(name: str) -> str | None:
+        about, group = flags[name], groups[name]
+        own = () if about.agent else getattr(group, "needs", ())
+        for wanted in ((users or {}).get(group, ()), own if about.needs is None else about.needs):
+            if wanted and not any(map(holds, wanted)):
+                return f"belongs to {' or '.join(f'--{one}' for one in wanted)}".replace("=", " ")
+        against = next(filter(holds, about.not_with), None)
+        return against and f"not with --{against}".replace("=", " ")
+
+    def holds(condition: str) -> bool:
+        name, equals, wanted = condition.partition("=")
+        value = flat[name]
+        met = str(value) == wanted if equals else value is not None and value is not False
+        return met and why(name) is None
+
+    return {name: reason for name in names if (reason := why(name))}
+
+
+def whole_number(text: str) -> int:
+    """The whole number that is written there: 100, 1e8 and 2.5e3 are some, 1.5 and 1e-3 are none. Raises: ValueError."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    try:
+        value = decimal.Decimal(text)
+    except decimal.InvalidOperation:
+        raise ValueError(text) from None
+    if not value.is_finite() or value != value.to_integral_value() or value.adjusted() > MOST_DIGITS:
+        raise ValueError(text)
+    return int(value)
+
+
+def positive_number(text: str) -> float:
+    """The finite number above 0 that is written there. Raises: ValueError."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+# argparse says them: "invalid whole number value: '1.5'"
+whole_number.__name__, positive_number.__name__ = "whole number", "positive number"
+
+
 class Parser(argparse.ArgumentParser):
     """Raises UsageError, one line, for what is no command line."""
 
@@ -165,19 +241,55 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message.removeprefix('argument ')[:LONGEST]}; see {self.prog} --help")
 
 
-def make_parser(groups: Sequence[type], prog: str, description: str) -> Parser:
-    """The command line. Flags that are not given are absent from its namespace."""
-    parser = Parser(prog=prog, description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    for title, flags in sections(groups).items():
-        section = parser.add_argument_group(title)
+def make_parser(groups: Sequence[type], prog: str, description: str, *, whole: bool = True) -> Parser:
+    """The command line. Flags that are not given are absent from its namespace.
+
+    whole: its help has every flag; else those of them that are `first`, which --help shows.
+    """
+
+    def show(chosen: str | None) -> None:
+        if chosen not in (None, "all"):
+            raise UsageError(f"--help {chosen}: it is --help, or --help all")
+        make_parser(groups, prog, description, whole=chosen == "all").print_help()
+        parser.exit()
+
+    every = sections(groups)
+    rest = f"{sum(map(len, every.values()))} flags in all, {', '.join(every)}: {prog} --help all"
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [--FLAG X ...]",
+        description=textwrap.fill(description, HELP_WIDTH),
+        epilog=None if whole else textwrap.fill(rest, HELP_WIDTH),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", nargs="?", action=_calling(show), metavar="all", help="show this; all: every flag")
+    examples = {group.title: group.example for group in reversed(groups) if hasattr(group, "example")}
+    for title, flags in every.items():
+        shown = whole or any(about.first for about in flags)
+        example = f"example: {prog} {examples[title]}" if shown and title in examples else None
+        section = parser.add_argument_group(title, example)
         for about in flags:
             default = "" if about.default in (None, False) else f" (default: {about.default})"
-            text = (about.meaning + default).replace("%", "%%")
+            text = (about.explained + default).replace("%", "%%") if whole or about.first else argparse.SUPPRESS
             if about.type is bool:
                 section.add_argument(f"--{about.name}", action="store_true", help=text)
             else:
-                section.add_argument(f"--{about.name}", type=about.type, choices=about.choices, help=text, metavar="X")
+                kind = whole_number if about.type is int else about.type
+                section.add_argument(f"--{about.name}", type=kind, choices=about.choices, help=text, metavar="X")
     return parser
+
+
+def _calling(call: Callable[[Any], None]) -> type[argparse.Action]:
+    """An argument at which that is called with its value."""
+
+    class Calling(argparse.Action):
+        def __call__(self, parser: object, namespace: object, values: Any, option_string: object = None) -> None:
+            call(values)
+
+    return Calling
 
 
 def sections(groups: Sequence[type]) -> dict[str, list[Flag]]:
@@ -210,4 +322,4 @@ def table(flags: Iterable[Flag]) -> str:
     """Markdown, as it stands in the pages."""
     rows = ("| flag | default | meaning |", "|---|---|---|")
     default = lambda about: "" if about.default is None else "off" if about.default is False else about.default  # noqa: E731
-    return "\n".join([*rows, *(f"| `--{about.name}` | {default(about)} | {about.meaning} |" for about in flags)])
+    return "\n".join([*rows, *(f"| `--{about.name}` | {default(about)} | {about.explained} |" for about in flags)])

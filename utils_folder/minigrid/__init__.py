@@ -6,6 +6,7 @@ A new engine is one file that ends in an `Engine`, and one line in `REGISTRY`.
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -34,6 +35,7 @@ __all__ = [
     "choose_engine",
     "engine_names",
     "engines_explained",
+    "listing",
     "make_environments",
     "module_of",
     "probe",
@@ -47,6 +49,7 @@ __all__ = [
 logger = logging.getLogger("amigo")
 
 PROBED_LEVELS = 8  # what they show that the networks have no number for is refused before anything is written
+LONGEST_MISSION = 50  # in the listing
 AUTO = "auto"
 
 # The order in which `auto` asks them.
@@ -73,6 +76,7 @@ class EnvironmentSettings:
     """Who plays the games, and what is seen of them."""
 
     title = "Environment"
+    example = "--env MiniGrid-Empty-8x8-v0 --env_args '{\"max_steps\": 100}' --fix_seed --env_seed 4"
     env_args: str | None = flag(
         None,
         "what the environment is made with: a JSON object of what gym.make takes, max_steps among them",
@@ -82,7 +86,7 @@ class EnvironmentSettings:
         AUTO, f"what plays MiniGrid: {engines_explained()}", choices=engine_names(), resumable=True
     )
     fix_seed: bool = flag(False, "every episode is the level of env_seed")
-    env_seed: int = flag(1, "seed of that level", at_least=0)
+    env_seed: int = flag(1, "seed of that level", at_least=0, needs=("fix_seed",))
     num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, at_most=100, agent=True)
 
     def task(self, env: str) -> str:
@@ -116,6 +120,30 @@ def survey(env_name: str, fixed_seed: int | None = None) -> Survey:
     raise UnknownEnvironment(
         f"unknown environment {name!r}: {hint}{''.join(maybe)}; one of your own is MODULE:NAME, whose module registers it"
     )
+
+
+def listing() -> Iterator[str]:
+    """A table of every environment that is installed, a line each as soon as it has been looked at, and its legend."""
+    names = list(dict.fromkeys(name for engine in REGISTRY.values() for name in engine.names()))
+    line = f"{{:{max(map(len, names))}}}  {{:>6}}  {{:>7}}  {{:9}}  {{}}".format
+    yield line("environment", "grid", "actions", "engine", "mission")
+    for name in names:
+        try:
+            seen, engine = survey(name), choose_engine(name, AUTO)
+        except ValueError as error:
+            yield line(name, "", "", "none", error)
+            continue
+        size = f"{seen.size[0]}x{seen.size[1]}"
+        fits = max(seen.size) <= MAX_SIDE
+        one = textwrap.shorten(seen.missions[0], LONGEST_MISSION, placeholder=" ...") if seen.missions else ""
+        mission = f"matters: {one!r} or another" if len(seen.missions) > 1 else "always the same"
+        yield line(name, size, seen.num_actions, engine if fits else "none", mission if fits else "too large for the networks")
+    yield ""
+    yield "engine: what plays it unless --engine says otherwise. mission: where it matters, it differs by episode, and the"
+    yield "agent does not see it: what the grid does not show of it, it can only guess."
+    for name, engine in REGISTRY.items():
+        if not engine.names():
+            yield f"{_title(name)} has more, but {engine.playable('')}"
 
 
 def problems(env: str, settings: EnvironmentSettings) -> list[str]:

@@ -21,7 +21,7 @@ from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field, younger
 from torchbeast.core.sampling import sample
-from torchbeast.core.settings import Settings, flag
+from torchbeast.core.settings import TRAINING, Settings, flag
 from torchbeast.core.weights import Reader, SharedWeights
 from utils_folder.motivations import curriculum, goals, rewards
 from utils_folder.motivations import difficulty as difficulties
@@ -29,7 +29,7 @@ from utils_folder.motivations.alarms import TeacherAlarms
 from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown, Task
 from utils_folder.motivations.curriculum import Curriculum
 from utils_folder.motivations.difficulty import Difficulty
-from utils_folder.motivations.rewards import RewardSettings
+from utils_folder.motivations.rewards import GoalRewardSettings, RewardSettings
 
 DEFAULT_START = 7
 WINDOW_START = 100
@@ -49,6 +49,8 @@ class TeacherSettings:
     """The teacher, its goals, and when it moves t*."""
 
     title = "Teacher"
+    example = "--modify --generator_batch_size 150 --generator_threshold -.1 --generator_reward_negative -.3"
+    needs = TRAINING
     generator_batch_size: int = flag(32, "ended goals in a teacher update (for each rank)", at_least=1)
     generator_learning_rate: float = flag(0.002, "teacher's learning rate", at_least=0)
     generator_entropy_cost: float = flag(0.05, "weight of its entropy loss", at_least=0)
@@ -57,18 +59,30 @@ class TeacherSettings:
     generator_threshold: float = flag(-0.5, "mean reward from which a teacher update counts as good")
     generator_counts: int = flag(10, "good updates before t* moves", at_least=1)
     generator_maximum: int = flag(
-        100, "t* grows while it is not above this", at_least=0, at_most=difficulties.MOST_STEPS
+        100,
+        "t* grows while it is not above this",
+        at_least=0,
+        at_most=difficulties.MOST_STEPS,
+        needs=("model=default", "window_rule=tracking"),
     )
     generator_start: int | None = flag(
         None, "t* at the start (default: 7; window_adaptive: 100)", at_least=1, at_most=difficulties.MOST_STEPS
     )
     window: int = flag(
-        50, "window_adaptive: goals must take t* steps, give or take this", at_least=0, at_most=difficulties.MOST_STEPS
+        50,
+        "window_adaptive: goals must take t* steps, give or take this",
+        at_least=0,
+        at_most=difficulties.MOST_STEPS,
+        needs=("model=window_adaptive",),
     )
-    window_rule: str = flag("published", "window_adaptive: how t* moves", choices=("published", "tracking"))
+    window_rule: str = flag(
+        "published", "window_adaptive: how t* moves", choices=("published", "tracking"), needs=("model=window_adaptive",)
+    )
     inner: bool = flag(False, "propose no goals on the outer wall", agent=True)
-    modify: bool = flag(False, "a goal is reached when its cell changes (else: when the agent stands on it)", agent=True)
-    restart_episode: bool = flag(False, "reaching a goal ends the episode")
+    modify: bool = flag(
+        False, "a goal is reached when its cell changes (else: when the agent stands on it)", agent=True, first=True
+    )
+    restart_episode: bool = flag(False, "reaching a goal ends the episode", needs=())
     no_boundary_awareness: bool = flag(False, "an episode's end does not count as reaching a goal", agent=True)
     as_published: bool = flag(
         False, "reproduce the two indexing slips of the published code", agent=True, published=True
@@ -208,7 +222,7 @@ class Amigo(Motivation):
     Source: AMIGo (arXiv 2006.12122), algorithm 1.
     """
 
-    groups = (TeacherSettings,)
+    groups = (GoalRewardSettings, TeacherSettings)
     example = (
         "--modify --generator_batch_size 150 --generator_entropy_cost .05 --generator_threshold -.1 "
         "--generator_reward_negative -.3"
@@ -227,7 +241,7 @@ class Amigo(Motivation):
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         own = self._settings = settings[TeacherSettings]
-        self._rewards = settings[RewardSettings]
+        self._rewards, self._goal_rewards = settings[RewardSettings], settings[GoalRewardSettings]
         self._baseline_cost = settings[LearningSettings].baseline_cost
         self._task = task
         self._ranks = ranks
@@ -271,7 +285,7 @@ class Amigo(Motivation):
         return batch["late_goal" if self._settings.as_published else "goal"]
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
-        scale = {"max_steps": self._task.max_steps, "coef": self._rewards.intrinsic_reward_coef}
+        scale = {"max_steps": self._task.max_steps, "coef": self._goal_rewards.intrinsic_reward_coef}
         return rewards.student_bonus(batch["reached"][1:], batch["goal_step"][1:], **scale)
 
     def learn(self, batch: Batch) -> dict[str, float]:

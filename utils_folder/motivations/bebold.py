@@ -18,7 +18,7 @@ from torchbeast.core.environment import Environment, Output
 from torchbeast.core.optimizer import METHODS, LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
-from torchbeast.core.settings import Settings, flag
+from torchbeast.core.settings import TRAINING, Settings, flag
 from utils_folder.minigrid.view import VIEW_SHAPE, partial_view
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown, Task
@@ -32,6 +32,8 @@ class NoveltySettings:
     """What counts as novel, and what that earns."""
 
     title = "Novelty"
+    example = "--model novelty_based --novelty_optimizer adam --novelty_output linear"
+    needs = TRAINING
     novelty_coef: float = flag(0.1, "scale of the novelty reward", at_least=0, agent=True)
     novelty_scale: float = flag(
         1.0, "weight of the novelty of the state that is left (NovelD: 0.5)", at_least=0, agent=True

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchbeast.core.settings import flag
+from torchbeast.core.settings import TRAINING, flag
+
+
+@dataclass(frozen=True)
+class GoalRewardSettings:
+    """What reaching a goal earns; of the motivations that have goals."""
+
+    title = "Student"
+    intrinsic_reward_coef: float = flag(1.0, "scale of the reward for reaching a goal", at_least=0, agent=True)
 
 
 @dataclass(frozen=True)
@@ -15,7 +23,7 @@ class RewardSettings:
     """What student and motivation learn from."""
 
     title = "Student"
-    intrinsic_reward_coef: float = flag(1.0, "scale of the reward for reaching a goal", at_least=0, agent=True)
+    needs = TRAINING
     no_extrinsic_rewards: bool = flag(False, "learn from intrinsic rewards alone")
 
 
