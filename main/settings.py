@@ -22,7 +22,8 @@ from utils_folder.motivations.rewards import RewardSettings
 
 DESCRIPTION = (
     "AMIGo: adversarially motivated intrinsic goals, on MiniGrid. Trains an agent, or plays with a trained one. "
-    "Other commands: python -m main.plot, main.curriculum, main.reproduce, main.report and main.benchmark, each with --help."
+    "Other commands: python -m main.plot, main.thin, main.curriculum, main.reproduce, main.report and main.benchmark, each "
+    "with --help."
 )
 
 
