@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections import deque
@@ -22,6 +23,7 @@ RATE_SECONDS = 30.0
 SCALARS_SECONDS = 10.0
 LOOK_SECONDS = 2.0  # at the run's folder
 PROGRESS_RECORD = {"progress": True}
+PROGRESS_LINE = re.compile(r"[\d,]+ frames, [\d,]+ frames/s, ")  # how a plain line begins
 
 
 class Progress:
