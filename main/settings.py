@@ -70,6 +70,9 @@ class FileSettings:
         2, "how many of the newest checkpoints are kept", at_least=1, at_most=1000, resumable=True
     )
     milestone_frames: int | None = flag(None, "also keep a checkpoint every so many frames", at_least=1, resumable=True)
+    video_minutes: float | None = flag(
+        None, "every so many minutes film the newest checkpoint's agent, for TensorBoard", above=0, resumable=True
+    )
     dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True)
     save_env: bool = flag(
         False, "every save_every frames store the current frames and goals of some environments", experiment=False
@@ -77,7 +80,9 @@ class FileSettings:
     save_every: int = flag(50_000, "frames between two such stores", at_least=1, experiment=False)
 
     def problems(self) -> list[str]:
-        """Why a new run cannot have the name that these ask for, with the remedy."""
+        """Why these cannot be had, with the remedy: of a new run its name too."""
+        if self.video_minutes is not None and self.disable_checkpoint:
+            return ["--video_minutes shows checkpoints, and --disable_checkpoint writes none: leave out one of the two"]
         if self.resume is not None:
             return []
         if self.xpid is not None:

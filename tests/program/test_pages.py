@@ -84,6 +84,8 @@ def test_every_command_parses(page, line):
                 check_training(shlex.split(value))
     elif program == "main.main":
         check_training(words)
+    elif program == "tensorboard":
+        assert words[0] == "--logdir" and len(words) == 2
     elif program.startswith("tests."):
         assert importlib.util.find_spec(program) and not words
     else:
