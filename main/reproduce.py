@@ -28,6 +28,8 @@ from main.training.programs import Programs
 from torchbeast.core import run_folder
 from torchbeast.core.settings import Parser, UsageError
 
+FOLDER = "experimentMinigrid"  # as the document's commands have it
+
 
 def check_same(experiment: Experiment, folder: Path) -> None:
     """Raises: UsageError if the run there was not made with the row's flags, as when the row has changed since."""
@@ -180,7 +182,7 @@ def make_parser() -> Parser:
         "from there.",
     )
     parser.add_argument("table", type=Path, help="an INI file such as results/experiments.ini")
-    parser.add_argument("--savedir", type=Path, default=Path("experiments"), help="folder for the runs (default: experiments)")
+    parser.add_argument("--savedir", type=Path, default=Path(FOLDER), help=f"folder for the runs (default: {FOLDER})")
     parser.add_argument("--keep", type=Path, help="folder for what is kept of finished runs: thinned log, metadata, weights")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only")
     parser.add_argument("--jobs", type=_count, metavar="N", help="runs side by side (default: as many as have cores of their "

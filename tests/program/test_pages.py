@@ -139,7 +139,7 @@ def test_what_the_changelog_names_is_there():
     """Flags, commands and links; the first page names it."""
     assert f"]({CHANGES})" in PAGES["README.md"]
     text = (ROOT / CHANGES).read_text()
-    named = {flag.removeprefix("--") for flag in re.findall(r"--\w+", text)}
+    named = set(re.findall(r"(?<![\w-])--(\w+)", text))
     commands = [plot, reproduce, thin]
     known = {*settings_module.flags(), *re.findall(r"--(\w+)", "".join(c.make_parser().format_help() for c in commands))}
     assert named and named <= known
@@ -175,6 +175,13 @@ def test_the_first_page_says_plainly_what_the_student_sees():
 
 
 # What all pages have in common
+
+
+def test_runs_lie_in_one_folder():
+    """The document's, in every command and where main.reproduce puts them."""
+    named = re.compile(r"(?<![\w/])(?:\./)?(experiment\w*)/|--(?:savedir|logdir) (?:\./)?([\w.]+)")
+    found = {name for page in PAGES.values() for pair in named.findall(page) for name in pair if name}
+    assert found - {"results"} == {reproduce.make_parser().parse_args(["a.ini"]).savedir.name} == {"experimentMinigrid"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
