@@ -25,6 +25,7 @@ COMMANDS = dict(
     train=Command("main.main", "trains an agent; with --resume RUN goes on with a run"),
     test=Command("main.main", "plays with a trained agent: --weight_path FILE", ("--mode", "test")),
     plot=Command("main.plot", "draws learning curves of any number of runs"),
+    thin=Command("main.thin", "writes the log of a run with few rows, for other programs"),
     curriculum=Command("main.curriculum", "shows what the teacher of a run taught"),
     reproduce=Command("main.reproduce", "runs, or goes on with, every experiment of a table"),
     report=Command("main.report", "makes tables of what finished runs came to"),

@@ -33,7 +33,7 @@ from matplotlib.lines import Line2D
 from main import command
 from main.amigo import program
 from main.analysis.curves import CONFIDENCE, FEWEST, STATISTICS, Curve, Group, default_window, group_logs, make_curve
-from main.analysis.log import Log, read_log
+from main.analysis.log import Declared, Log, NoRows, read_log, runs_in
 from main.training import recipe
 from torchbeast.core import outputs
 from torchbeast.core.columns import Column
@@ -282,6 +282,29 @@ def _hint(log: Log, column: str) -> str:
     return f"choose one of {', '.join(dict.fromkeys([*close, *there, 'the columns of its first line']))}"
 
 
+def read_runs(given: Sequence[str], declared: Declared) -> list[Log]:
+    """The logs of all runs that are named, or lie in a folder that is; in such a folder those without a row are left out.
+
+    Raises: UsageError.
+    """
+    inside = {path: runs_in(Path(path)) for path in given}
+    paths = [(run, bool(inside[path])) for path in given for run in inside[path] or [path]]
+    most = MOST_BINS * max(1, 5 // len(paths))  # no picture shows more
+    logs, empty = [], []
+    for path, found in paths:
+        try:
+            logs.append(read_log(path, declared, most))
+        except NoRows:
+            if not found:
+                raise
+            empty.append(str(path))
+    if not logs:
+        raise NoRows(f"no run in {', '.join(given)} has a row yet: wait until one has logged some")
+    if empty:
+        print(f"note: left out, for they have no rows yet: {', '.join(empty)}", file=sys.stderr)
+    return _unique(logs)
+
+
 def _unique(logs: Sequence[Log]) -> list[Log]:
     """Each log once: DIR/* names a run twice where DIR/latest is a link to it."""
     return list({log.path.resolve(): log for log in reversed(logs)}.values())[::-1]
@@ -311,8 +334,7 @@ def plot(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     kind = _check_output(options)
     declared = command.declared()
-    most = MOST_BINS * max(1, 5 // len(options.runs))  # no picture shows more
-    logs = _unique([read_log(given, declared, most) for given in options.runs])
+    logs = read_runs(options.runs, declared)
     _check_times(logs, options.x)
     groups, names = group_logs(logs, declared.seed_like, _words(options.by) or ())
     if len(groups) > len(COLOURS) * len(LINES):
@@ -387,7 +409,7 @@ def make_parser() -> Parser:
     about = "Learning curves from logs, with bootstrap 95% intervals over seeds."
     parser = Parser(prog=program("main.plot"), description=about)
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help="the folder of a run, or a logs.csv")
+    add("runs", nargs="+", metavar="RUN", help="the folder of a run, a folder of runs (SAVEDIR: all in it), or a logs.csv")
     add("--by", help="group by these arguments of meta.json, as model or model,env; or by experiment, the name of a row of "
         "main.reproduce (default: by all that differ but the seed)")  # fmt: skip
     add("--out", default="curves.png", help="picture: .png, .svg or .pdf (default: curves.png)")

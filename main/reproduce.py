@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import difflib
 import shlex
-import subprocess
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from main.training import interrupt
 
 if __name__ == "__main__":  # what is imported below takes seconds
     interrupt.end_at_once()
+
+from tqdm import tqdm
 
 from main import command
 from main import settings as settings_module
@@ -21,8 +24,12 @@ from main.amigo import program
 from main.analysis import keep, table
 from main.analysis.log import Declared, read_meta
 from main.analysis.table import Experiment, is_finished, run_dir
+from main.training import programs
+from main.training.programs import Programs
 from torchbeast.core import outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError
+
+FOLDER = "experimentMinigrid"  # as the document's commands have it
 
 
 def check_same(experiment: Experiment, folder: Path) -> None:
@@ -55,40 +62,69 @@ def find(experiment: Experiment, seed: int, savedir: Path, kept: Path | None) ->
     return run_dir(experiment, seed, savedir)
 
 
-def run_all(experiments: list[Experiment], savedir: Path, kept: Path | None, declared: Declared) -> int:
-    """One run after the other. Ctrl-C ends the present one with a checkpoint, and this; the next call goes on there.
+def runs_of(experiments: list[Experiment]) -> list[tuple[Experiment, int]]:
+    """Row and seed of every run, each once, in order."""
+    return [(experiment, seed) for experiment in experiments for seed in dict.fromkeys(experiment.seeds)]
 
-    What is kept of a finished run is written into `kept`; a run that is kept there already is not run again.
+
+def most_jobs(rows: list[Experiment]) -> int:
+    """How many runs of these rows may go on side by side so that each has what it needs of the machine."""
+    return programs.most([settings_module.parse(row.arguments)[0] for row in rows])
+
+
+def run_all(experiments: list[Experiment], savedir: Path, kept: Path | None, declared: Declared, jobs: int = 1) -> int:
+    """So many runs at a time. Ctrl-C ends the present ones with a checkpoint, and this; the next call goes on there.
+
+    What is kept of a finished run is written into `kept`; a run that is kept there already is not run again. After a failure
+    the runs beside it go on to their end, and no other is started. Returns the first exit code that is not 0.
     """
-    for experiment in experiments:
-        for seed in experiment.seeds:
-            if not is_finished(find(experiment, seed, savedir, kept)):
+    waiting = deque(runs_of(experiments))
+    started: dict[str, tuple[Experiment, int]] = {}
+    first = 0
+    with Programs(jobs) as running:
+        while waiting or started:
+            if waiting and not (running.full or running.asked or first):
+                experiment, seed = waiting.popleft()
+                if is_finished(find(experiment, seed, savedir, kept)):
+                    _finish(experiment, seed, savedir, kept, declared)
+                    continue
                 arguments = command_line(experiment, seed, savedir)
-                print(shlex.join(arguments), flush=True)
-                code = _run(arguments)
+                _print(shlex.join(arguments))
+                name = run_dir(experiment, seed, savedir).name
+                started[name] = experiment, seed
+                running.start(name, arguments)
+            elif not started:
+                break
+            else:
+                name, code = running.wait()
+                own = started.pop(name)
+                first = first or code
                 if code:
-                    stopped = code in interrupt.EXIT_CODES.values()
-                    remedy = "the same command goes on from here" if stopped else "its cause stands above"
-                    command.say(f"the run ended with exit code {code}; {remedy}")
-                    return code
-            folder = find(experiment, seed, savedir, kept)
-            if kept is not None and folder != run_dir(experiment, seed, kept):
-                keep.keep(folder, run_dir(experiment, seed, kept), declared)
-            print(table.line(experiment, folder, declared), flush=True)
-    return 0
+                    _tell_end(name, code, going_on=0 if running.asked else len(started))
+                else:
+                    _finish(*own, savedir, kept, declared)
+    return first or (interrupt.EXIT_CODES[running.asked[0]] if waiting else 0)
 
 
-def _run(arguments: list[str]) -> int:
-    """Runs one program and hands signals on to it: it knows how to end well."""
-    process, early = None, []
-    before = interrupt.take(lambda number, _: early.append(number) if process is None else process.send_signal(number))
-    try:
-        process = subprocess.Popen(arguments, start_new_session=True)
-        for number in early:
-            process.send_signal(number)
-        return process.wait()
-    finally:
-        interrupt.give_back(before)
+def _finish(experiment: Experiment, seed: int, savedir: Path, kept: Path | None, declared: Declared) -> None:
+    folder = find(experiment, seed, savedir, kept)
+    if kept is not None and folder != run_dir(experiment, seed, kept):
+        keep.keep(folder, run_dir(experiment, seed, kept), declared)
+    _print(table.line(experiment, folder, declared))
+
+
+def _tell_end(name: str, code: int, *, going_on: int) -> None:
+    """`going_on`: how many runs beside it do."""
+    stopped = code in interrupt.EXIT_CODES.values()
+    remedy = "the same command goes on from here" if stopped else "its cause stands above"
+    others = f"; those beside it, {going_on}, go on to their end, and no other is started" if going_on else ""
+    _print(f"error: the run {name} ended with exit code {code}; {remedy}{others}", sys.stderr)
+
+
+def _print(text: str, file: TextIO | None = None) -> None:
+    """Above the lines of progress."""
+    tqdm.write(text, file or sys.stdout)
+    (file or sys.stdout).flush()
 
 
 def reproduce(options: argparse.Namespace) -> int:
@@ -102,7 +138,7 @@ def reproduce(options: argparse.Namespace) -> int:
         if folder is not None:
             outputs.must_hold_folders(f"--{flag}", folder)
     declared = command.declared()
-    code = 0 if options.list else run_all(experiments, options.savedir, options.keep, declared)
+    code = 0 if options.list else run_all(experiments, options.savedir, options.keep, declared, _jobs(experiments, options))
     if code == 0:
         for experiment in experiments:
             folders = [find(experiment, seed, options.savedir, options.keep) for seed in experiment.seeds]
@@ -110,6 +146,15 @@ def reproduce(options: argparse.Namespace) -> int:
                 print("\n".join(table.line(experiment, folder, declared) for folder in folders))
             print(table.verdict(experiment, folders, declared))
     return code
+
+
+def _jobs(experiments: list[Experiment], options: argparse.Namespace) -> int:
+    runs = runs_of(experiments)
+    rows = [row for row, seed in runs if not is_finished(find(row, seed, options.savedir, options.keep))]
+    jobs = min(most_jobs(rows) if options.jobs is None else options.jobs, max(1, len(rows)))
+    if jobs > 1:
+        print(f"{jobs} runs at a time, of {len(rows)}", flush=True)
+    return jobs
 
 
 def _chosen(experiments: list[Experiment], options: argparse.Namespace) -> list[Experiment]:
@@ -125,16 +170,29 @@ def _near(name: str, names: Sequence[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+_count.__name__ = "number of runs"  # argparse says it
+
+
 def make_parser() -> Parser:
     parser = Parser(
         prog=program("main.reproduce"),
-        description="Runs every experiment of a table that is not finished, one after the other, or goes on with it; and says "
-        "what each reached, and when. Ctrl-C ends it with a checkpoint; the same command goes on from there.",
+        description="Runs every experiment of a table that is not finished, or goes on with it, side by side where there are "
+        "cores for that; and says what each reached, and when. Ctrl-C ends all with a checkpoint; the same command goes on "
+        "from there.",
     )
     parser.add_argument("table", type=Path, help="an INI file such as results/experiments.ini")
-    parser.add_argument("--savedir", type=Path, default=Path("experiments"), help="folder for the runs (default: experiments)")
+    parser.add_argument("--savedir", type=Path, default=Path(FOLDER), help=f"folder for the runs (default: {FOLDER})")
     parser.add_argument("--keep", type=Path, help="folder for what is kept of finished runs: thinned log, metadata, weights")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only")
+    parser.add_argument("--jobs", type=_count, metavar="N", help="runs side by side (default: as many as have cores of their "
+        "own, each for its actor processes and its learner)")  # fmt: skip
     parser.add_argument("--list", action="store_true",
         help="say how far each run is, and stop (of those in this repository: --savedir results)")  # fmt: skip
     return parser

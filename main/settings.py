@@ -27,7 +27,8 @@ LIST = "list"  # in place of an environment
 
 DESCRIPTION = (
     "AMIGo: adversarially motivated intrinsic goals, on MiniGrid. Trains an agent, or plays with a trained one. "
-    "Other commands: python -m main.plot, main.curriculum, main.reproduce, main.report and main.benchmark, each with --help."
+    "Other commands: python -m main.plot, main.thin, main.curriculum, main.reproduce, main.report and main.benchmark, each "
+    "with --help."
 )
 
 
@@ -96,6 +97,9 @@ class FileSettings:
         above=0,
         resumable=True,
     )
+    video_minutes: float | None = flag(
+        None, "every so many minutes film the newest checkpoint's agent, for TensorBoard", above=0, resumable=True
+    )
     dry_run: bool = flag(False, "check the machine, measure the speed for ten seconds, and stop", resumable=True, first=True)
     save_env: bool = flag(
         False, "every save_every frames store the current frames and goals of some environments", experiment=False
@@ -103,7 +107,9 @@ class FileSettings:
     save_every: int = flag(50_000, "frames between two such stores", at_least=1, experiment=False, needs=("save_env",))
 
     def problems(self) -> list[str]:
-        """Why a new run cannot have the name that these ask for, with the remedy."""
+        """Why these cannot be had, with the remedy: of a new run its name too."""
+        if self.video_minutes is not None and self.disable_checkpoint:
+            return ["--video_minutes shows checkpoints, and --disable_checkpoint writes none: leave out one of the two"]
         if self.resume is not None:
             return []
         if self.xpid is not None:
@@ -125,7 +131,9 @@ class EvaluationSettings:
         resumable=True,
         first=True,
     )
-    num_episodes: int = flag(100, "episodes to play", at_least=1, resumable=True, needs=("mode=test", "evaluate_minutes"), first=True)
+    num_episodes: int = flag(
+        100, "episodes to play", at_least=1, resumable=True, needs=("mode=test", "evaluate_minutes"), first=True
+    )
     greedy: bool = flag(
         False, "take the most probable action (default: sample)", resumable=True,
         needs=("mode=test", "mode=test_render", "evaluate_minutes"), first=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,8 @@ def keep(run_dir: Path, folder: Path, declared: Declared) -> None:
         start["args"] = _placed(start["args"], place)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save(folder / run_folder.CHECKPOINT, playing(state) | {"flags": _placed(state["flags"], place)})
-    with run_folder.replacing(folder / run_folder.LOG) as temporary, open(temporary, "w", newline="") as file:
-        file.write("# " + ",".join(log.columns) + "\n")
-        csv.writer(file, lineterminator="\n").writerows(zip(*(map(_cell, column) for column in thinned(log).values())))
+    with run_folder.replacing(folder / run_folder.LOG) as temporary:
+        temporary.write_text(text(thinned(log)))
     run_folder.write_metadata(folder, meta)
 
 
@@ -74,6 +74,14 @@ def thinned(log: Log, rows: int = ROWS) -> dict[str, np.ndarray]:
     """
     starts = np.unique(np.linspace(0, len(log.frames), min(rows, len(log.frames)), endpoint=False).astype(int))
     return joined(log.columns, starts, log.join)
+
+
+def text(columns: dict[str, np.ndarray]) -> str:
+    """The columns as a log is written: a first line that names them, and a line a row; empty where nothing was."""
+    file = io.StringIO()
+    file.write("# " + ",".join(columns) + "\n")
+    csv.writer(file, lineterminator="\n").writerows(zip(*(map(_cell, column) for column in columns.values())))
+    return file.getvalue()
 
 
 def _cell(value: float) -> str:

@@ -151,9 +151,9 @@ def read_log(given: str | Path, declared: Declared, most: int | None = None) -> 
     gathered = _Gathered(declared.columns, most)
     columns, left_out = _read(path, gathered)
     frames = _frames(columns)
-    if frames is None:
+    if frames is None and run_folder.has_rows(path):
         raise UsageError(f"{path} has no column frames (nor step): it is no log of a training run; give a run's logs.csv")
-    rows, seams = _last_history(frames)
+    rows, seams = _last_history(np.empty(0) if frames is None else frames)
     if not len(rows):
         raise NoRows(f"{path} has no rows yet: wait until the run has logged some, or leave it out")
     if left_out:
@@ -169,6 +169,13 @@ def read_log(given: str | Path, declared: Declared, most: int | None = None) -> 
     return Log(name, path, meta.arguments, frames, columns, hours, declared.columns)
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The runs in a folder such as SAVEDIR, by name, each once: SAVEDIR/latest is none of its own. [] if it is a run itself."""
+    if (folder / run_folder.LOG).is_file():
+        return []
+    return sorted(log.parent for log in folder.glob(f"*/{run_folder.LOG}") if log.parent.name != run_folder.LATEST)
+
+
 def _log_path(given: Path) -> Path:
     if given.is_file():
         return given
@@ -176,8 +183,12 @@ def _log_path(given: Path) -> Path:
         raise UsageError(f"{given} does not exist: give the folder of a run, or its logs.csv")
     if (given / run_folder.LOG).is_file():
         return given / run_folder.LOG
-    inside = any(given.glob(f"*/{run_folder.LOG}"))
-    remedy = f"but folders in it have one: give {given}/*" if inside else "give the folder of a run (SAVEDIR/XPID)"
+    if runs := runs_in(given):
+        remedy = f"but folders in it have one: give one of them, as {runs[0]}"
+    elif deeper := sorted(given.glob(f"*/*/{run_folder.LOG}")):
+        remedy = f"but folders further down have one: give theirs, as {deeper[0].parent.parent}"
+    else:
+        remedy = "give the folder of a run (SAVEDIR/XPID)"
     raise UsageError(f"{given} has no logs.csv; {remedy}")
 
 

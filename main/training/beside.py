@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections import deque
@@ -10,9 +11,11 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from main.training.filming import Filming
 from main.training.learner import Learner
 from main.training.lockstep import Lockstep
 from main.training.record import Record
+from torchbeast.core.file_writer import OUTCOMES
 from torchbeast.core.ranks import Alone
 
 logger = logging.getLogger("amigo")
@@ -22,6 +25,7 @@ RATE_SECONDS = 30.0
 SCALARS_SECONDS = 10.0
 LOOK_SECONDS = 2.0  # at the run's folder
 PROGRESS_RECORD = {"progress": True}
+PROGRESS_LINE = re.compile(r"[\d,]+ frames, [\d,]+ frames/s, ")  # how a plain line begins
 
 
 class Progress:
@@ -84,6 +88,11 @@ class Progress:
         success = sum(r > 0 for r in returns) / len(returns)
         return f"return {sum(returns) / len(returns):.3f} success {success:.2f} (last {len(returns)} episodes)"
 
+    def outcome(self) -> dict[str, float]:
+        """The success rate over the last episodes, for TensorBoard's table of runs; {} without an episode."""
+        returns = list(self._learner.recent_returns)
+        return dict.fromkeys(OUTCOMES, sum(r > 0 for r in returns) / len(returns)) if returns else {}
+
     def update(self) -> None:
         """Called often; shows something only every so often."""
         self._bar.update(self._learner.frames - self._bar.n)
@@ -118,7 +127,10 @@ class Beside:
     Of several ranks the first does it.
     """
 
-    def __init__(self, learner: Learner, record: Record, progress: Progress, lockstep: Lockstep, ranks: Alone):
+    def __init__(
+        self, learner: Learner, record: Record, progress: Progress, filming: Filming, lockstep: Lockstep, ranks: Alone
+    ):
+        self._filming = filming
         self._learner = learner
         self._record = record
         self._progress = progress
@@ -141,6 +153,7 @@ class Beside:
         if now >= self._next_scalars:
             self._next_scalars = now + SCALARS_SECONDS
             self._record.scalars({"frames_per_second": self._progress.rate()})
+        self._filming()
         if self._record.due(self._learner.frames):
             if self._ranks.alone:
                 save()

@@ -7,15 +7,17 @@ import itertools
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from main import settings as settings_module
 from main.settings import FileSettings, RunSettings
 from main.training.sources import Batch
 from torchbeast.core import checkpoint, outputs, run_folder
 from torchbeast.core.columns import Column, Joiner
+from torchbeast.core.events import Animation, Histogram
 from torchbeast.core.file_writer import FileWriter, NoWriter
 from torchbeast.core.ranks import Alone
 from torchbeast.core.settings import Settings, UsageError
@@ -44,16 +46,27 @@ def open_writer(settings: Settings, columns: Sequence[Column], frames: int | Non
     Raises: UsageError if it cannot be had.
     """
     files, names = settings[FileSettings], [column.name for column in columns]
+    table = _table(settings)
     if not ranks.first:
         return NoWriter(Path(files.savedir) / files.xpid)
     try:
         if frames is not None:
-            return FileWriter.resume(Path(files.savedir) / files.xpid, args=settings.flat(), fields=names, frames=frames)
+            return FileWriter.resume(
+                Path(files.savedir) / files.xpid, args=settings.flat(), fields=names, frames=frames, table=table
+            )
         Path(files.savedir).mkdir(parents=True, exist_ok=True)
         settings = settings.replace(xpid=files.xpid or _free_name(settings))
-        return FileWriter.create(Path(files.savedir), settings[FileSettings].xpid, args=settings.flat(), fields=names)
+        xpid = settings[FileSettings].xpid
+        return FileWriter.create(Path(files.savedir), xpid, args=settings.flat(), fields=names, table=table)
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from None
+
+
+def _table(settings: Settings) -> dict[str, bool | float | str]:
+    """What defines the experiment, and the seed, as TensorBoard's table of runs takes it."""
+    flags = settings_module.flags()
+    values = {name: value for name, value in settings.flat().items() if flags[name].experiment or name == "seed"}
+    return {name: value if isinstance(value, (bool, int, float)) else str(value or "unset") for name, value in values.items()}
 
 
 def _free_name(settings: Settings) -> str:
@@ -79,15 +92,23 @@ class Record:
     Args:
         frames: learned so far.
         columns: of its rows.
+        counted: what else TensorBoard shows of the time since the last point, by name.
 
     Attributes:
         saves: checkpoints are written.
+        saved: frames of the newest one that this run has written; None before there is one.
     """
 
-    def __init__(self, settings: FileSettings, writer: FileWriter | NoWriter, frames: int, columns: Sequence[Column]):
+    def __init__(
+        self, settings: FileSettings, writer: FileWriter | NoWriter, frames: int, columns: Sequence[Column],
+        counted: Callable[[], Mapping[str, Histogram]] = dict,
+    ):  # fmt: skip
         self._settings = settings
+        self._counted = counted
+        self._frames = frames
         self._writer = writer
         self.saves = not settings.disable_checkpoint
+        self.saved: int | None = None
         self._since = Joiner(columns)  # the last point of TensorBoard's
         self._warned: set[str] = set()
         self._told: dict[str, float] = {}
@@ -104,6 +125,7 @@ class Record:
     def row(self, row: dict[str, float], batch: Batch) -> None:
         """Writes a row of the log and, when they are due, the environments of the batch that it tells of."""
         self._since.add(row)
+        self._frames = int(row["frames"])
         with self._disk_errors("logging"):
             self._writer.log(row)
             self._save_environments(batch, int(row["frames"]))
@@ -147,11 +169,18 @@ class Record:
             self._next_save, self._failed = time.monotonic() + 60 * self._settings.checkpoint_minutes, False
         return not self._failed
 
-    def close(self, successful: bool) -> None:
-        """Ends the log, and TensorBoard's with the rows since its last point."""
+    def animate(self, name: str, animation: Animation, frames: int) -> None:
+        """Shows it in TensorBoard, as that of so many frames."""
+        with self._disk_errors("logging"):
+            self._writer.scalars(frames, {name: animation})
+
+    def close(self, successful: bool, last: Mapping[str, float] | None = None) -> None:
+        """Ends the log, and TensorBoard's with the rows since its last point and with `last`."""
         self.look()
         with self._disk_errors("logging"):
             self._write_scalars({})
+            if last:
+                self._writer.scalars(self._frames, last)
         with self._disk_errors("closing the log"):
             self._writer.close(successful)
 
@@ -187,11 +216,12 @@ class Record:
     def _write_scalars(self, values: dict[str, float]) -> None:
         row = self._since.take()
         if row:
-            self._writer.scalars(int(row["frames"]), {**row, **values})
+            self._writer.scalars(int(row["frames"]), {**row, **values, **self._counted()})
 
     def _write(self, state: dict) -> None:
         path = self.run_dir / run_folder.CHECKPOINT
         checkpoint.save(path, state, keep=self._settings.keep_checkpoints)
+        self.saved = state["frames"]
         if self._milestone_due(state["frames"]):
             checkpoint.link(path, path.with_name(run_folder.milestone(state["frames"])))
             self._milestone = self._following(state["frames"])

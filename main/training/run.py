@@ -19,6 +19,7 @@ from main.training import ending, preflight, recipe, resume
 from main.training.actor import Actor
 from main.training.beside import Beside, Progress
 from main.training.evaluator import Evaluator
+from main.training.filming import Filming
 from main.training.interrupt import EXIT_CODES, Interrupt
 from main.training.lockstep import Lockstep
 from main.training.loop import Loop
@@ -141,7 +142,8 @@ class Run:
             self.source.close()
             raise
         self.settings = settings.replace(xpid=writer.run_dir.name)  # it may have been free to choose
-        self.record = Record(settings[FileSettings], writer, self.learner.frames, self.learner.columns)
+        files, counted = settings[FileSettings], self.agent.motivation.histograms
+        self.record = Record(files, writer, self.learner.frames, self.learner.columns, counted)
         self.progress = Progress(self.learner, self._total_frames, live=ranks.first)
         self.loop = Loop(
             self.source,
@@ -156,8 +158,9 @@ class Run:
 
         Returns the exit code. Raises RunFailed with the cause.
         """
-        beside = Beside(self.learner, self.record, self.progress, self.lockstep, self.ranks)
         evaluator = Evaluator(self.settings, self.learner, self.loop)
+        filming = Filming(self.settings, self.record)
+        beside = Beside(self.learner, self.record, self.progress, filming, self.lockstep, self.ranks)
         successful = ended = False
         with self.interrupt:
             try:
@@ -174,6 +177,7 @@ class Run:
                 self.loop.stop()
                 self.source.close()
                 evaluator.close(self.record.run_dir)
+                filming.close()
                 # Ranks that fail go back to their last checkpoint together: they may be in the middle of an update.
                 saved = self.save() if ended or self.ranks.alone else True
                 with contextlib.suppress(RanksFailed):
@@ -183,7 +187,7 @@ class Run:
                 if self.ranks.first and not self._tried_only:
                     how = ending.how(successful, ended, self.lockstep.number)
                     logger.info(ending.closing(how, self.progress, self.record.run_dir, self.ranks))
-                self.record.close(successful)
+                self.record.close(successful, self.progress.outcome())
         self.ranks.close()
         if not saved:
             raise RunFailed(f"the last checkpoint could not be written; {self.record.kept()}")

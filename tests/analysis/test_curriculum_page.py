@@ -13,6 +13,7 @@ import pytest
 from main import curriculum
 from main.curriculum import merged
 from tests.helpers.curriculum import batches, seen
+from tests.helpers.program import ROOT
 from torchbeast.core import checkpoint
 from utils_folder.motivations.curriculum import KEY, history
 
@@ -86,6 +87,18 @@ def test_maps_and_shares_are_drawn_where_they_belong(run_dir):
         totals = np.maximum(whole.kinds[:, which].sum(axis=1, keepdims=True), 1)
         heights = np.cumsum((whole.kinds[:, which] / totals)[:, present], axis=1)
         assert stacks == pytest.approx(heights.max(axis=0))
+
+
+def test_the_slider_shows_what_the_picture_does_not():
+    """What main/README.md says of a run in results/: the reason for a page beside the picture."""
+    whole, _ = curriculum.read(ROOT / "results" / "keycorridor-window-1")
+    picture, page = (merged(whole, count) for count in (curriculum.PICTURE_MOMENTS, curriculum.PAGE_MOMENTS))
+    largest = [curriculum.shares(few.cells[:, 0]).max(axis=(1, 2)) for few in (picture, page)]
+    assert (picture.frames[1:3] / 1e6).round(1).tolist() == [9.9, 15.0] and largest[0][2] > 0.7
+    before, after = page.frames == page.frames[page.frames < 10.8e6].max(), (page.frames > 10.8e6) & (page.frames < 15.1e6)
+    assert largest[1][before] > 0.95 and after.sum() >= 5 and (largest[1][after] < 0.05).all()
+    ended = page.cells[:, 0].sum(axis=(1, 2))
+    assert ended[before] > 30 * ended[after].max()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from main.analysis import curves
 from main.analysis import log as logs
 from main.analysis.curves import make_curve
 from main.analysis.log import read_columns, read_log
+from torchbeast.core import run_folder
 from torchbeast.core.columns import Column
 from torchbeast.core.file_writer import FileWriter
 from torchbeast.core.settings import UsageError
@@ -56,6 +57,10 @@ def write_run(folder: Path, *, end=1000, rate=0.5, names=NAMES, **arguments) -> 
     write_log(folder, rows, names)
     write_meta(folder, **{"model": "default", "env": "MiniGrid-Empty-5x5-v0", "seed": 1, "xpid": folder.name, **arguments})
     return folder
+
+
+def empty(folder: Path) -> Path:
+    return write_log(folder, [])
 
 
 def run(*arguments) -> int:
@@ -410,6 +415,40 @@ def test_a_run_named_twice_counts_once(two_groups, tmp_path):
     assert sorted(len(g["runs"]) for g in json.loads((tmp_path / "a.json").read_text())["groups"]) == [1, 2]
 
 
+@pytest.fixture
+def savedir(tmp_path):
+    """As runs leave it: three with rows, `latest` and what it stands for; two that have only begun, and what is no run."""
+    folder = tmp_path / "savedir"
+    for name, arguments in {"b-1": {}, "b-2": {"seed": 2}, "a-1": {"model": "other"}}.items():
+        write_run(folder / name, **arguments)
+    empty(folder / "begun")
+    (empty(folder / "killed") / "logs.csv").write_text("# _tick,_ti")
+    (folder / "notes").mkdir()
+    (folder / "curves.png").write_text("")
+    run_folder.point_latest_at(folder / "b-1")
+    return folder
+
+
+def drawn(out: Path) -> list[list[str]]:
+    """The runs of each group."""
+    return [[Path(run).parent.name for run in group["runs"]] for group in json.loads(out.read_text())["groups"]]
+
+
+def test_a_folder_of_runs_stands_for_all_in_it(savedir, tmp_path, capsys):
+    out = tmp_path / "numbers.json"
+    options = ("--out", tmp_path / "a.png", "--json", out)
+    assert run(savedir, *options) == 0
+    assert drawn(out) == [["a-1"], ["b-1", "b-2"]]
+    note = capsys.readouterr().err
+    assert note == f"note: left out, for they have no rows yet: {savedir / 'begun'}, {savedir / 'killed'}\n"
+    assert run(savedir, savedir / "b-1", savedir / "latest", *options, "--by", "experiment") == 0
+    assert sorted(map(len, drawn(out))) == [1, 2], "each run once"
+    for one in (savedir / "latest", savedir / "b-1", savedir / "b-1" / "logs.csv"):
+        assert run(one, *options) == 0
+        assert [*map(len, drawn(out))] == [1]
+    assert run(savedir / "begun", *options) == 2, "one that is named is not left out"
+
+
 @pytest.mark.parametrize("kind, magic", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_the_files_are_pictures_and_the_same_each_time(two_groups, tmp_path, kind, magic):
     files = [tmp_path / f"{name}.{kind}" for name in "ab"]
@@ -528,13 +567,10 @@ def test_panels_are_those_of_the_declared_columns():
     assert [*plot.PANELS][:2] == ["return", "success"] and plot.FURTHER == ("t_star", "teacher", "intrinsic")
 
 
-def empty(folder: Path) -> Path:
-    return write_log(folder, [])
-
-
 @pytest.mark.parametrize("make, options, words", [
     (lambda p: p / "none", [], "does not exist: give the folder of a run"),
-    (lambda p: p, [], "no logs.csv; but folders in it have one: give"),
+    (lambda p: p.parent, [], "no logs.csv; but folders further down have one: give theirs, as"),
+    (lambda p: empty(p / "some" / "e").parent, [], "no run in"),
     (lambda p: empty(p / "e"), [], "has no rows yet"),
     (lambda p: write_log(p / "e", [[0, 0.5, 0.5, 1, 7]]), [], "no frames above 0"),
     (lambda p: write_log(p / "e", [[5]], ["loss"]), [], "no column frames"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from main.analysis import keep
 from main.analysis.log import Log, read_log
 from main.analysis.table import Experiment, Outcome, outcome, read_table
 from main.playing.evaluate import evaluate
+from main.training import beside, preflight, programs
 from tests.helpers.program import ROOT
 from torchbeast.core.columns import Column
 from utils_folder.motivations import MOTIVATIONS
@@ -223,36 +226,137 @@ def test_what_playing_needs_is_kept_and_what_training_needs_is_not(listed):
     assert keep.playing({**needed, **training, **more, "source": {}, "other_ranks": []}) == needed
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_a_stopped_table_goes_on_where_it_was(tmp_path, number, code):
+@pytest.mark.parametrize("number, code, jobs", [(signal.SIGINT, 130, 1), (signal.SIGHUP, 129, 1), (signal.SIGINT, 130, 2)])
+def test_a_stopped_table_goes_on_where_it_was(tmp_path, number, code, jobs):
     path = tmp_path / "table.ini"
-    path.write_text(TABLE.replace("frames = 480", "frames = 48000"))
+    path.write_text(TABLE.replace("frames = 480", "frames = 48000").replace("seeds = 1 2", "seeds = 1 2 4"))
     runs = tmp_path / "runs"
     args = [sys.executable, "-m", "main.reproduce", str(path), "--only", "teacher", "--savedir", str(runs)]
+    args += ["--jobs", str(jobs)]
     first = subprocess.Popen(
         args, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
     )  # fmt: skip
-    log = runs / "teacher-1" / "logs.csv"
+    logs = [runs / f"teacher-{seed}" / "logs.csv" for seed in (1, 2)[:jobs]]
     deadline = time.monotonic() + 60
-    while not (log.exists() and log.read_text().count("\n") > 20) and time.monotonic() < deadline:
+    while not all(log.exists() and log.read_text().count("\n") > 20 for log in logs) and time.monotonic() < deadline:
         time.sleep(0.05)
     first.send_signal(number)
-    assert first.wait(20) == code
-    assert "the same command goes on from here" in first.stderr.read()
-    done = outcome(runs / "teacher-1", 0.9, DECLARED).frames
-    assert 0 < done < 48_000 and not (runs / "teacher-2").exists()
+    said = first.communicate(timeout=30)[1]
+    assert first.returncode == code
+    assert said.count("the same command goes on from here") == jobs
+    for log in logs:
+        assert 0 < outcome(log.parent, 0.9, DECLARED).frames < 48_000
+        assert (log.parent / "model.tar").exists()
+    assert len(list(runs.glob("teacher-*"))) == jobs
     (experiment,) = [e for e in read_table(path, command.check_run) if e.name == "teacher"]
     assert reproduce.command_line(experiment, 1, runs)[-2:] == ["--resume", str(runs / "teacher-1")]
-    assert "--seed" in reproduce.command_line(experiment, 2, runs)
+    assert "--seed" in reproduce.command_line(experiment, 4, runs)
 
 
-def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reproduce, "_run", lambda arguments: 1)
-    experiment = Experiment("row", ["--env", "x"], 10, [1, 2], 0.9, "nowhere")
-    assert reproduce.run_all([experiment], tmp_path, None, DECLARED) == 1
-    said = capsys.readouterr()
-    assert said.out.count("-m main.main") == 1 and "exit code 1; its cause stands above" in said.err
+class Scripted:
+    """In the place of a run: a Python program."""
+
+    def __init__(self, monkeypatch, scripts: dict[str, str]):
+        self._scripts = scripts
+        monkeypatch.setattr(reproduce, "command_line", self._command)
+
+    def _command(self, experiment, seed, savedir):
+        return [sys.executable, "-c", self._scripts[f"{experiment.name}-{seed}"]]
+
+
+WAIT = "import pathlib, time\nwhile not pathlib.Path({!r}).exists(): time.sleep(0.02)\n"
+LINE = "7 frames, 5 frames/s, 0:00:01 left, return 1"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failed_run_ends_the_table(tmp_path, monkeypatch, capfd, jobs):
+    """The one beside it goes on to its end; none is started after it."""
+    failed = tmp_path / "failed"
+    fails = f"import pathlib, sys; pathlib.Path({str(failed)!r}).touch(); sys.exit(3)"
+    goes_on = WAIT.format(str(failed)) + f"time.sleep(0.3); print({LINE!r}); print('a warning')"
+    Scripted(monkeypatch, {"row-1": fails, "row-2": goes_on, "row-3": "print('never')"})
+    experiment = Experiment("row", ["--env", "x"], 10, [1, 2, 2, 3], 0.9, "nowhere")
+    assert reproduce.run_all([experiment], tmp_path, None, DECLARED, jobs) == 3
+    said = capfd.readouterr()
+    assert said.out.count(" -c ") == jobs and "never" not in said.out + said.err
+    assert "the run row-1 ended with exit code 3; its cause stands above" in said.err
+    assert ("those beside it, 1, go on" in said.err) == (jobs == 2) == ("row-2: not started" in said.out)
+
+
+def test_runs_side_by_side_each_have_a_line_and_cores_of_their_own(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "amigo")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    given = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: given.append(set(cores)))
+    flags = [tmp_path / name for name in ("a", "b", "c")]
+    wait = [WAIT.format(str(flag)) for flag in flags]
+    touch = [f"import pathlib; pathlib.Path({str(flag)!r}).touch()\nprint({LINE!r}, flush=True)\n" for flag in flags]
+    # Each waits for what only the one beside it makes; the third begins when the first has ended.
+    Scripted(monkeypatch, {"row-1": touch[0] + wait[1], "row-2": touch[1] + wait[0] + wait[2], "row-3": touch[2]})
+    experiment = Experiment("row", ["--env", "x"], 10, [1, 2, 3], 0.9, "nowhere")
+    assert reproduce.run_all([experiment], tmp_path, None, DECLARED, 2) == 0
+    lines = {record.message: getattr(record, "progress", False) for record in caplog.records}
+    assert {f"row-{seed}: {LINE}": True for seed in (1, 2, 3)}.items() <= lines.items()
+    assert given == [{0}, {0, 1}, {1}, {0, 1}, {0}, {0, 1}], "the third has the place of the first"
+
+
+def test_what_goes_wrong_here_ends_the_runs_that_go_on(tmp_path, monkeypatch):
+    stopped = tmp_path / "stopped"
+    ready = tmp_path / "ready"
+    goes_on = f"""if True:
+        import pathlib, signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: pathlib.Path({str(stopped)!r}).touch() or sys.exit(143))
+        pathlib.Path({str(ready)!r}).touch()
+        time.sleep(60)"""
+    Scripted(monkeypatch, {"row-1": WAIT.format(str(ready)), "row-2": goes_on})
+    monkeypatch.setattr(reproduce, "_finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        reproduce.run_all([Experiment("row", [], 10, [1, 2], 0.9, "nowhere")], tmp_path, None, DECLARED, 2)
+    assert stopped.exists()
+
+
+@pytest.mark.parametrize(
+    "cores, threads, flags, expected",
+    [
+        (1, None, [""] * 3, 1),
+        (2, None, [""] * 3, 1),
+        (4, "1", [""] * 3, 2),
+        (16, None, [""] * 3, 3),
+        (16, "4", [""] * 9, 3),
+        (16, "many", [""] * 9, 8),
+        (16, None, ["", "--num_actor_processes 3"] * 9, 4),
+        (16, None, ["--num_actor_processes 15", ""], 1),
+        (4, None, ["--num_actor_processes 0"] * 9, 4),
+        (8, None, [], 1),
+    ],
+)
+def test_by_default_no_two_runs_share_a_core(monkeypatch, cores, threads, flags, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr(preflight, "available_memory", lambda: 1 << 40)
+    rows = [Experiment("row", ["--env", "x", *more.split()], 10, [1], 0.9, "") for more in flags]
+    assert reproduce.most_jobs(rows) == expected
+    monkeypatch.setattr(preflight, "available_memory", lambda: 1 << 20)
+    assert reproduce.most_jobs(rows) == 1, "nor memory"
+
+
+@pytest.mark.parametrize("number, places", [(16, 3), (5, 2), (3, 3), (2, 5)])
+def test_places_share_the_cores(monkeypatch, number, places):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(10, 10 + number)))
+    shares = programs.shares(places)
+    assert set().union(*shares) == set(range(10, 10 + number)) and len(shares) == places and all(shares)
+    assert sum(map(len, shares)) == max(number, places)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_line_of_progress_is_known_as_one(caplog):
+    caplog.set_level("INFO", "amigo")
+    learner = SimpleNamespace(frames=123_456, recent_returns=[0.5], motivation=SimpleNamespace(progress=lambda: ""))
+    beside.Progress(learner, 10**9, live=False).line()
+    assert beside.PROGRESS_LINE.match(caplog.records[0].message)
 
 
 def test_frames_may_be_written_with_an_exponent(tmp_path):

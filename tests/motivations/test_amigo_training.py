@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from main import main as entry
+from main.training import beside
 from tests.helpers.program import command, rows
 from tests.helpers.runs import (
     assert_learns_a_small_task,
@@ -13,7 +19,8 @@ from tests.helpers.runs import (
     assert_trains_and_leaves_the_run_folder,
     assert_trains_and_plays,
 )
-from utils_folder.motivations import MOTIVATIONS
+from torchbeast.core import checkpoint
+from utils_folder.motivations import MOTIVATIONS, curriculum
 from utils_folder.motivations.amigo import UPDATE_COLUMNS, Amigo
 
 MODELS = [name for name, motivation in MOTIVATIONS.items() if issubclass(motivation, Amigo)]
@@ -98,3 +105,29 @@ def test_a_degenerate_schedule_is_announced_once(tmp_path, capfd):
 def test_a_small_task_is_learned(tmp_path, more, processes):
     document = ("--modify", "--generator_threshold", "-.1", "--generator_reward_negative", "-.3")
     assert_learns_a_small_task(tmp_path, "--num_actor_processes", processes, *document, *more)
+
+
+def test_tensorboard_has_histograms_of_the_target_and_of_goals_by_kind(tmp_path):
+    """What the points say together is what was counted into the checkpoint, and what the rows say."""
+    args = ("--num_actor_processes", "0", "--seed", "2", "--env", "MiniGrid-Fetch-5x5-N2-v0", *TEACHER)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(beside, "SCALARS_SECONDS", 0.2)
+        assert entry.main(command(tmp_path, *args, "--total_frames", "2400")) == 0
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+
+    def total(tag: str) -> dict[int, int]:
+        counts: Counter[int] = Counter()
+        points = [make_ndarray(event.tensor_proto) for event in found.Tensors(tag)]
+        assert len(points) > 1
+        for left, right, count in np.concatenate(points):
+            assert right == left + 1
+            counts[int(left + 0.5)] += int(count)
+        return {value: count for value, count in counts.items() if count}
+
+    state = checkpoint.load(tmp_path / "run" / "model.tar")[curriculum.KEY]
+    W, H = state["size"]
+    kinds = state["counts"][:, :, W * H : W * H + curriculum.KINDS].sum(0).tolist()
+    for tag, expected in zip(("goals_proposed_by_kind", "goals_reached_by_kind"), kinds):
+        assert total(tag) == {kind: count for kind, count in enumerate(expected) if count}, tag
+    targets = Counter(int(row["generator_current_target"]) for row in rows(tmp_path / "run"))
+    assert total("t_star") == {target: 24 * updates for target, updates in targets.items()} and len(targets) > 1

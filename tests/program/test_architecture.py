@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from main import benchmark, curriculum, plot, report, reproduce
+from main import benchmark, curriculum, plot, report, reproduce, thin
 from main import settings as settings_module
 from main.training import learner
 from main.training.recipe import Agent
@@ -182,7 +182,7 @@ def settings_of(agent: Agent) -> str:
 
 
 DECLARED = declared()
-COMMANDS = (benchmark, curriculum, plot, report, reproduce)
+COMMANDS = (benchmark, curriculum, plot, report, reproduce, thin)
 COMMANDS_OWN = {flag for command in COMMANDS for flag in re.findall(r"--\w+", command.make_parser().format_help())}
 
 

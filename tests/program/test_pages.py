@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
-from main import plot
+from main import plot, reproduce, thin
 from main import settings as settings_module
 from main.analysis.table import put_in
 from main.settings import FileSettings, RunSettings
@@ -22,6 +22,7 @@ from tests.helpers.program import ROOT, scripts
 FOLDERS = ("main", "models", "utils_folder", "torchbeast", "results", "tests")
 PATHS = [ROOT / "README.md", *sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md"))]
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in PATHS}
+CHANGES = "CHANGELOG.md"
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LANGUAGES = {"bash", "sh", "python", "bib"}
 SCRIPTS = [script for page in PAGES for script in scripts(page)]
@@ -84,6 +85,8 @@ def test_every_command_parses(page, line):
                 check_training(shlex.split(value))
     elif program == "main.main":
         check_training(words)
+    elif program == "tensorboard":
+        assert words[0] == "--logdir" and len(words) == 2
     elif program.startswith("tests."):
         assert importlib.util.find_spec(program) and not words
     else:
@@ -132,6 +135,21 @@ def test_job_scripts_are_shell_and_their_flags_parse(script, tmp_path):
         check_training(shlex.split(line[line.index("--env") :].rstrip('"& ')))
 
 
+def test_what_the_changelog_names_is_there():
+    """Flags, commands and links; the first page names it."""
+    assert f"]({CHANGES})" in PAGES["README.md"]
+    text = (ROOT / CHANGES).read_text()
+    named = set(re.findall(r"(?<![\w-])--(\w+)", text))
+    commands = [plot, reproduce, thin]
+    known = {*settings_module.flags(), *re.findall(r"--(\w+)", "".join(c.make_parser().format_help() for c in commands))}
+    assert named and named <= known
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert importlib.util.find_spec(module)
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        assert (ROOT / target).is_file()
+    assert text.index("## Since 1.0") < text.index("22cffe7")
+
+
 # The first page
 
 
@@ -157,6 +175,13 @@ def test_the_first_page_says_plainly_what_the_student_sees():
 
 
 # What all pages have in common
+
+
+def test_runs_lie_in_one_folder():
+    """The document's, in every command and where main.reproduce puts them."""
+    named = re.compile(r"(?<![\w/])(?:\./)?(experiment\w*)/|--(?:savedir|logdir) (?:\./)?([\w.]+)")
+    found = {name for page in PAGES.values() for pair in named.findall(page) for name in pair if name}
+    assert found - {"results"} == {reproduce.make_parser().parse_args(["a.ini"]).savedir.name} == {"experimentMinigrid"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])

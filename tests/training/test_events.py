@@ -7,11 +7,13 @@ import math
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
 from main import command as command_module
 from main import main as entry
 from main.training import beside
 from tests.helpers.program import command
+from torchbeast.core import checkpoint
 from utils_folder.motivations import MOTIVATIONS
 
 COLUMNS = command_module.declared().columns
@@ -55,3 +57,25 @@ def test_each_point_is_of_all_rows_since_the_last(tmp_path, monkeypatch, model, 
             begin = end
         assert points(run, name) == [(end, pytest.approx(value, rel=1e-5, abs=1e-9)) for end, value in expected], name
     assert points(run, "mean_episode_return")
+
+
+def test_the_table_of_runs_has_what_defines_the_experiment_and_its_success(tmp_path):
+    args = ("--num_actor_processes", "0", "--seed", "2", "--env", "MiniGrid-Empty-Random-5x5-v0", "--total_frames", "2400")
+    assert entry.main(command(tmp_path, *args)) == 0
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    content = {tag: found.SummaryMetadata(tag).plugin_data.content for tag in found.Tags()["tensors"] if "hparams" in tag}
+    start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG]).hparams
+    assert start["seed"].number_value == 2 and start["use_lstm"].bool_value is False
+    assert start["env"].string_value == "MiniGrid-Empty-Random-5x5-v0" and start["env_args"].string_value == "unset"
+    assert not start.keys() & {"xpid", "savedir", "checkpoint_minutes", "weight_path"}
+    table = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
+    assert {info.name for info in table.hparam_infos} == start.keys()
+    assert [info.name.tag for info in table.metric_infos] == ["final_success"]
+    (last,) = points(tmp_path / "run", "final_success")
+    returns = checkpoint.load(tmp_path / "run" / "model.tar")["recent_returns"]
+    assert last == (2400, pytest.approx(sum(r > 0 for r in returns) / len(returns)))
+
+
+def test_a_run_without_an_episode_has_no_success(tmp_path):
+    assert entry.main(command(tmp_path, "--num_actor_processes", "0", "--total_frames", "24")) == 0
+    assert points(tmp_path / "run", "frames") and not points(tmp_path / "run", "final_success")

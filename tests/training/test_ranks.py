@@ -577,7 +577,7 @@ def test_the_pages_job_for_several_nodes_ends_before_its_time_limit_and_goes_on_
         path.chmod(0o755)
     slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost", "GLOO_SOCKET_IFNAME": "lo"}
     env = {**os.environ, **slurm, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    run, frames = tmp_path / "experiments" / "keycorridor", 0
+    run, frames = tmp_path / "experimentMinigrid" / "keycorridor", 0
     for attempt in range(2):
         with open(tmp_path / "stderr", "w") as errors:
             process = subprocess.Popen(["bash", "job"], cwd=tmp_path, env=env, stderr=errors)

@@ -18,6 +18,8 @@ from torchbeast.core.rows import Rows
 
 logger = logging.getLogger("amigo")
 
+OUTCOMES = ("final_success",)  # the scalars that TensorBoard's table of runs shows
+
 
 class _QuietFileHandler(logging.FileHandler):
     """A full disk loses lines of out.log; the console has them, and its own warning."""
@@ -55,14 +57,14 @@ class FileWriter:
         fields: the names of a row's values, without _tick and _time.
     """
 
-    def __init__(self, run_dir: Path, meta: dict, fields: Sequence[str], lock: IO, *, tick: int, purge_step: int | None):
+    def __init__(self, run_dir: Path, meta: dict, fields: Sequence[str], lock: IO, *, tick: int, events: Events):
         self.run_dir = run_dir
         self.fields = tuple(fields)
         self._meta = meta
         self._folder_lock = lock
         self._lock = threading.Lock()
         self._folder = HeldFolder(run_dir)
-        self._events = Events(purge_step)
+        self._events = events
         self._rows = Rows(run_dir / run_folder.LOG, fields, tick)
         self._handler = _QuietFileHandler(
             run_dir / run_folder.MESSAGES, mode="a+", encoding="utf-8", errors="backslashreplace"
@@ -75,7 +77,9 @@ class FileWriter:
             logger.setLevel(logging.INFO)
 
     @classmethod
-    def create(cls, savedir: Path, xpid: str, *, args: Mapping, fields: Sequence[str]) -> FileWriter:
+    def create(
+        cls, savedir: Path, xpid: str, *, args: Mapping, fields: Sequence[str], table: Mapping | None = None
+    ) -> FileWriter:
         """Starts the run SAVEDIR/XPID and points SAVEDIR/latest at it.
 
         Args:
@@ -83,6 +87,7 @@ class FileWriter:
             xpid: the run's name, one plain folder name.
             args: what the run was called with, for meta.json.
             fields: names of the values of a row; "frames" must be among them.
+            table: of the run's arguments, those that TensorBoard's table of runs shows.
         Raises: FileExistsError if the folder holds a run already; ValueError for an unusable xpid or fields.
         """
         run_dir = run_folder.of(savedir, xpid)
@@ -93,17 +98,19 @@ class FileWriter:
         meta = provenance.metadata(xpid, args)
         run_folder.write_metadata(run_dir, meta)
         run_folder.point_latest_at(run_dir)
-        return cls(run_dir, meta, fields, lock, tick=0, purge_step=None)
+        return cls(run_dir, meta, fields, lock, tick=0, events=Events(None, table, OUTCOMES))
 
     @classmethod
-    def resume(cls, run_dir: Path, *, args: Mapping, fields: Sequence[str], frames: int) -> FileWriter:
+    def resume(
+        cls, run_dir: Path, *, args: Mapping, fields: Sequence[str], frames: int, table: Mapping | None = None
+    ) -> FileWriter:
         """Goes on with a run from its state at `frames`: later rows, and torn ones, are cut from logs.csv.
 
         meta.json's list "resumed" gets one more entry (date, frames, args, command).
 
         Args:
             run_dir: SAVEDIR/XPID, as `create` made it.
-            args, fields: as for `create`; the run's own fields must be among these, and get those that they lack.
+            args, fields, table: as for `create`; the run's own fields must be among these, and get those that they lack.
             frames: rows whose value of "frames" is larger are cut; TensorBoard hides its later events too.
         Raises: FileNotFoundError if there is no run; ValueError if it has fields that are not among these.
         """
@@ -124,7 +131,7 @@ class FileWriter:
         meta.update(date_end=None, successful=None)
         run_folder.write_metadata(run_dir, meta)
         run_folder.point_latest_at(run_dir)
-        writer = cls(run_dir, meta, fields, lock, tick=tick, purge_step=frames + 1)
+        writer = cls(run_dir, meta, fields, lock, tick=tick, events=Events(frames + 1, table, OUTCOMES))
         if added:
             names = ", ".join(added)
             logger.info(f"{log} lacked the columns {names}, which are younger than the run: its rows so far leave them empty")
@@ -141,7 +148,7 @@ class FileWriter:
             self._rows.write(row)
 
     def scalars(self, step: int, values: Mapping) -> None:
-        """Adds TensorBoard scalars at `step` (frames); None and NaN are left out.
+        """Adds scalars, histograms and animations to TensorBoard's at `step` (frames); None and NaN are left out.
 
         Whatever goes wrong is told once, and tried again in a new file: nobody's training hangs on it.
         """

@@ -150,6 +150,11 @@ def has_rows(log: Path) -> bool:
     return bool(second) or not (first.startswith(HEADER_START) or HEADER_START.startswith(first))
 
 
+def is_a_runs(file: Path) -> bool:
+    """Whether a file is one that a run keeps in its folder."""
+    return file.name in ALWAYS and (file.resolve().parent / METADATA).is_file()
+
+
 def lock(run_dir: Path) -> IO:
     """Keeps other processes from writing to this folder until the file is closed or this process is gone.
 

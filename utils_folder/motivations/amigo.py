@@ -17,6 +17,7 @@ from models.teacher import Teacher
 from torchbeast.core import forms, losses, vtrace
 from torchbeast.core.columns import Column
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.events import Histogram
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field, younger
@@ -247,12 +248,8 @@ class Amigo(Motivation):
         self._ranks = ranks
         self.difficulty: Difficulty = self.make_difficulty(own)
         self._difficulty_known = True
-        self.teacher = Teacher(
-            task.frame_shape,
-            inner=own.inner,
-            mirrored=own.as_published,
-            use_embedding=not settings[CellSettings].disable_use_embedding,
-        )
+        embedded = not settings[CellSettings].disable_use_embedding
+        self.teacher = Teacher(task.frame_shape, inner=own.inner, mirrored=own.as_published, use_embedding=embedded)
         self._shared = SharedWeights(self.teacher)
         self._optimizer = make_optimizer(self.teacher.parameters(), learning_rate=own.generator_learning_rate)
         self._reward_scale = {"negative": own.generator_reward_negative, "coef": own.generator_reward_coef}
@@ -387,6 +384,9 @@ class Amigo(Motivation):
         target = str(self.difficulty.target) if self._difficulty_known else "not stored"
         notes = (("goal's probability", f"{probabilities[goal]:.3f}"), ("target distance t*", target))
         return Shown(goal, probabilities.reshape(width, height), event, notes)
+
+    def histograms(self) -> dict[str, Histogram]:
+        return self._curriculum.recent.take()
 
     def progress(self) -> str:
         return f"t* {self.difficulty.target}"

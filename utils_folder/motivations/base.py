@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchbeast.core.columns import Column
 from torchbeast.core.environment import Environment, Output
+from torchbeast.core.events import Histogram
 from torchbeast.core.optimizer import OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
@@ -151,6 +152,10 @@ class Motivation(abc.ABC):
     def progress(self) -> str:
         """A few words for the progress line."""
         return ""
+
+    def histograms(self) -> dict[str, Histogram]:
+        """What it has counted since the last call, for TensorBoard. Another thread than the learner's may call it."""
+        return {}
 
     def warnings(self) -> Iterator[str]:
         """What a user should know of the flags or the present state, a line each."""

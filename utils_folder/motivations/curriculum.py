@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gym_minigrid.minigrid import OBJECT_TO_IDX
 from torch import Tensor
 
 from models.grid import MAX_SIDE, OBJECTS, are_cells
 from torchbeast.core import forms
+from torchbeast.core.events import Histogram
 from utils_folder.motivations import goals
 
 MOMENTS = 256
@@ -78,14 +82,51 @@ def _table(size: tuple[int, int]) -> dict[str, np.ndarray]:
     }
 
 
+class Recent:
+    """What ended goals were since the last look, for TensorBoard. Threads may share it."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._empty()
+
+    def _empty(self) -> None:
+        self._targets: Counter[int] = Counter()
+        self._kinds = np.zeros((2, KINDS), np.int64)
+
+    def add(self, target: int, frames: int, kinds: np.ndarray, reached: np.ndarray) -> None:
+        """Goals [N] that ended while t* was `target`, in a batch of so many frames: what lay there, and which were reached."""
+        with self._lock:
+            self._targets[target] += frames
+            self._kinds[PROPOSED] += np.bincount(kinds, minlength=KINDS)
+            self._kinds[REACHED] += np.bincount(kinds[reached], minlength=KINDS)
+
+    def take(self) -> dict[str, Histogram]:
+        """Frames by t*, and goals by kind; {} before there are some."""
+        with self._lock:
+            targets, kinds = self._targets, self._kinds
+            self._empty()
+        if not targets:
+            return {}
+        values, counts = zip(*sorted(targets.items()))
+        found = {"t_star": Histogram(np.array(values), np.array(counts), "frames by the target distance t*, in steps")}
+        meaning = ", ".join(f"{number} {name}" for name, number in sorted(OBJECT_TO_IDX.items(), key=lambda pair: pair[1]))
+        for which, name in enumerate(NAMES):
+            found[f"goals_{name}_by_kind"] = Histogram(np.arange(KINDS), kinds[which], f"goals by what lay there: {meaning}")
+        return found
+
+
 class Curriculum:
     """Counts ended goals, moment by moment, in memory that stays the same: when all moments are used, pairs become one.
 
     Args:
         frame_shape: (W, H, 3k).
+
+    Attributes:
+        recent: the same since the last look at it, in short.
     """
 
     def __init__(self, frame_shape: tuple[int, int, int]):
+        self.recent = Recent()
         W, H, _ = frame_shape
         self._size = (W, H)
         self._width = FIRST_WIDTH  # frames of a moment
@@ -111,7 +152,9 @@ class Curriculum:
             )
         )
         self._table["steps"][where] += steps[reached].sum()
-        self._count(where, goal_frames, cells, reached, at_end)
+        kinds = goals.cell_contents(goal_frames, cells)[:, 0].astype(np.int64)  # in uint8, W * H + kinds would wrap
+        self.recent.add(target, frames, kinds, reached)
+        self._count(where, goal_frames, cells, kinds, reached, at_end)
         self._keep_examples(where, goal_frames, np.stack([cells, reached + 1 * at_end, steps], axis=1))
 
     def _moment(self, frames: int) -> int:
@@ -123,9 +166,10 @@ class Curriculum:
                 values[: MOMENTS // 2], values[MOMENTS // 2 :] = merged, -1 if name == "example_goals" else 0
         return self._frames // self._width
 
-    def _count(self, where: int, frames: np.ndarray, cells: np.ndarray, reached: np.ndarray, at_end: np.ndarray) -> None:
+    def _count(
+        self, where: int, frames: np.ndarray, cells: np.ndarray, kinds: np.ndarray, reached: np.ndarray, at_end: np.ndarray
+    ) -> None:
         W, H = self._size
-        kinds = goals.cell_contents(frames, cells)[:, 0].astype(np.int64)  # in uint8, W * H + kinds would wrap
         agents = (frames[..., 0] == goals.AGENT).reshape(-1, W * H).argmax(1)
         distances = abs(cells // H - agents // H) + abs(cells % H - agents % H)
         columns = np.concatenate([cells, W * H + kinds, W * H + KINDS + distances])

@@ -1,0 +1,69 @@
+"""`python -m main.thin RUN`: the log of a run with few rows, in which other programs find a value in every cell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from main.training import interrupt
+
+if __name__ == "__main__":  # what is imported below takes seconds
+    interrupt.end_at_once()
+
+import numpy as np
+
+from main import command
+from main.amigo import program
+from main.analysis import keep
+from main.analysis.log import read_log
+from torchbeast.core import outputs, run_folder
+from torchbeast.core.settings import Parser, UsageError
+
+
+def thin(options: argparse.Namespace) -> None:
+    """Everything the command line asks for. Raises: UsageError, before anything is written."""
+    outputs.must_be_writable("--out", options.out)
+    log = read_log(options.run, command.declared())
+    if options.out.resolve() == log.path.resolve() or run_folder.is_a_runs(options.out):
+        raise UsageError(f"--out {options.out} is a run's own log, which is not written over: give another file")
+    columns = keep.thinned(log, options.rows)
+    outputs.write({str(options.out): keep.text(columns).encode()})
+    empty = {name: int(np.isnan(values).sum()) for name, values in columns.items()}
+    told = ", ".join(f"{name} {count}" for name, count in empty.items() if count)
+    print(f"{len(log.frames):,} rows became {len(columns['frames']):,}")
+    if told:
+        print(f"still empty, cells of each column: {told}; fewer --rows leave fewer of them")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+_count.__name__ = "number of rows"  # argparse says it
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        prog=program("main.thin"),
+        description="Writes the log of a run with few rows. Each is for an equal share of the updates: means, sums, or the "
+        "last value. A whole log has empty cells, as where no episode ended in an update, at which programs that take plain "
+        "rolling means draw nothing.",
+    )
+    parser.add_argument("run", metavar="RUN", help="the folder of a run, or a logs.csv")
+    parser.add_argument("--out", type=Path, default=Path("thinned.csv"), help="the file (default: thinned.csv)")
+    parser.add_argument("--rows", type=_count, default=keep.ROWS, help=f"at most so many (default: {keep.ROWS})")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line. Returns the exit code: 0; 2 for a wrong input, with nothing written."""
+    return command.run(lambda: thin(make_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

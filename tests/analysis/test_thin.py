@@ -1,0 +1,94 @@
+"""python -m main.thin: a log in which a plain rolling mean finds a value in every cell."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from main import command, thin
+from main.analysis import keep
+from main.analysis.log import read_log
+
+NAMES = "# _tick,_time,frames,episodes,mean_episode_return,total_loss"
+ROWS = 6000
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> Path:
+    """A run of which every seventh update ends two episodes."""
+    folder = tmp_path / "runs" / "one"
+    folder.mkdir(parents=True)
+    rows = [f"{i},{1e9 + i},{8 * i},{0 if i % 7 else 2},{'' if i % 7 else i / ROWS},{i / 2}" for i in range(1, ROWS)]
+    (folder / "logs.csv").write_text("\n".join([NAMES, *rows]) + "\n")
+    (folder / "meta.json").write_text(json.dumps({"args": {"seed": 1}}))
+    return folder
+
+
+def rolling(path: Path, window: int = 10) -> np.ndarray:
+    """Plain: over whatever cells there are, an empty one too."""
+    with open(path, newline="") as file:
+        values = [float(row["mean_episode_return"] or "nan") for row in csv.DictReader(file)]
+    return np.convolve(values, np.ones(window) / window, "valid")
+
+
+def test_a_rolling_mean_over_a_whole_log_is_empty_and_over_a_thinned_one_is_not(run_dir, tmp_path, capsys):
+    out = tmp_path / "thinned.csv"
+    assert np.isnan(rolling(run_dir / "logs.csv")).all()
+    assert thin.main([str(run_dir), "--out", str(out), "--rows", "500"]) == 0
+    means = rolling(out)
+    assert len(means) == 491 and means == pytest.approx(np.linspace(0, 1, 500)[5:-4], abs=0.01)
+    assert out.read_text().splitlines()[0] == NAMES
+    said = capsys.readouterr().out
+    assert "5,999 rows became 500" in said and "empty" not in said
+
+
+def test_it_is_what_is_kept_of_a_run(run_dir, tmp_path):
+    assert thin.main([str(run_dir / "logs.csv"), "--out", str(tmp_path / "a.csv")]) == 0
+    declared = command.declared()
+    columns = keep.thinned(read_log(run_dir, declared))
+    written = read_log(tmp_path / "a.csv", declared).columns
+    assert written.keys() == columns.keys()
+    for name, values in columns.items():
+        np.testing.assert_allclose(written[name], values, rtol=1e-4, err_msg=name)
+
+
+def test_what_is_still_empty_is_said(run_dir, tmp_path, capsys):
+    assert thin.main([str(run_dir), "--out", str(tmp_path / "a.csv"), "--rows", "5000"]) == 0
+    said = capsys.readouterr().out
+    empty = math.nan if "mean_episode_return" not in said else int(said.split("mean_episode_return ")[1].split(";")[0])
+    assert empty == sum(math.isnan(v) for v in rolling(tmp_path / "a.csv", 1)) > 4000 and "fewer --rows" in said
+
+
+@pytest.mark.parametrize("options, word", [
+    (["one"], "is a run's own log"),
+    (["other"], "is a run's own log"),
+    (["one/../one"], "is a run's own log"),
+    (["none"], "make it first"),
+])  # fmt: skip
+def test_a_runs_own_log_is_not_written_over(run_dir, capsys, options, word):
+    other = run_dir.with_name("other")
+    other.mkdir()
+    for name in ("meta.json", "logs.csv"):
+        (other / name).write_bytes((run_dir / name).read_bytes())
+    before = {path: path.read_bytes() for path in run_dir.parent.rglob("*") if path.is_file()}
+    assert thin.main([str(run_dir), "--out", *(f"{run_dir.parent / where}/logs.csv" for where in options)]) == 2
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in run_dir.parent.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("words, said", [(["--rows", "0"], "number of rows"), (["--out", "."], "is a folder")])
+def test_wrong_words_write_nothing(run_dir, tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert thin.main([str(run_dir), *words]) == 2
+    assert said in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_folder_of_runs_is_refused_with_one_of_them(run_dir, tmp_path, capsys):
+    assert thin.main([str(run_dir.parent), "--out", str(tmp_path / "a.csv")]) == 2
+    assert f"give one of them, as {run_dir}" in capsys.readouterr().err
