@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import StudentNetwork
+from models.distinct import over_distinct
 from models.grid import COLOURS, RELU_GAIN, CellEmbedding, CellSettings, ConvWeights, GridConvolutions, initialise
 from models.linear import linear, packed
 from torchbeast.core.settings import Settings, flag
@@ -142,16 +144,25 @@ class Student(CellEmbedding, StudentNetwork):
         """
         weights = self.compose() if weights is None else weights
         T, B, *shape = inputs["frame"].shape
-        goal = inputs["goal"].flatten() if self.goal_conditioned else None
-        features = self.feat_extract(inputs["frame"].reshape(T * B, *shape), goal, weights.convs)
-        carried = (inputs["carried_obj"] * COLOURS + inputs["carried_col"]).flatten().int()  # at most 65: fits uint8
-        hidden = torch.cat([features, F.embedding(carried, weights.carried)], dim=1)
+        frame, carried = inputs["frame"].reshape(T * B, *shape), inputs["carried_obj"] * COLOURS + inputs["carried_col"]
+        seen = [frame, carried.flatten()]  # at most 65: fits uint8
+        if self.goal_conditioned:
+            seen.append(inputs["goal"].flatten())
+        if self.core is None:
+            scores = over_distinct(lambda *seen: linear(self._features(weights, *seen), *weights.heads), *seen).view(T, B, -1)
+        else:
+            hidden = over_distinct(functools.partial(self._features, weights), *seen)
+            hidden, core_state = self._recur(hidden.view(T, B, -1), inputs["done"], core_state)
+            scores = linear(hidden.flatten(0, 1), *weights.heads).view(T, B, -1)
+        return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
+
+    def _features(self, weights: StudentWeights, frame: Tensor, carried: Tensor, goal: Tensor | None = None) -> Tensor:
+        """float32 [N, hidden], what LSTM or heads get: of frame [N, W, H, 3k], carried uint8 [N] (pair numbers), goal [N]."""
+        features = self.feat_extract(frame, goal, weights.convs)
+        hidden = torch.cat([features, F.embedding(carried.int(), weights.carried)], dim=1)
         for weight, bias in weights.fc:
             hidden = linear(hidden, weight, bias, "relu")
-        if self.core is not None:
-            hidden, core_state = self._recur(hidden.view(T, B, -1), inputs["done"], core_state)
-        scores = linear(hidden.flatten(0, -2), *weights.heads).view(T, B, -1)
-        return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
+        return hidden
 
     def _recur(self, hidden: Tensor, done: Tensor, core_state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The LSTM over hidden [T, B, hidden], its state zeroed where done [T, B]."""
