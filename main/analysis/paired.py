@@ -25,8 +25,9 @@ from torchbeast.core import run_folder
 WARM_UP_SECONDS = 6.0
 START_SECONDS = 120.0
 OWN = ("format", "frames", "weights_version", "incarnation", "flags")  # of a checkpoint, what is not the agent's
-# What a checkout is asked to run: it answers each line with the frames per second of a stretch of so many seconds. Weights
-# come to an actor as often as in a run whose learner keeps up with it: after each batch's worth of frames.
+# What a checkout is asked to run: it answers each line with the frames per second of a stretch of so many seconds, of those
+# that the processor gave it: what other programs took does not count. Weights come to an actor as often as in a run whose
+# learner keeps up with it: after each batch's worth of frames.
 WORKER = """
 import json, sys, time
 import torch
@@ -57,11 +58,11 @@ else:
     frames, once = batch, parts.update()
 print("ready", flush=True)
 for line in sys.stdin:
-    began, calls = time.perf_counter(), 0
-    while time.perf_counter() - began < float(line):
+    began, calls = time.process_time(), 0
+    while time.process_time() - began < float(line):
         once()
         calls += 1
-    print(calls * frames / (time.perf_counter() - began), flush=True)
+    print(calls * frames / (time.process_time() - began), flush=True)
 """
 
 
