@@ -2,14 +2,13 @@
 
 An agent that explores sees the same again and again (it bumps into a wall, drops a thing and picks it up): of the rows of an
 update, one in four to one in seven is new. Nothing is approximated: the outputs of the distinct rows are copied to all, and
-their gradients are the sums over the copies.
+their gradients are the sums over the copies. A row is a frame, and a number for all else that a network is told.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,40 +18,84 @@ from torchbeast.core.compiled import compiled
 
 LEAST_ROWS = 64  # fewer are not worth looking at
 WORTH = 0.9  # so large a share of distinct rows, or a larger one, is no gain
+MOST_KNOWN, MOST_KNOWN_BYTES = 4096, 2**22
+
+Columns = Sequence[Tensor | None]  # [N, ...] each
 
 
-class Distinct(NamedTuple):
-    """first: int64 [M], where each distinct row stands first; group: int64 [N], which of the distinct ones each row is."""
+def over_distinct(compute: Callable[..., Tensor], columns: Columns, frame: Tensor, others: Tensor | None = None) -> Tensor:
+    """compute(*columns), [N, ...], for a function of each row by itself, which `frame` and `others` tell apart.
 
-    first: Tensor
-    group: Tensor
-
-
-def distinct(*columns: Tensor) -> Distinct | None:
-    """The distinct rows of columns [N, ...] that belong together; None where there is nothing to gain, and off the CPU."""
-    count = len(columns[0])
-    if count < LEAST_ROWS or not columns[0].is_cpu:
-        return None
-    words = _words([column.reshape(count, -1).numpy() for column in columns])
-    first, group = _group(words, _hashes(words, _factors(words.shape[1])))
-    return Distinct(torch.from_numpy(first), torch.from_numpy(group)) if len(first) < WORTH * count else None
-
-
-def over_distinct(compute: Callable[..., Tensor], *columns: Tensor) -> Tensor:
-    """compute(*columns), [N, ...], for a function of each row by itself; of equal rows it is computed once."""
-    rows = distinct(*columns)
-    if rows is None:
+    It is computed once of equal rows; of all of them where there is nothing to gain, and off the CPU.
+    """
+    count = len(frame)
+    if count < LEAST_ROWS or not frame.is_cpu:
         return compute(*columns)
-    return compute(*(column.index_select(0, rows.first) for column in columns)).index_select(0, rows.group)
+    first, group = Rows(count).find(frame, others)
+    if len(first) >= WORTH * count:
+        return compute(*columns)
+    return compute(*_selected(columns, first)).index_select(0, group)
 
 
-def _words(columns: list[np.ndarray]) -> np.ndarray:
-    """Their bytes side by side, as uint64 [N, words]."""
-    parts = [np.ascontiguousarray(column).view(np.uint8) for column in columns]
-    size = sum(part.shape[1] for part in parts)
-    rows = np.zeros((len(parts[0]), -(-size // 8) * 8), np.uint8)
-    np.concatenate(parts, axis=1, out=rows[:, :size])
-    return rows.view(np.uint64)
+class Known:
+    """What has been computed of rows, under weights that do not change meanwhile: such a row is not computed again.
+
+    Of the last some thousand rows: where there is no room for more, all are forgotten. Without gradients, on the CPU.
+    """
+
+    def __init__(self):
+        self._rows: Rows | None = None
+        self._results: Tensor | None = None
+
+    def over(self, compute: Callable[..., Tensor], columns: Columns, frame: Tensor, others: Tensor | None = None) -> Tensor:
+        """As `over_distinct`."""
+        if self._rows is None or not self._rows.has_room(len(frame)):
+            room = min(MOST_KNOWN, MOST_KNOWN_BYTES // frame[0].numel())
+            self._rows, self._results = Rows(max(len(frame), room)), None
+        before = self._rows.found
+        first, group = self._rows.find(frame, others)
+        if len(first):
+            results = compute(*_selected(columns, first))
+            if self._results is None:
+                self._results = results.new_empty(self._rows.capacity, *results.shape[1:])
+            self._results[before : before + len(first)] = results
+        return self._results.index_select(0, group)
+
+
+def _selected(columns: Columns, index: Tensor) -> list[Tensor | None]:
+    return [column if column is None else column.index_select(0, index) for column in columns]
+
+
+class Rows:
+    """Distinct rows, found by their hashes.
+
+    Attributes:
+        capacity: how many there is room for; found: how many there are.
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity, self.found = capacity, 0
+        bits = (2 * capacity - 1).bit_length()
+        self._table, self._shift = np.full(1 << bits, -1, np.int32), np.uint64(64 - bits)
+        self._hashes = np.empty(capacity, np.uint64)
+        self._words: np.ndarray | None = None
+
+    def has_room(self, count: int) -> bool:
+        return self.found + count <= self.capacity
+
+    def find(self, frame: Tensor, others: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(where each row stands first that was not there yet, the number of each one): int64 [M], [N].
+
+        frame: uint8 [N, ...], always of one shape; others: int64 [N].
+        """
+        frames = frame.reshape(len(frame), -1).numpy()
+        others = np.zeros(len(frames), np.int64) if others is None else others.numpy()
+        if self._words is None:
+            self._words = np.zeros((self.capacity + 1, frames.shape[1] // 8 + 2), np.uint64)  # one more to compare with
+        known = (self._words, self._words.view(np.uint8), self._hashes, self._table, self._shift, self.found)
+        first, group = _find(frames, others, _factors(self._words.shape[1]), *known)
+        self.found += len(first)
+        return torch.from_numpy(first), torch.from_numpy(group)
 
 
 @functools.cache
@@ -62,41 +105,32 @@ def _factors(count: int) -> np.ndarray:
 
 
 @compiled(nogil=True)
-def _hashes(words, factors):
-    """uint64 [N]: of each row, a number that seldom is another row's too; its upper bits are the better ones.
+def _find(frames, others, factors, words, as_bytes, hashes, table, shift, known):
+    """`Rows.find`, with `known` rows there already. Rows of one hash are compared before they count as equal.
 
-    Source: Dietzfelbinger 1996, multiply-shift hashing of vectors.
+    Source of the hash: Dietzfelbinger 1996, multiply-shift hashing of vectors; its upper bits are the good ones.
     """
-    hashes = np.empty(words.shape[0], np.uint64)
-    for i in range(words.shape[0]):
-        mixed = np.uint64(0)
-        for j in range(words.shape[1]):
-            mixed += words[i, j] * factors[j]
-        hashes[i] = mixed
-    return hashes
-
-
-@compiled(nogil=True)
-def _group(words, hashes):
-    """`Distinct` of these rows, in the order in which they come. Rows of one hash are compared before they count as equal."""
-    count, bits = words.shape[0], 1
-    while (1 << bits) < 2 * count:
-        bits += 1
-    table = np.full(1 << bits, -1, np.int64)  # distinct rows by hash; of those that fall on one place the second is further on
+    count, size = frames.shape
     first, group, found = np.empty(count, np.int64), np.empty(count, np.int64), 0
     for i in range(count):
-        place = np.int64(hashes[i] >> np.uint64(64 - bits))
-        while table[place] >= 0:
-            other = first[table[place]]
-            equal = hashes[other] == hashes[i]
+        new = known + found
+        for j in range(size):
+            as_bytes[new, j] = frames[i, j]
+        words[new, -1] = np.uint64(others[i])
+        hashed = np.uint64(0)
+        for j in range(words.shape[1]):
+            hashed += words[new, j] * factors[j]
+        place = np.int64(hashed >> shift)
+        while table[place] >= 0:  # of rows that fall on one place the second is further on
+            other = table[place]
+            equal = hashes[other] == hashed
             for j in range(words.shape[1] if equal else 0):
-                equal &= words[other, j] == words[i, j]
+                equal &= words[other, j] == words[new, j]
             if equal:
                 break
-            place = (place + 1) & ((1 << bits) - 1)
+            place = (place + 1) % len(table)
         if table[place] < 0:
-            table[place] = found
-            first[found] = i
+            table[place], hashes[new], first[found] = new, hashed, i
             found += 1
         group[i] = table[place]
     return first[:found].copy(), group

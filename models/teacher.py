@@ -56,7 +56,7 @@ class Teacher(CellEmbedding):
         weights: `compose()` of the present parameters; None composes them here.
         """
         weights = self.compose() if weights is None else weights
-        maps = over_distinct(lambda frame: self.extract_representation(frame, None, weights.convs), frame)
+        maps = over_distinct(lambda frame: self.extract_representation(frame, None, weights.convs), [frame], frame)
         maps = maps.view(-1, self.width, self.height)
         if self.inner:
             maps = maps[:, 1:-1, 1:-1]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from models.grid import MAX_SIDE, _gradient_of_rows, sum_of_rows
-from models.linear import ONEDNN_FROM, linear
+from models.grid import MAX_SIDE, _gradient_of_rows, elu_of_rows
+from models.linear import ONEDNN_FROM, elu_, linear
 from models.novelty import RandomNetwork
 from models.student import Student
 from models.teacher import Teacher
@@ -295,16 +296,27 @@ def test_gradient_of_rows_without_the_compiled_loop():
     rows = torch.randint(11, (6, 4), dtype=torch.int32)
     table = torch.randn(11, 3, requires_grad=True)
     grad = torch.randn(6, 3)
-    (expected,) = torch.autograd.grad(table[rows.long()].sum(1), table, grad)
-    (actual,) = torch.autograd.grad(sum_of_rows(rows, table), table, grad)
+    outputs = F.elu(table[rows.long()].sum(1))
+    assert (outputs > 0).any() and (outputs < 0).any()
+    (expected,) = torch.autograd.grad(outputs, table, grad)
+    (actual,) = torch.autograd.grad(elu_of_rows(rows, table), table, grad.clone())
     torch.testing.assert_close(actual, expected)
 
     class Elsewhere(torch.Tensor):
         is_cpu = False
 
     torch.testing.assert_close(
-        _gradient_of_rows(grad.as_subclass(Elsewhere), rows, table.shape).as_subclass(torch.Tensor), expected
+        _gradient_of_rows(grad.as_subclass(Elsewhere), rows, outputs.detach(), table.shape).as_subclass(torch.Tensor), expected
     )
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_elu_is_torchs(size):
+    """At both ends, on either side of every change of the exponent, and where there is no number."""
+    special = torch.tensor([0.0, 1e-30, -1e-30, 1e-7, -1e-7, -200.0, 3e38, -3e38, math.inf, -math.inf, math.nan])
+    for values in (special.repeat(size)[: 11 * size], torch.linspace(-20, 2, 997 * size)):
+        expected = F.elu(values.double()).float()
+        torch.testing.assert_close(elu_(values.clone()), expected, rtol=2e-7, atol=1e-30, equal_nan=True)
 
 
 def test_everything_lives_on_the_networks_device():

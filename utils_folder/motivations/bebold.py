@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.distinct import over_distinct
-from models.grid import CellSettings, are_cells
+from models.grid import COLOURS, CellSettings, are_cells
 from models.novelty import RandomNetwork
 from torchbeast.core import forms
 from torchbeast.core.columns import Column
@@ -128,7 +128,8 @@ class BeBold(Motivation):
     def novelty(self, batch: Batch) -> Tensor:
         """N(s_t), float32 [T+1, B], with gradient for the predictor."""
         seen = [batch["view" if self._partial else "frame"], batch["carried_obj"], batch["carried_col"]]
-        return over_distinct(self._distance, *(column.flatten(0, 1) for column in seen)).view(seen[0].shape[:2])
+        frame, *pair = seen = [column.flatten(0, 1) for column in seen]
+        return over_distinct(self._distance, seen, frame, pair[0].long() * COLOURS + pair[1]).view_as(batch["carried_obj"])
 
     def _distance(self, frame: Tensor, carried_obj: Tensor, carried_col: Tensor) -> Tensor:
         """N(s) of states [N, ...], float32 [N]."""
