@@ -339,6 +339,9 @@ class GridConvolutions(nn.Module):
             self.add_module(str(2 * i), nn.Conv2d(*sizes, 3, stride, padding=1))
         self.patches = nn.ModuleList(Patches(*sides) for sides in self.sides[1:-1] if stride == 2 and max(sides) > 2)
         self._reads = [patches.reads for patches in self.patches]  # of a network on the CPU, as `_lookup`
+        if stride == 1:  # in the order in which its kernels lie in memory
+            cells = tap_cells(width, height, 1).view(-1, 3, 3).transpose(1, 2).flatten()
+            self._reads = [torch.where(cells >= 0, cells, width * height)] * (len(channels) - 1)
         self._register_lookup()
 
     def _register_lookup(self) -> None:
@@ -418,7 +421,7 @@ class GridConvolutions(nn.Module):
         """
         rows = self.rows(frame, goal)
         hidden = elu_of_rows(rows, weights.table).view(len(frame), -1)
-        if self.stride == 2 and hidden.is_cpu and not torch.is_grad_enabled():
+        if hidden.is_cpu and not torch.is_grad_enabled() and (self.stride == 2 or len(rows) <= FEW_POSITIONS // 2):
             return self._without_gradient(hidden, weights)
         for i, (kernel, bias) in enumerate(weights.layers):
             hidden = self._convolve(hidden, i, kernel, bias)
@@ -428,6 +431,8 @@ class GridConvolutions(nn.Module):
         """What follows the first convolution, in as few calls as it takes: of an actor's few rows they are what costs."""
         N = len(hidden)
         for i, (kernel, bias) in enumerate(weights.layers):
+            if self.stride == 1:
+                kernel = kernel.permute(0, 2, 3, 1).flatten(1)
             if i < len(self._reads):
                 hidden = _patches(hidden.view(N, -1, kernel.shape[1] // TAPS), self._reads[i]).view(-1, kernel.shape[1])
             hidden = elu_(product(hidden, kernel, bias)).view(N, -1)
