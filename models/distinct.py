@@ -49,16 +49,17 @@ class Known:
 
     def over(self, compute: Callable[..., Tensor], columns: Columns, frame: Tensor, others: Tensor | None = None) -> Tensor:
         """As `over_distinct`."""
-        if self._rows is None or not self._rows.has_room(len(frame)):
-            room = min(MOST_KNOWN, MOST_KNOWN_BYTES // frame[0].numel())
-            self._rows, self._results = Rows(max(len(frame), room)), None
+        count = frame.shape[0]
+        if self._rows is None or not self._rows.has_room(count):
+            room = min(MOST_KNOWN, MOST_KNOWN_BYTES * count // frame.numel())
+            self._rows, self._results = Rows(max(count, room)), None
         before = self._rows.found
         first, group = self._rows.find(frame, others)
-        if len(first):
+        if self._rows.found > before:
             results = compute(*_selected(columns, first))
             if self._results is None:
                 self._results = results.new_empty(self._rows.capacity, *results.shape[1:])
-            self._results[before : before + len(first)] = results
+            self._results[before : self._rows.found] = results
         return self._results.index_select(0, group)
 
 
@@ -88,7 +89,7 @@ class Rows:
 
         frame: uint8 [N, ...], always of one shape; others: int64 [N].
         """
-        frames = frame.reshape(len(frame), -1).numpy()
+        frames = frame.reshape(frame.shape[0], -1).numpy()
         others = np.zeros(len(frames), np.int64) if others is None else others.numpy()
         if self._words is None:
             self._words = np.zeros((self.capacity + 1, frames.shape[1] // 8 + 2), np.uint64)  # one more to compare with

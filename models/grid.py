@@ -137,7 +137,7 @@ class CellEmbedding(nn.Module):
         """features [N, F] and beside them what each pair `carried`, int32 [N], becomes by `compose_carried`."""
         if torch.is_grad_enabled() or not features.is_cpu:
             return torch.cat([features, F.embedding(carried, table)], dim=1)
-        joined = features.new_empty(len(features), features.shape[1] + table.shape[1])
+        joined = torch.empty(features.shape[0], features.shape[1] + table.shape[1])
         _join(features.numpy(), carried.numpy(), table.numpy(), joined.numpy())
         return joined
 
@@ -174,9 +174,9 @@ def _sums(rows, table, sums):
 
 
 def _sum_of_rows(rows: Tensor, table: Tensor) -> Tensor:
-    if not rows.is_cpu or len(rows) > FEW_POSITIONS:
+    if not rows.is_cpu or rows.shape[0] > FEW_POSITIONS:
         return F.embedding_bag(rows, table, mode="sum")
-    sums = torch.empty(len(rows), table.shape[1])
+    sums = torch.empty(rows.shape[0], table.shape[1])
     _sums(rows.numpy(), table.numpy(), sums.numpy())
     return sums
 
@@ -267,7 +267,7 @@ class _Patches(torch.autograd.Function):
 
 def _patches(hidden: Tensor, reads: Tensor) -> Tensor:
     if hidden.is_cpu:
-        patches = hidden.new_empty(len(hidden), len(reads), hidden.shape[2])
+        patches = torch.empty(hidden.shape[0], reads.shape[0], hidden.shape[2])
         _gather(hidden.numpy(), reads.numpy(), patches.numpy())
         return patches
     return F.pad(hidden, (0, 0, 0, 1)).index_select(1, reads)
@@ -420,8 +420,8 @@ class GridConvolutions(nn.Module):
         Returns: float32 [N, P_out * F], positions in the order x * height + y.
         """
         rows = self.rows(frame, goal)
-        hidden = elu_of_rows(rows, weights.table).view(len(frame), -1)
-        if hidden.is_cpu and not torch.is_grad_enabled() and (self.stride == 2 or len(rows) <= FEW_POSITIONS // 2):
+        hidden = elu_of_rows(rows, weights.table).view(frame.shape[0], -1)
+        if hidden.is_cpu and not torch.is_grad_enabled() and (self.stride == 2 or rows.shape[0] <= FEW_POSITIONS // 2):
             return self._without_gradient(hidden, weights)
         for i, (kernel, bias) in enumerate(weights.layers):
             hidden = self._convolve(hidden, i, kernel, bias)
@@ -429,13 +429,15 @@ class GridConvolutions(nn.Module):
 
     def _without_gradient(self, hidden: Tensor, weights: ConvWeights) -> Tensor:
         """What follows the first convolution, in as few calls as it takes: of an actor's few rows they are what costs."""
-        N = len(hidden)
+        N = hidden.shape[0]
         for i, (kernel, bias) in enumerate(weights.layers):
             if self.stride == 1:
                 kernel = kernel.permute(0, 2, 3, 1).flatten(1)
             if i < len(self._reads):
-                hidden = _patches(hidden.view(N, -1, kernel.shape[1] // TAPS), self._reads[i]).view(-1, kernel.shape[1])
-            hidden = elu_(product(hidden, kernel, bias)).view(N, -1)
+                patches = _patches(hidden.view(N, -1, kernel.shape[1] // TAPS), self._reads[i])
+                hidden = elu_(product(patches.view(-1, kernel.shape[1]), kernel, bias)).view(N, -1)
+            else:
+                hidden = elu_(product(hidden, kernel, bias))
         return hidden
 
     def _convolve(self, hidden: Tensor, i: int, kernel: Tensor, bias: Tensor) -> Tensor:

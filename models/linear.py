@@ -71,15 +71,16 @@ def elu(x):
 
 @compiled(nogil=True)
 def _elu_all(values):
-    for i in range(values.shape[0]):
-        values[i] = elu(values[i])
+    flat = values.reshape(-1)
+    for i in range(flat.shape[0]):
+        flat[i] = elu(flat[i])
 
 
 def elu_(y: Tensor) -> Tensor:
     """F.elu_ of a contiguous float32 tensor without gradient."""
     if not y.is_cpu:
         return F.elu_(y)
-    _elu_all(y.view(-1).numpy())
+    _elu_all(y.numpy())
     return y
 
 

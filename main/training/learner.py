@@ -122,7 +122,8 @@ class Learner:
             reward = reward + self._settings.discounting * last_values(self.student, batch, *self._inputs(batch))
         policy_logits, values = outputs["policy_logits"][:-1], outputs["baseline"][:-1]
         actions = batch["action"][1:]
-        log_probs = vtrace.action_log_probs(policy_logits, actions)
+        log_policy = policy_logits.log_softmax(dim=-1)
+        log_probs = vtrace.chosen(log_policy, actions)
         returns = vtrace.from_log_probs(
             vtrace.action_log_probs(batch["policy_logits"][1:], actions),
             log_probs,
@@ -133,7 +134,7 @@ class Learner:
         )
         pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
         baseline_loss = self._settings.baseline_cost * losses.baseline_loss(returns.vs, values)
-        entropy_loss = self._settings.entropy_cost * losses.entropy_loss(policy_logits)
+        entropy_loss = self._settings.entropy_cost * losses.entropy_loss(log_policy)
         total_loss = pg_loss + baseline_loss + entropy_loss
         norm = self._optimizer.step(total_loss)
         return {
