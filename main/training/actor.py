@@ -80,6 +80,7 @@ class Actor:
         if not self.row:
             self.start()
         self._student.refresh()
+        slots = rollouts.place(slots)
         rollouts.write(0, slots, self.row | self._initial_core_state() | {"policy_version": self._student.version})
         for t in range(1, rollouts.unroll_length + 1):
             if stopped():
