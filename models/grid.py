@@ -290,13 +290,17 @@ class Patches(nn.Module):
 
 @compiled(nogil=True)
 def _rows(frame, goal, columns, starts, factors, goal_bit, outside, rows):
-    """`GridConvolutions.rows` in one pass over frame [N, cells * k, 3], goal [N or 0]."""
+    """`GridConvolutions.rows` in one pass over frame [N, cells * k, 3], goal [N or 0]. Nothing else bounds what it reads."""
     codes = np.empty(frame.shape[1] + 1, np.int32)
     codes[-1] = outside
     for n in range(frame.shape[0]):
         for i in range(frame.shape[1]):
+            if frame[n, i, 0] >= OBJECTS or frame[n, i, 1] >= COLOURS or frame[n, i, 2] >= STATES:
+                raise IndexError("a frame has numbers that are none of an object, colour and state")
             codes[i] = frame[n, i, 0] * factors[0] + frame[n, i, 1] * factors[1] + frame[n, i, 2] * factors[2]
         if len(goal):
+            if not 0 <= goal[n] < frame.shape[1]:
+                raise IndexError("a goal is no cell of the grid")
             codes[goal[n]] += goal_bit
         for i in range(columns.shape[0]):
             rows[n, i] = codes[columns[i]] + starts[i]

@@ -330,3 +330,13 @@ def test_everything_lives_on_the_networks_device():
     novelty = RandomNetwork(shape, use_embedding=False).to("meta")(inputs)
     sum(tensor.sum() for tensor in (*outputs.values(), logits, value, novelty)).backward()
     assert student.feat_extract.convolutions()[0].weight.grad.is_meta
+
+
+@pytest.mark.parametrize("name, value", [("goal", 42), ("goal", -1), ("frame", 255)])
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_is_no_cell_is_refused(name, value, grad):
+    """Compiled code would read, or write, beyond its tables."""
+    student, inputs = Student((6, 7, 3), A, goal_conditioned=True), random_inputs(1, 2, 6, 7)
+    inputs[name].view(-1)[-1] = value
+    with torch.set_grad_enabled(grad), pytest.raises(IndexError):
+        student(inputs)
