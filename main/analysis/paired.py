@@ -24,6 +24,7 @@ from torchbeast.core import run_folder
 
 WARM_UP_SECONDS = 6.0
 START_SECONDS = 120.0
+HUGE = 1e14  # as a mean of squared gradients: the most that a checkpoint may hold is 1e15
 OWN = ("format", "frames", "weights_version", "incarnation", "flags")  # of a checkpoint, what is not the agent's
 # What a checkout is asked to run: it answers each line with the frames per second of a stretch of so many seconds, of those
 # that the processor gave it: what other programs took does not count. Weights come to an actor as often as in a run whose
@@ -176,6 +177,14 @@ def _watched(tree: Path, words: Sequence[str], run_dir: Path, seconds: float) ->
 
 
 def _take_over(path: Path, agent: dict) -> None:
-    """Puts the agent's networks into a run's checkpoint."""
+    """Puts the agent's networks into a run's checkpoint, and what makes its updates' steps as good as none.
+
+    Kept agents come without their optimisers, and a fresh one would undo in a few updates what they have learned.
+    """
     state = torch.load(path, weights_only=True)
-    torch.save(state | {name: value for name, value in agent.items() if name in state and name not in OWN}, path)
+    state |= {name: value for name, value in agent.items() if name in state and name not in OWN}
+    for rule in [value for value in state.values() if isinstance(value, dict) and "param_groups" in value]:
+        for statistics in rule["state"].values():
+            for name in statistics.keys() & {"square_avg", "exp_avg_sq"}:
+                statistics[name].fill_(HUGE)
+    torch.save(state, path)

@@ -11,6 +11,7 @@ from torch import nn
 from main import benchmark
 from main.analysis import paired, scaling
 from tests.helpers.plain_networks import PlainStudent
+from tests.helpers.runs import rows
 from torchbeast.core.ranks import ALONE
 
 
@@ -109,7 +110,17 @@ def test_parts_of_two_checkouts_are_measured(work, monkeypatch, capfd):
 def test_whole_programs_go_on_from_an_agent(monkeypatch):
     monkeypatch.setattr(paired, "WARM_UP_SECONDS", 1.0)
     agent = torch.load(benchmark.ROOT / "results" / "keycorridor-default-1" / "model.tar", weights_only=True)
+    logs, watched = [], paired._watched
+
+    def kept(tree, words, run_dir, seconds):
+        began = watched(tree, words, run_dir, seconds)
+        logs.append(rows(run_dir))
+        return began
+
+    monkeypatch.setattr(paired, "_watched", kept)
     assert paired.whole_program(3.0, benchmark.DOCUMENT, benchmark.ROOT, agent) > 1000
+    rates = [row["success_rate"] for row in logs[1][len(logs[0]) + 100 :] if row.get("episodes")]
+    assert len(rates) > 10 and sum(rates) / len(rates) > 0.9  # it still can what it could
 
 
 @pytest.mark.parametrize("flag, text", [("--against", "no checkout"), ("--agent", "--agent: /nowhere")])
