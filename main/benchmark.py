@@ -7,14 +7,11 @@ import functools
 import itertools
 import json
 import multiprocessing
-import os
 import platform
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,18 +29,19 @@ import torch.distributed as dist
 from main import command
 from main import settings as settings_module
 from main.amigo import program
-from main.analysis import scaling
+from main.analysis import paired, scaling
+from main.settings import RunSettings
 from main.training import recipe
 from main.training.learner import Learner
-from main.training.processes import cores
+from main.training.processes import ProcessSettings, cores
 from models.linear import product
-from torchbeast.core import outputs, run_folder
+from torchbeast.core import checkpoint, outputs, run_folder
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.provenance import processor_name
 from torchbeast.core.ranks import ALONE, Alone, Ranks
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import torch_generator
-from torchbeast.core.settings import Parser, positive_number
+from torchbeast.core.settings import Parser, UsageError, positive_number
 from utils_folder import minigrid
 from utils_folder.motivations import MOTIVATIONS
 
@@ -52,7 +50,9 @@ DOCUMENT = ["--env", KEY_CORRIDOR, "--num_actors", "40", *MOTIVATIONS[settings_m
 GRIDS = (KEY_CORRIDOR, "MiniGrid-ObstructedMaze-1Dl-v0", "MiniGrid-KeyCorridorS4R3-v0", "MiniGrid-KeyCorridorS6R3-v0")
 BATCHES = (8, 40, 320)
 PART_SECONDS = 1.5
-WARM_UP_SECONDS = 6.0
+WORK = ("program", "acting", "learning")
+PROGRAM_PAIRS, PART_PAIRS = 5, 20
+ROOT = Path(__file__).resolve().parents[1]
 STRETCHES = 40
 CALLS = 5  # of ranks, in a stretch: so many that a rank which comes late is not taken for a fast one
 TIMEOUT_SECONDS = 300.0
@@ -150,25 +150,7 @@ def environment_steps(env: str, engine: str, num_envs: int = 40) -> float:
 
 def whole_program(seconds: float, *more: str) -> float:
     """Frames per second of `python -m main.main` with the document's flags, logging and checkpoints on."""
-    with tempfile.TemporaryDirectory() as savedir:
-        words = [sys.executable, "-m", "main.main", *DOCUMENT, "--savedir", savedir, "--xpid", "benchmark", *more]
-        errors = open(Path(savedir) / "errors", "w+")  # noqa: SIM115  (a pipe that nobody reads would fill)
-        process = subprocess.Popen(words, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        log = Path(savedir) / "benchmark" / run_folder.LOG
-        try:
-            deadline = time.monotonic() + 60
-            while not (log.exists() and len(log.read_text().splitlines()) > 1):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the run to be measured ended early: {Path(errors.name).read_text()}")
-                time.sleep(0.1)
-            time.sleep(WARM_UP_SECONDS + seconds)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=30)
-            errors.close()
-        stamps = np.array([[float(x) for x in line.split(",")[1:3]] for line in log.read_text().splitlines()[1:]])
-    stamps = stamps[stamps[:, 0] > stamps[0, 0] + WARM_UP_SECONDS]
-    return float((stamps[-1, 1] - stamps[0, 1]) / (stamps[-1, 0] - stamps[0, 0]))
+    return paired.whole_program(seconds, [*DOCUMENT, *more], ROOT)
 
 
 def measure(seconds: float) -> dict[str, Any]:
@@ -329,6 +311,35 @@ def measure_scaling() -> dict[str, Any]:
     return scaling.predicted(size, times(learner, learn, ALONE), of_two())
 
 
+# Of two checkouts
+
+
+def against(options: argparse.Namespace) -> Iterator[paired.Ratio]:
+    """This checkout's rates to the other's, of each kind of work. Raises: UsageError before anything is measured."""
+    if not (options.against / "main" / "main.py").is_file():
+        raise UsageError(f"--against: {options.against} is no checkout of this program (it has no main/main.py)")
+    words, path, agent = [*DOCUMENT, *options.flags], None, None
+    if options.agent is not None:
+        path = options.agent.resolve() / run_folder.CHECKPOINT
+        try:
+            agent = checkpoint.load(path)
+        except checkpoint.CheckpointError as error:
+            raise UsageError(f"--agent: {error}") from None
+    settings, _ = settings_module.parse(words)
+    settings_module.check(settings)
+    trees = ROOT, options.against.resolve()
+    for work in options.work:
+        if work == "program":
+            ways = (functools.partial(paired.whole_program, options.seconds, words, tree, agent) for tree in trees)
+            yield paired.compare(work, *ways, pairs=options.pairs or PROGRAM_PAIRS)
+        else:
+            about = {"words": words, "env": settings[RunSettings].env, "num_envs": settings[ProcessSettings].num_actors}
+            batch = settings[LearningSettings].batch_size * settings[LearningSettings].unroll_length
+            yield paired.compare_part(
+                work, trees, **about, batch=batch, agent=path, pairs=options.pairs or PART_PAIRS, seconds=PART_SECONDS / 3
+            )
+
+
 # The program
 
 
@@ -336,7 +347,13 @@ def benchmark(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is measured."""
     if options.json is not None:
         outputs.must_be_writable("--json", options.json)
-    if options.scaling:
+    if options.against:
+        result = {**machine(), "against": []}
+        print(heading(result), flush=True)
+        for ratio in against(options):
+            print(ratio, flush=True)
+            result["against"].append(ratio._asdict())
+    elif options.scaling:
         result = {**machine(), **measure_scaling()}
         print(heading(result), scaling.report(result), sep="\n\n")
     else:
@@ -353,6 +370,11 @@ def make_parser() -> Parser:
     parser.add_argument("--seconds", type=positive_number, default=20.0, help="length of each whole-program run (default: 20)")
     parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--scaling", action="store_true", help="measure two ranks in place of all else, and predict more")
+    parser.add_argument("--against", type=Path, help="another checkout: measure this one's rates as ratios to it, in turn")
+    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK, help="what of it (default: all three)")
+    parser.add_argument("--pairs", type=int, help=f"pairs of stretches (default: {PROGRAM_PAIRS}; of a part {PART_PAIRS})")
+    parser.add_argument("--agent", type=Path, help="with --against: go on from the agent in this folder, of the same task")
+    parser.add_argument("flags", nargs="*", help="with --against, after --: flags of the training beside the document's")
     return parser
 
 

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.linear import linear
+from models.linear import elu_, linear, product
 from torchbeast.core.compiled import compiled
 from torchbeast.core.settings import flag
 
@@ -33,10 +34,14 @@ MAX_SIDE = 32  # five convolutions of stride 2 bring 32 cells down to 1
 OBJECTS, COLOURS, STATES = 11, 6, 4
 AGENT = 10  # the agent's number among the objects
 CODES = OBJECTS * COLOURS * STATES
+CARRIED = OBJECTS * COLOURS  # pairs of what is carried, object * 6 + colour
 CELL_CHANNELS = 3  # object, colour, state
+FEW_POSITIONS = 1000
 TAPS = 9  # of a 3x3 kernel, counted as its weight is stored: dy * 3 + dx
 CENTRE = 4  # the tap that reads the position's own cell
 RELU_GAIN = math.sqrt(2.0)
+FACTORS = np.array([COLOURS * STATES * TAPS, STATES * TAPS, TAPS], np.int32)  # of a cell's code, times the taps
+NO_GOAL = np.empty(0, np.int64)
 
 
 def check_frame_shape(frame_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -84,6 +89,16 @@ class CellSettings:
     disable_use_embedding: bool = flag(False, "feed raw channel values to the networks, not embeddings", agent=True)
 
 
+@compiled(nogil=True)
+def _join(features, carried, table, joined):
+    size = features.shape[1]
+    for i in range(len(joined)):
+        for j in range(size):
+            joined[i, j] = features[i, j]
+        for j in range(table.shape[1]):
+            joined[i, size + j] = table[carried[i], j]
+
+
 class CellEmbedding(nn.Module):
     """Base of the networks: the tables that turn cells and the carried object into numbers.
 
@@ -117,6 +132,15 @@ class CellEmbedding(nn.Module):
             return tuple(self.raw_values[:count] for count in (OBJECTS, COLOURS, STATES))
         return self.embed_object.weight, self.embed_color.weight, self.embed_contains.weight
 
+    @staticmethod
+    def with_carried(features: Tensor, carried: Tensor, table: Tensor) -> Tensor:
+        """features [N, F] and beside them what each pair `carried`, int32 [N], becomes by `compose_carried`."""
+        if torch.is_grad_enabled() or not features.is_cpu:
+            return torch.cat([features, F.embedding(carried, table)], dim=1)
+        joined = torch.empty(features.shape[0], features.shape[1] + table.shape[1])
+        _join(features.numpy(), carried.numpy(), table.numpy(), joined.numpy())
+        return joined
+
     def compose_carried(self) -> Tensor:
         """float32 [66, 8]: what each pair object * 6 + colour becomes (raw: [66, 2])."""
         objects, colours, _ = self.tables()
@@ -125,32 +149,57 @@ class CellEmbedding(nn.Module):
 
 
 @compiled(nogil=True)
-def _add_to_rows(table, rows, values):
-    """table[rows[i, j]] += values[i], in a quarter of the time of one index_add_ for each j."""
+def _add_to_rows(table, rows, grad, outputs):
+    """table[rows[i, j]] += grad[i] * ELU's slope at outputs[i], in a quarter of the time of one index_add_ for each j."""
     for i in range(rows.shape[0]):
+        for channel in range(grad.shape[1]):
+            if outputs[i, channel] < 0:
+                grad[i, channel] *= outputs[i, channel] + np.float32(1)
         for j in range(rows.shape[1]):
             row = rows[i, j]
-            for channel in range(values.shape[1]):
-                table[row, channel] += values[i, channel]
+            for channel in range(grad.shape[1]):
+                table[row, channel] += grad[i, channel]
 
 
-def _gradient_of_rows(grad: Tensor, rows: Tensor, table_shape: torch.Size) -> Tensor:
-    """Gradient of the table in `sum_of_rows`, from that of the sums."""
+@compiled(nogil=True)
+def _sums(rows, table, sums):
+    """sums[i] = sum over j of table[rows[i, j]]: of few rows in less time than embedding_bag's call takes."""
+    for i in range(rows.shape[0]):
+        for channel in range(sums.shape[1]):
+            sums[i, channel] = table[rows[i, 0], channel]
+        for j in range(1, rows.shape[1]):
+            row = rows[i, j]
+            for channel in range(sums.shape[1]):
+                sums[i, channel] += table[row, channel]
+
+
+def _sum_of_rows(rows: Tensor, table: Tensor) -> Tensor:
+    if not rows.is_cpu or rows.shape[0] > FEW_POSITIONS:
+        return F.embedding_bag(rows, table, mode="sum")
+    sums = torch.empty(rows.shape[0], table.shape[1])
+    _sums(rows.numpy(), table.numpy(), sums.numpy())
+    return sums
+
+
+def _gradient_of_rows(grad: Tensor, rows: Tensor, outputs: Tensor, table_shape: torch.Size) -> Tensor:
+    """Gradient of the table in `elu_of_rows`, from that of its outputs, which it may write over."""
     grad_table = grad.new_zeros(table_shape)
     if grad.is_cpu:
-        _add_to_rows(grad_table.numpy(), rows.numpy(), grad.contiguous().numpy())
+        _add_to_rows(grad_table.numpy(), rows.numpy(), grad.contiguous().numpy(), outputs.numpy())
     else:
+        grad = torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, outputs)
         for column in rows.long().unbind(1):
             grad_table.index_add_(0, column, grad)
     return grad_table
 
 
-class _SumOfRows(torch.autograd.Function):
+class _EluOfRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, table):
-        ctx.save_for_backward(rows)
+        outputs = elu_(_sum_of_rows(rows, table))
+        ctx.save_for_backward(rows, outputs)
         ctx.table_shape = table.shape
-        return F.embedding_bag(rows, table, mode="sum")
+        return outputs
 
     @staticmethod
     @once_differentiable
@@ -158,8 +207,8 @@ class _SumOfRows(torch.autograd.Function):
         return None, _gradient_of_rows(grad, *ctx.saved_tensors, ctx.table_shape)
 
 
-def sum_of_rows(rows: Tensor, table: Tensor) -> Tensor:
-    """out[i] = sum over j of table[rows[i, j]], differentiable once.
+def elu_of_rows(rows: Tensor, table: Tensor) -> Tensor:
+    """out[i] = ELU(sum over j of table[rows[i, j]]), differentiable once.
 
     embedding_bag's own gradient sorts all the indices first and takes 15 times as long.
 
@@ -168,47 +217,93 @@ def sum_of_rows(rows: Tensor, table: Tensor) -> Tensor:
     Returns: float32 [M, F].
     """
     if torch.is_grad_enabled():
-        return _SumOfRows.apply(rows, table)
-    return F.embedding_bag(rows, table, mode="sum")
+        return _EluOfRows.apply(rows, table)
+    return elu_(_sum_of_rows(rows, table))
+
+
+@compiled(nogil=True)
+def _gather(hidden, reads, patches):
+    """patches[n, i] = hidden[n, reads[i]], and zero where that is outside: padding and selection in one."""
+    count, positions, channels = hidden.shape
+    for n in range(count):
+        for i in range(reads.shape[0]):
+            if reads[i] < positions:
+                for channel in range(channels):
+                    patches[n, i, channel] = hidden[n, reads[i], channel]
+            else:
+                for channel in range(channels):
+                    patches[n, i, channel] = 0.0
+
+
+@compiled(nogil=True)
+def _scatter(patches, reads, hidden):
+    """hidden[n, reads[i]] += patches[n, i]: the gradient of `_gather`."""
+    count, positions, channels = hidden.shape
+    for n in range(count):
+        for i in range(reads.shape[0]):
+            if reads[i] < positions:
+                for channel in range(channels):
+                    hidden[n, reads[i], channel] += patches[n, i, channel]
 
 
 class _Patches(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, reads, readers, first_reader):
-        ctx.save_for_backward(readers, first_reader)
-        return hidden.index_select(1, reads)
+    def forward(ctx, hidden, reads):
+        ctx.save_for_backward(reads)
+        ctx.positions = hidden.shape[1]
+        return _patches(hidden, reads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        readers, first_reader = ctx.saved_tensors
-        N, taps, channels = grad.shape
-        sample = torch.arange(N, device=grad.device)[:, None]
-        rows, bags = (sample * taps + readers).flatten(), (sample * len(readers) + first_reader).flatten()
-        summed = F.embedding_bag(rows, grad.reshape(-1, channels), bags, mode="sum")
-        return summed.view(N, -1, channels), None, None, None
+        (reads,) = ctx.saved_tensors
+        N, _, channels = grad.shape
+        if grad.is_cpu:
+            summed = grad.new_zeros(N, ctx.positions, channels)
+            _scatter(grad.contiguous().numpy(), reads.numpy(), summed.numpy())
+            return summed, None
+        return grad.new_zeros(N, ctx.positions + 1, channels).index_add_(1, reads, grad)[:, :-1], None
+
+
+def _patches(hidden: Tensor, reads: Tensor) -> Tensor:
+    if hidden.is_cpu:
+        patches = torch.empty(hidden.shape[0], reads.shape[0], hidden.shape[2])
+        _gather(hidden.numpy(), reads.numpy(), patches.numpy())
+        return patches
+    return F.pad(hidden, (0, 0, 0, 1)).index_select(1, reads)
 
 
 class Patches(nn.Module):
     """The patches of a 3x3 convolution with stride 2 and padding 1 over a grid of width x height positions.
 
-    From float32 [N, P + 1, C], whose last position is zero and is read outside the grid, to [N, P_out * 9, C].
+    From float32 [N, P, C] to [N, P_out * 9, C], zero outside the grid.
     """
 
     def __init__(self, width: int, height: int):
         super().__init__()
-        cells, nowhere = tap_cells(width, height, 2).flatten(), width * height
-        # A position's gradient is a sum over the taps that read it: the readers by position, and where each's begin.
-        readers = torch.argsort(cells, stable=True)[(cells < 0).sum() :]
-        counts = torch.bincount(cells[cells >= 0], minlength=nowhere + 1)
-        self.register_buffer("reads", torch.where(cells >= 0, cells, nowhere), persistent=False)
-        self.register_buffer("readers", readers, persistent=False)
-        self.register_buffer("first_reader", counts.cumsum(0) - counts, persistent=False)
+        cells = tap_cells(width, height, 2).flatten()
+        self.register_buffer("reads", torch.where(cells >= 0, cells, width * height), persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return _Patches.apply(hidden, self.reads, self.readers, self.first_reader)
-        return hidden.index_select(1, self.reads)
+        return _Patches.apply(hidden, self.reads) if torch.is_grad_enabled() else _patches(hidden, self.reads)
+
+
+@compiled(nogil=True)
+def _rows(frame, goal, columns, starts, factors, goal_bit, outside, rows):
+    """`GridConvolutions.rows` in one pass over frame [N, cells * k, 3], goal [N or 0]. Nothing else bounds what it reads."""
+    codes = np.empty(frame.shape[1] + 1, np.int32)
+    codes[-1] = outside
+    for n in range(frame.shape[0]):
+        for i in range(frame.shape[1]):
+            if frame[n, i, 0] >= OBJECTS or frame[n, i, 1] >= COLOURS or frame[n, i, 2] >= STATES:
+                raise IndexError("a frame has numbers that are none of an object, colour and state")
+            codes[i] = frame[n, i, 0] * factors[0] + frame[n, i, 1] * factors[1] + frame[n, i, 2] * factors[2]
+        if len(goal):
+            if not 0 <= goal[n] < frame.shape[1]:
+                raise IndexError("a goal is no cell of the grid")
+            codes[goal[n]] += goal_bit
+        for i in range(columns.shape[0]):
+            rows[n, i] = codes[columns[i]] + starts[i]
 
 
 class ConvWeights(NamedTuple):
@@ -247,6 +342,10 @@ class GridConvolutions(nn.Module):
         for i, sizes in enumerate(pairwise((cell_dim * self.num_frames + goal_conditioned, *channels))):
             self.add_module(str(2 * i), nn.Conv2d(*sizes, 3, stride, padding=1))
         self.patches = nn.ModuleList(Patches(*sides) for sides in self.sides[1:-1] if stride == 2 and max(sides) > 2)
+        self._reads = [patches.reads for patches in self.patches]  # of a network on the CPU, as `_lookup`
+        if stride == 1:  # in the order in which its kernels lie in memory
+            cells = tap_cells(width, height, 1).view(-1, 3, 3).transpose(1, 2).flatten()
+            self._reads = [torch.where(cells >= 0, cells, width * height)] * (len(channels) - 1)
         self._register_lookup()
 
     def _register_lookup(self) -> None:
@@ -259,8 +358,6 @@ class GridConvolutions(nn.Module):
         marks = torch.cat([*marks, torch.ones(goals * CODES, 1)], dim=1).float()
         marks = F.pad(marks, (0, 0, 0, 1))  # one more code with no mark: outside the grid, every row zero
         cells = tap_cells(*self.sides[0], self.stride)
-        if len(self.patches):
-            cells = F.pad(cells, (0, 0, 0, 1), value=-1)  # the zero position that patches read outside the grid
         frame = torch.arange(k)[:, None]
         columns = torch.where(cells[:, None] >= 0, cells[:, None] * k + frame, self.sides[0][0] * self.sides[0][1] * k)
         starts = (frame * len(marks) * TAPS + torch.arange(TAPS)).expand(len(cells), -1, -1)
@@ -269,8 +366,8 @@ class GridConvolutions(nn.Module):
         self.register_buffer("columns", columns.flatten(), persistent=False)
         self.register_buffer("starts", starts.flatten().int(), persistent=False)
         self.register_buffer("goal_bit", torch.tensor([[CODES * TAPS]], dtype=torch.int32), persistent=False)
-        factors = torch.tensor([COLOURS * STATES * TAPS, STATES * TAPS, float(TAPS)])
-        self.register_buffer("code_factors", factors, persistent=False)
+        self.register_buffer("code_factors", torch.from_numpy(FACTORS).float(), persistent=False)
+        self._lookup = (self.columns.numpy(), self.starts.numpy(), FACTORS, CODES * TAPS, self.outside_code)
 
     def convolutions(self) -> list[nn.Conv2d]:
         return [module for module in self.children() if isinstance(module, nn.Conv2d)]
@@ -308,6 +405,11 @@ class GridConvolutions(nn.Module):
     def rows(self, frame: Tensor, goal: Tensor | None) -> Tensor:
         """int32 [N * positions, 9k]: the table's rows to add up at each position."""
         N = frame.shape[0]
+        if frame.is_cpu:
+            rows = torch.empty(N, self._lookup[0].shape[0], dtype=torch.int32)
+            goals = NO_GOAL if goal is None else goal.numpy() * self.num_frames
+            _rows(frame.reshape(N, -1, CELL_CHANNELS).numpy(), goals, *self._lookup, rows.numpy())
+            return rows.view(-1, TAPS * self.num_frames)
         codes = torch.mv(frame.reshape(-1, CELL_CHANNELS).float(), self.code_factors).int().view(N, -1)
         codes = F.pad(codes, (0, 1), value=self.outside_code)
         if goal is not None:
@@ -322,20 +424,33 @@ class GridConvolutions(nn.Module):
         Returns: float32 [N, P_out * F], positions in the order x * height + y.
         """
         rows = self.rows(frame, goal)
-        hidden = F.elu_(sum_of_rows(rows, weights.table)).view(len(frame), -1)
+        hidden = elu_of_rows(rows, weights.table).view(frame.shape[0], -1)
+        if hidden.is_cpu and not torch.is_grad_enabled() and (self.stride == 2 or rows.shape[0] <= FEW_POSITIONS // 2):
+            return self._without_gradient(hidden, weights)
         for i, (kernel, bias) in enumerate(weights.layers):
             hidden = self._convolve(hidden, i, kernel, bias)
         return hidden
 
+    def _without_gradient(self, hidden: Tensor, weights: ConvWeights) -> Tensor:
+        """What follows the first convolution, in as few calls as it takes: of an actor's few rows they are what costs."""
+        N = hidden.shape[0]
+        for i, (kernel, bias) in enumerate(weights.layers):
+            if self.stride == 1:
+                kernel = kernel.permute(0, 2, 3, 1).flatten(1)
+            if i < len(self._reads):
+                patches = _patches(hidden.view(N, -1, kernel.shape[1] // TAPS), self._reads[i])
+                hidden = elu_(product(patches.view(-1, kernel.shape[1]), kernel, bias)).view(N, -1)
+            else:
+                hidden = elu_(product(hidden, kernel, bias))
+        return hidden
+
     def _convolve(self, hidden: Tensor, i: int, kernel: Tensor, bias: Tensor) -> Tensor:
-        """[N, P * C] to [N, P_out * F]; before patches are taken, the first layer's P counts its zero position too."""
+        """[N, P * C] to [N, P_out * F]."""
         N = hidden.shape[0]
         if self.stride == 1:
             grid = hidden.view(N, *self.sides[i + 1], -1).permute(0, 3, 1, 2)
             return F.elu_(F.conv2d(grid, kernel, bias, padding=1)).permute(0, 2, 3, 1).flatten(1)
         if i >= len(self.patches):
             return linear(hidden, kernel, bias, "elu")
-        channels = kernel.shape[1] // TAPS
-        hidden = F.pad(hidden, (0, channels)) if i > 0 else hidden
-        patches = self.patches[i](hidden.view(N, -1, channels))
+        patches = self.patches[i](hidden.view(N, -1, kernel.shape[1] // TAPS))
         return linear(patches.view(-1, kernel.shape[1]), kernel, bias, "elu").view(N, -1)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import StudentNetwork
-from models.grid import COLOURS, RELU_GAIN, CellEmbedding, CellSettings, ConvWeights, GridConvolutions, initialise
+from models.distinct import Known, over_distinct
+from models.grid import CARRIED, COLOURS, RELU_GAIN, CellEmbedding, CellSettings, ConvWeights, GridConvolutions, initialise
 from models.linear import linear, packed
 from torchbeast.core.settings import Settings, flag
 
@@ -34,6 +35,7 @@ class StudentWeights(NamedTuple):
     carried: Tensor  # [66, 8]
     fc: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # (weight, bias) of the two fully connected layers
     heads: tuple[Tensor, Tensor]  # [A + 1, hidden], [A + 1]: policy and baseline as one layer
+    known: Known | None  # what was computed with them, where they are for acting
 
 
 class Student(CellEmbedding, StudentNetwork):
@@ -126,7 +128,8 @@ class Student(CellEmbedding, StudentNetwork):
         if not torch.is_grad_enabled():
             fc = [(packed(weight), bias) for weight, bias in fc]
         heads = torch.cat([self.policy.weight, self.baseline.weight]), torch.cat([self.policy.bias, self.baseline.bias])
-        return StudentWeights(self.feat_extract.compose(self.tables()), self.compose_carried(), tuple(fc), heads)
+        known = Known() if heads[0].is_cpu and not torch.is_grad_enabled() else None
+        return StudentWeights(self.feat_extract.compose(self.tables()), self.compose_carried(), tuple(fc), heads, known)
 
     def forward(
         self, inputs: dict[str, Tensor], core_state: tuple[Tensor, ...] = (), weights: StudentWeights | None = None
@@ -142,16 +145,26 @@ class Student(CellEmbedding, StudentNetwork):
         """
         weights = self.compose() if weights is None else weights
         T, B, *shape = inputs["frame"].shape
+        frame, carried = inputs["frame"].reshape(T * B, *shape), inputs["carried_obj"] * COLOURS + inputs["carried_col"]
+        carried = carried.flatten().int()  # at most 65: fits uint8
         goal = inputs["goal"].flatten() if self.goal_conditioned else None
-        features = self.feat_extract(inputs["frame"].reshape(T * B, *shape), goal, weights.convs)
-        carried = (inputs["carried_obj"] * COLOURS + inputs["carried_col"]).flatten().int()  # at most 65: fits uint8
-        hidden = torch.cat([features, F.embedding(carried, weights.carried)], dim=1)
+        others = carried.long() if goal is None else goal * CARRIED + carried
+        over = weights.known.over if weights.known is not None else over_distinct
+        if self.core is None:
+            compute = lambda *seen: linear(self._features(weights, *seen), *weights.heads)  # noqa: E731
+            scores = over(compute, (frame, carried, goal), frame, others).view(T, B, -1)
+        else:
+            hidden = over(functools.partial(self._features, weights), (frame, carried, goal), frame, others)
+            hidden, core_state = self._recur(hidden.view(T, B, -1), inputs["done"], core_state)
+            scores = linear(hidden.flatten(0, 1), *weights.heads).view(T, B, -1)
+        return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
+
+    def _features(self, weights: StudentWeights, frame: Tensor, carried: Tensor, goal: Tensor | None) -> Tensor:
+        """float32 [N, hidden], what LSTM or heads get: of frame [N, W, H, 3k], carried int32 [N] (pair numbers), goal [N]."""
+        hidden = self.with_carried(self.feat_extract(frame, goal, weights.convs), carried, weights.carried)
         for weight, bias in weights.fc:
             hidden = linear(hidden, weight, bias, "relu")
-        if self.core is not None:
-            hidden, core_state = self._recur(hidden.view(T, B, -1), inputs["done"], core_state)
-        scores = linear(hidden.flatten(0, -2), *weights.heads).view(T, B, -1)
-        return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
+        return hidden
 
     def _recur(self, hidden: Tensor, done: Tensor, core_state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The LSTM over hidden [T, B, hidden], its state zeroed where done [T, B]."""

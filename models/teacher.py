@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from models.distinct import over_distinct
 from models.grid import CellEmbedding, ConvWeights, GridConvolutions, initialise
 
 
@@ -55,7 +56,8 @@ class Teacher(CellEmbedding):
         weights: `compose()` of the present parameters; None composes them here.
         """
         weights = self.compose() if weights is None else weights
-        maps = self.extract_representation(frame, None, weights.convs).view(-1, self.width, self.height)
+        maps = over_distinct(lambda frame: self.extract_representation(frame, None, weights.convs), [frame], frame)
+        maps = maps.view(-1, self.width, self.height)
         if self.inner:
             maps = maps[:, 1:-1, 1:-1]
         logits = (maps.transpose(1, 2) if self.mirrored else maps).flatten(1)

@@ -63,7 +63,7 @@ class Actor:
         """Acts in the present state, in every environment; returns the row of the state that this led to."""
         self._student.refresh()
         self._motivation.refresh()
-        inputs = {name: torch.from_numpy(self.row[name])[None] for name in STUDENT_INPUTS if name in self.row}
+        inputs = {name: torch.from_numpy(self.row[name]).unsqueeze(0) for name in STUDENT_INPUTS if name in self.row}
         outputs, self._core_state = self._student.network(inputs, self._core_state, self._student.composed)
         logits = outputs["policy_logits"][0]
         action = (logits.argmax(-1) if self._greedy else sample(logits, self._generator)).numpy()
@@ -80,6 +80,7 @@ class Actor:
         if not self.row:
             self.start()
         self._student.refresh()
+        slots = rollouts.place(slots)
         rollouts.write(0, slots, self.row | self._initial_core_state() | {"policy_version": self._student.version})
         for t in range(1, rollouts.unroll_length + 1):
             if stopped():

@@ -121,30 +121,11 @@ class Learner:
         reward = rewards.student_reward(batch["reward"][1:], intrinsic, extrinsic=extrinsic)
         if self._settings.bootstrap_time_limit:
             reward = reward + self._settings.discounting * last_values(self.student, batch, *inputs)
-        policy_logits, values = outputs["policy_logits"][:-1], outputs["baseline"][:-1]
-        actions = batch["action"][1:]
-        log_probs = vtrace.action_log_probs(policy_logits, actions)
-        returns = vtrace.from_log_probs(
-            vtrace.action_log_probs(batch["policy_logits"][1:], actions),
-            log_probs,
-            self._settings.discounting * (~batch["done"][1:]).float(),
-            reward,
-            values,
-            outputs["baseline"][-1],
-        )
-        pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
-        baseline_loss = self._settings.baseline_cost * losses.baseline_loss(returns.vs, values)
-        entropy_loss = self._settings.entropy_cost * losses.entropy_loss(policy_logits)
-        total_loss = pg_loss + baseline_loss + entropy_loss
+        parts = _losses(self._settings, outputs, batch, reward)
+        total_loss = sum(parts.values())
         norm = self._optimizer.step(total_loss)
-        return {
-            "total_loss": total_loss.item(),
-            "pg_loss": pg_loss.item(),
-            "baseline_loss": baseline_loss.item(),
-            "entropy_loss": entropy_loss.item(),
-            "mean_intrinsic_rewards": intrinsic.mean().item(),
-            "grad_norm": norm.item(),
-        }
+        stats = {"total_loss": total_loss, **parts, "mean_intrinsic_rewards": intrinsic.mean(), "grad_norm": norm}
+        return {name: value.item() for name, value in stats.items()}
 
     def _inputs(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """What the student sees in states 0..T, and the state of its memory before them."""
@@ -229,6 +210,28 @@ class Learner:
         self.motivation.load_state_dict(state)
         self.motivation.load_training_state_dict(state)
         self.shared.publish(self.student, state["weights_version"])
+
+
+def _losses(
+    settings: LearningSettings, outputs: dict[str, Tensor], batch: dict[str, Tensor], reward: Tensor
+) -> dict[str, Tensor]:
+    """The three parts of the student's loss, scalars, from its outputs in states 0..T and the reward [T, B] of the steps."""
+    policy_logits, values, actions = outputs["policy_logits"][:-1], outputs["baseline"][:-1], batch["action"][1:]
+    log_policy = policy_logits.log_softmax(dim=-1)
+    log_probs = vtrace.chosen(log_policy, actions)
+    returns = vtrace.from_log_probs(
+        vtrace.action_log_probs(batch["policy_logits"][1:], actions),
+        log_probs,
+        settings.discounting * (~batch["done"][1:]).float(),
+        reward,
+        values,
+        outputs["baseline"][-1],
+    )
+    return {
+        "pg_loss": losses.policy_gradient_loss(log_probs, returns.pg_advantages),
+        "baseline_loss": settings.baseline_cost * losses.baseline_loss(returns.vs, values),
+        "entropy_loss": settings.entropy_cost * losses.entropy_loss(log_policy),
+    }
 
 
 def _episodes(returns: Sequence[float]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from torchbeast.core.environment import LAST, Environment
 from torchbeast.core.optimizer import LearningSettings, optimizer_maker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field, Rollouts, agent_fields, rollout_bytes
+from torchbeast.core.sampling import sample
 from torchbeast.core.settings import Settings
 from torchbeast.core.weights import Reader, SharedWeights
 from utils_folder import minigrid
@@ -75,7 +76,22 @@ class Agent(NamedTuple):
         student = STUDENTS[run.student_network].make(
             settings, task.frame_shape, task.num_actions, goal_conditioned=motivation.goal_conditioned
         )
-        return cls(settings, task, motivation, student, SharedWeights(student))
+        agent = cls(settings, task, motivation, student, SharedWeights(student))
+        agent._act_once()
+        return agent
+
+    @torch.no_grad()
+    def _act_once(self) -> None:
+        """So that what acting compiles is there before a fork: else each actor process would compile it."""
+        zeros = {name: torch.zeros(1, 1, *field.shape, dtype=torch.uint8) for name, field in self._seen_fields().items()}
+        told = {"done": torch.ones(1, 1, dtype=torch.bool), "goal": torch.zeros(1, 1, dtype=torch.int64)}
+        outputs, _ = self.student(zeros | told, self.student.initial_state(1), self.student.compose())
+        sample(outputs["policy_logits"][0], torch.Generator())
+
+    def _seen_fields(self) -> dict[str, Field]:
+        """What a student sees of the environment."""
+        fields = agent_fields(self.task.frame_shape, self.task.num_actions) | minigrid.CARRIED_FIELDS
+        return {name: fields[name] for name in OBSERVED}
 
     def learner(self, ranks: Alone = ALONE) -> Learner:
         """Learns this agent."""

@@ -41,7 +41,7 @@ def test_baseline_loss_and_gradient():
 def test_entropy_loss_and_gradient():
     # Probabilities 1/4, 3/4 and 1/2, 1/2 in the two columns of one step.
     logits = tensor([[[0.0, math.log(3.0)], [1.0, 1.0]]], requires_grad=True)
-    loss = entropy_loss(logits)
+    loss = entropy_loss(logits.log_softmax(-1))
     first = 0.25 * math.log(0.25) + 0.75 * math.log(0.75)
     second = math.log(0.5)
     assert loss.item() == pytest.approx((first + second) / 2)
@@ -55,9 +55,9 @@ def test_entropy_loss_and_gradient():
 def test_entropy_loss_is_lowest_for_the_uniform_policy():
     uniform, peaked = torch.zeros(5, 3, 7), torch.zeros(5, 3, 7)
     peaked[..., 2] = 50.0
-    assert entropy_loss(uniform).item() == pytest.approx(-5 * math.log(7), rel=1e-5)
-    assert entropy_loss(peaked).item() == pytest.approx(0.0, abs=1e-5)
-    assert torch.isfinite(entropy_loss(peaked * 100))
+    assert entropy_loss(uniform.log_softmax(-1)).item() == pytest.approx(-5 * math.log(7), rel=1e-5)
+    assert entropy_loss(peaked.log_softmax(-1)).item() == pytest.approx(0.0, abs=1e-5)
+    assert torch.isfinite(entropy_loss((peaked * 100).log_softmax(-1)))
 
 
 @pytest.mark.parametrize("T, B", [(5, 3), (3, 5), (1, 4), (4, 1)])
@@ -65,7 +65,7 @@ def test_sum_over_time_of_the_mean_over_the_batch(T, B):
     """Every step costs 1 in each loss: T in all, whatever the batch."""
     assert policy_gradient_loss(torch.full((T, B), -1.0), torch.ones(T, B)).item() == pytest.approx(T)
     assert baseline_loss(torch.zeros(T, B), torch.full((T, B), math.sqrt(2.0))).item() == pytest.approx(T)
-    assert entropy_loss(torch.zeros(T, B, 2)).item() == pytest.approx(-T * math.log(2))
+    assert entropy_loss(torch.zeros(T, B, 2).log_softmax(-1)).item() == pytest.approx(-T * math.log(2))
 
 
 def test_policy_gradient_raises_the_probability_of_a_good_action():

@@ -163,6 +163,15 @@ def test_a_fill_leaves_no_poison_and_touches_no_other_slot(actor, rollouts):
         assert is_poison(columns[others]).all(), name
 
 
+@pytest.mark.parametrize(
+    "slots, as_slice", [([3, 4, 5], True), ([4], True), ([0, 2, 3], False), ([5, 4, 3], False), ([3, 3, 5], False)]
+)
+def test_the_place_of_slots_is_theirs(slots, as_slice):
+    place = Rollouts.place(np.array(slots))
+    assert isinstance(place, slice) == as_slice
+    assert np.arange(SLOTS)[place].tolist() == slots
+
+
 def test_a_field_that_nobody_writes_shows():
     """The poison does what it is there for: a row without a field is refused."""
     rollouts = Rollouts({"reward": Field((), np.float32), "extra": Field((), np.int32)}, unroll_length=T, num_buffers=SLOTS)

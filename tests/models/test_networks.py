@@ -2,73 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from models.grid import MAX_SIDE, _gradient_of_rows, sum_of_rows
-from models.linear import ONEDNN_FROM, linear
+from models.grid import MAX_SIDE, _gradient_of_rows, elu_of_rows
+from models.linear import ONEDNN_FROM, elu_, linear
 from models.novelty import RandomNetwork
 from models.student import Student
 from models.teacher import Teacher
 from tests.helpers.agents import random_frames
+from tests.helpers.networks import GRIDS, A, assert_same, random_inputs, twins
 from tests.helpers.plain_networks import PlainRandomNetwork, PlainStudent, PlainTeacher
 
-GRIDS = [(7, 7), (11, 6), (3, 5), (16, 16), (9, 20)]
-A, WALL, BALL = 7, 2, 6
+WALL, BALL = 2, 6
 CHECKPOINTS = Path(__file__).resolve().parents[3] / "shared" / "reference"
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def random_inputs(T: int, B: int, width: int, height: int, k: int = 1) -> dict[str, torch.Tensor]:
-    return {
-        "frame": random_frames(T, B, width, height, 3 * k),
-        "carried_obj": torch.randint(11, (T, B), dtype=torch.uint8),
-        "carried_col": torch.randint(6, (T, B), dtype=torch.uint8),
-        "done": torch.rand(T, B) < 0.3,
-        "goal": torch.randint(width * height, (T, B)),
-    }
-
-
-def randomise(module: torch.nn.Module) -> None:
-    """Biases too: zero ones would hide a forgotten bias."""
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name.endswith("bias"):
-                parameter.uniform_(-0.5, 0.5)
-
-
-def twins(fast: torch.nn.Module, plain: torch.nn.Module) -> None:
-    """Give the plain twin the fast network's weights; their keys and shapes must agree."""
-    randomise(fast)
-    plain.load_state_dict(fast.state_dict(), strict=True)
-
-
-def assert_same(fast, plain, fast_outputs, plain_outputs) -> None:
-    """Equal outputs, and equal gradients of a random function of them for every parameter."""
-    weights = [torch.randn_like(output) for output in plain_outputs]
-    for ours, theirs in zip(fast_outputs, plain_outputs):
-        assert ours.shape == theirs.shape
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5)
-    for outputs in (fast_outputs, plain_outputs):
-        sum((weight * output).sum() for weight, output in zip(weights, outputs)).backward()
-    gradients = {name: parameter.grad for name, parameter in plain.named_parameters()}
-    assert gradients.keys() == dict(fast.named_parameters()).keys()
-    for name, parameter in fast.named_parameters():
-        if gradients[name] is None:
-            assert parameter.grad is None, name
-        else:
-            scale = gradients[name].abs().max().item()
-            assert scale > 0, f"{name}: the plain twin's gradient is zero, the comparison is empty"
-            torch.testing.assert_close(
-                parameter.grad, gradients[name], rtol=1e-3, atol=1e-4 * scale, msg=lambda m, name=name: f"{name}: {m}"
-            )
 
 
 STUDENTS = [
@@ -340,16 +296,27 @@ def test_gradient_of_rows_without_the_compiled_loop():
     rows = torch.randint(11, (6, 4), dtype=torch.int32)
     table = torch.randn(11, 3, requires_grad=True)
     grad = torch.randn(6, 3)
-    (expected,) = torch.autograd.grad(table[rows.long()].sum(1), table, grad)
-    (actual,) = torch.autograd.grad(sum_of_rows(rows, table), table, grad)
+    outputs = F.elu(table[rows.long()].sum(1))
+    assert (outputs > 0).any() and (outputs < 0).any()
+    (expected,) = torch.autograd.grad(outputs, table, grad)
+    (actual,) = torch.autograd.grad(elu_of_rows(rows, table), table, grad.clone())
     torch.testing.assert_close(actual, expected)
 
     class Elsewhere(torch.Tensor):
         is_cpu = False
 
     torch.testing.assert_close(
-        _gradient_of_rows(grad.as_subclass(Elsewhere), rows, table.shape).as_subclass(torch.Tensor), expected
+        _gradient_of_rows(grad.as_subclass(Elsewhere), rows, outputs.detach(), table.shape).as_subclass(torch.Tensor), expected
     )
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_elu_is_torchs(size):
+    """At both ends, on either side of every change of the exponent, and where there is no number."""
+    special = torch.tensor([0.0, 1e-30, -1e-30, 1e-7, -1e-7, -200.0, 3e38, -3e38, math.inf, -math.inf, math.nan])
+    for values in (special.repeat(size)[: 11 * size], torch.linspace(-20, 2, 997 * size)):
+        expected = F.elu(values.double()).float()
+        torch.testing.assert_close(elu_(values.clone()), expected, rtol=2e-7, atol=1e-30, equal_nan=True)
 
 
 def test_everything_lives_on_the_networks_device():
@@ -363,3 +330,13 @@ def test_everything_lives_on_the_networks_device():
     novelty = RandomNetwork(shape, use_embedding=False).to("meta")(inputs)
     sum(tensor.sum() for tensor in (*outputs.values(), logits, value, novelty)).backward()
     assert student.feat_extract.convolutions()[0].weight.grad.is_meta
+
+
+@pytest.mark.parametrize("name, value", [("goal", 42), ("goal", -1), ("frame", 255)])
+@pytest.mark.parametrize("grad", [True, False])
+def test_what_is_no_cell_is_refused(name, value, grad):
+    """Compiled code would read, or write, beyond its tables."""
+    student, inputs = Student((6, 7, 3), A, goal_conditioned=True), random_inputs(1, 2, 6, 7)
+    inputs[name].view(-1)[-1] = value
+    with torch.set_grad_enabled(grad), pytest.raises(IndexError):
+        student(inputs)

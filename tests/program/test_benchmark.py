@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from main import benchmark
-from main.analysis import scaling
+from main.analysis import paired, scaling
 from tests.helpers.plain_networks import PlainStudent
+from tests.helpers.runs import rows
 from torchbeast.core.ranks import ALONE
 
 
@@ -35,7 +36,7 @@ def test_operations_are_those_of_the_plain_student(grid):
 
 
 def test_the_whole_program_is_really_run(monkeypatch):
-    monkeypatch.setattr(benchmark, "WARM_UP_SECONDS", 1.0)
+    monkeypatch.setattr(paired, "WARM_UP_SECONDS", 1.0)
     assert benchmark.whole_program(1.5) > 1000
 
 
@@ -81,3 +82,54 @@ def test_the_ring_by_hand():
     assert scaling.Link.fit(short, long, 500_000) == pytest.approx(link)
     assert link.over(0.5e9) == pytest.approx((1e-3 + scaling.WIRE_SECONDS, 0.5e9)) and link.over(2e9).bandwidth == 1e9
     assert scaling.efficiency(1.0, 0, 1, link) == 1 and 0.98 < scaling.efficiency(1.0, 6_000_000, 3, link) < 0.99
+
+
+def test_two_checkouts_take_turns():
+    order = []
+
+    def stretch(name, rates):
+        return lambda: order.append(name) or rates.pop(0)
+
+    ratio = paired.compare("acting", stretch("ours", [2.0, 6.0, 9.0]), stretch("theirs", [1.0, 2.0, 3.0]), pairs=3)
+    assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert ratio.ratios == [2.0, 3.0, 3.0] and (ratio.ours, ratio.theirs) == (6.0, 2.0)
+    assert "3.00 times as fast" in str(ratio) and "all 2.00 to 3.00" in str(ratio)
+
+
+@pytest.mark.parametrize("work", ["acting", "learning"])
+def test_parts_of_two_checkouts_are_measured(work, monkeypatch, capfd):
+    """The other one is this one, going on from a kept agent."""
+    monkeypatch.setattr(benchmark, "PART_SECONDS", 0.15)
+    agent = str(benchmark.ROOT / "results" / "maze-default-1")
+    words = ["--against", str(benchmark.ROOT), "--work", work, "--pairs", "2", "--agent", agent]
+    assert benchmark.main([*words, "--", "--env", "MiniGrid-ObstructedMaze-1Dl-v0"]) == 0
+    assert f"{work}: " in (out := capfd.readouterr().out) and " times as fast" in out
+
+
+@pytest.mark.slow
+def test_whole_programs_go_on_from_an_agent(monkeypatch):
+    monkeypatch.setattr(paired, "WARM_UP_SECONDS", 1.0)
+    agent = torch.load(benchmark.ROOT / "results" / "keycorridor-default-1" / "model.tar", weights_only=True)
+    logs, watched = [], paired._watched
+
+    def kept(tree, words, run_dir, seconds):
+        began = watched(tree, words, run_dir, seconds)
+        logs.append(rows(run_dir))
+        return began
+
+    monkeypatch.setattr(paired, "_watched", kept)
+    assert paired.whole_program(3.0, benchmark.DOCUMENT, benchmark.ROOT, agent) > 1000
+    rates = [row["success_rate"] for row in logs[1][len(logs[0]) + 100 :] if row.get("episodes")]
+    assert len(rates) > 10 and sum(rates) / len(rates) > 0.9  # it still can what it could
+
+
+@pytest.mark.parametrize("flag, text", [("--against", "no checkout"), ("--agent", "--agent: /nowhere")])
+def test_what_cannot_be_compared_is_refused(flag, text, capfd):
+    assert benchmark.main(["--against", str(benchmark.ROOT), flag, "/nowhere"]) == 2
+    assert text in capfd.readouterr().err
+
+
+def test_a_process_that_ends_early_is_named():
+    about = {"env": "MiniGrid-Nowhere-v0", "num_envs": 4, "batch": 800, "agent": None, "pairs": 1, "seconds": 0.1}
+    with pytest.raises(RuntimeError, match="ended early"):
+        paired.compare_part("acting", [benchmark.ROOT] * 2, benchmark.DOCUMENT, **about)

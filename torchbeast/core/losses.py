@@ -6,7 +6,6 @@ Source: IMPALA (arXiv 1802.01561), section 4.2; the average over the batch is To
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def _over_time_and_batch(losses: Tensor) -> Tensor:
@@ -38,12 +37,11 @@ def baseline_loss(targets: Tensor, values: Tensor) -> Tensor:
     return 0.5 * _over_time_and_batch((targets.detach() - values) ** 2)
 
 
-def entropy_loss(policy_logits: Tensor) -> Tensor:
-    """sum_t mean_b sum_a pi(a) log pi(a): the negative entropy of softmax(policy_logits).
+def entropy_loss(log_policy: Tensor) -> Tensor:
+    """sum_t mean_b sum_a pi(a) log pi(a): the negative entropy of a policy.
 
     Args:
-        policy_logits: float32 [T, B, A], with gradient.
+        log_policy: float32 [T, B, A], log softmax of its logits, with gradient.
     Returns: float32 scalar, in nats.
     """
-    log_policy = F.log_softmax(policy_logits, dim=-1)
     return _over_time_and_batch((log_policy.exp() * log_policy).sum(dim=-1))

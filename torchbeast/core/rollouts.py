@@ -101,8 +101,14 @@ class Rollouts:
         fields = {name: f.form(*([rows] if f.per_row else []), count) for name, f in self.fields.items()}
         return forms.record(fields, optional=younger(self.fields))
 
-    def write(self, t: int, slots: np.ndarray, row: Mapping[str, np.ndarray]) -> None:
-        """Writes row t ([E, ...] per field) of the rollouts `slots` (integers [E])."""
+    @staticmethod
+    def place(slots: np.ndarray) -> np.ndarray | slice:
+        """`slots` as `write` takes them fastest: slots that follow each other need no index."""
+        first, last = int(slots[0]), int(slots[-1])
+        return slice(first, last + 1) if np.array_equal(slots, np.arange(first, last + 1)) else slots
+
+    def write(self, t: int, slots: np.ndarray | slice, row: Mapping[str, np.ndarray]) -> None:
+        """Writes row t ([E, ...] per field) of the rollouts `slots` (integers [E], or their `place`)."""
         for name, field in self.fields.items():
             if field.per_row:
                 self.arrays[name][t, slots] = row[name]

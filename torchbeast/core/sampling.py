@@ -6,14 +6,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchbeast.core.compiled import compiled
+
 
 def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Draws from softmax(logits) over the last axis: float32 [..., A] -> int64 [...].
 
     The Gumbel-max trick: argmax(logits - log(Exponential(1))).
     """
-    noise = torch.empty_like(logits).exponential_(generator=generator)
-    return (logits - noise.log_()).argmax(dim=-1)
+    noise = torch.empty_like(logits, memory_format=torch.contiguous_format).exponential_(generator=generator)
+    if logits.dim() != 2 or not logits.is_cpu:
+        return (logits - noise.log_()).argmax(dim=-1)
+    return torch.from_numpy(_first_arrival(logits.contiguous().numpy(), noise.numpy()))
+
+
+@compiled(nogil=True)
+def _first_arrival(logits, noise):
+    """argmax of logits - log(noise) over the last of two axes."""
+    chosen = np.zeros(len(logits), np.int64)
+    for i in range(len(logits)):
+        best = logits[i, 0] - np.log(noise[i, 0])
+        for j in range(1, logits.shape[1]):
+            score = logits[i, j] - np.log(noise[i, j])
+            if score > best:
+                best, chosen[i] = score, j
+    return chosen
 
 
 def derive_seed(seed: int, stream: str, index: int = 0) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from torchbeast.core.compiled import compiled
 
 
 class VTraceReturns(NamedTuple):
@@ -24,7 +27,12 @@ def action_log_probs(policy_logits: Tensor, actions: Tensor) -> Tensor:
         actions: int64 [...].
     Returns: float32 [...].
     """
-    return F.log_softmax(policy_logits, dim=-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    return chosen(F.log_softmax(policy_logits, dim=-1), actions)
+
+
+def chosen(log_policy: Tensor, actions: Tensor) -> Tensor:
+    """float32 [...], what log_policy [..., A] has for the actions int64 [...]."""
+    return log_policy.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
 @torch.no_grad()
@@ -65,24 +73,26 @@ def from_importance_weights(
         )
     if bootstrap_value.shape != values.shape[1:]:
         raise ValueError(f"bootstrap_value must be [B], got {tuple(bootstrap_value.shape)}")
-    ratios = log_rhos.exp()
-    rhos = ratios.clamp(max=clip_rho)
-    next_values = torch.cat([values[1:], bootstrap_value.unsqueeze(0)])
-    deltas = rhos * (rewards + discounts * next_values - values)
-    corrections = _discounted_sums(deltas, discounts * ratios.clamp(max=clip_c))
-    vs = values + corrections
-    next_vs = torch.cat([vs[1:], bootstrap_value.unsqueeze(0)])
-    return VTraceReturns(vs, rhos * (rewards + discounts * next_vs - values))
+    given = (log_rhos, discounts, rewards, values, bootstrap_value)  # [T, B] is little: wherever it is, the CPU is the faster
+    vs, advantages = _targets(*(x.cpu().contiguous().numpy() for x in given), np.float32(clip_rho), np.float32(clip_c))
+    return VTraceReturns(*(torch.from_numpy(x).to(values.device) for x in (vs, advantages)))
 
 
-def _discounted_sums(deltas: Tensor, factors: Tensor) -> Tensor:
-    """acc_t = deltas_t + factors_t acc_{t+1}, with acc_T = 0. All float32 [T, B]."""
-    sums = torch.empty_like(deltas)
-    accumulator = torch.zeros_like(deltas[0])
-    steps = zip(sums.unbind(), deltas.unbind(), factors.unbind(), strict=True)
-    for out, delta, factor in reversed(list(steps)):
-        accumulator = torch.addcmul(delta, factor, accumulator, out=out)
-    return sums
+@compiled(nogil=True)
+def _targets(log_rhos, discounts, rewards, values, bootstrap_value, clip_rho, clip_c):
+    """(v_s, advantage_s) of `from_importance_weights`, backwards in time: one pass in place of three calls a step."""
+    T, B = values.shape
+    vs, advantages = np.empty_like(values), np.empty_like(values)
+    for b in range(B):
+        next_value = next_vs = bootstrap_value[b]
+        for s in range(T - 1, -1, -1):
+            ratio, value = np.exp(log_rhos[s, b]), values[s, b]
+            rho, c = min(clip_rho, ratio), min(clip_c, ratio)
+            delta = rho * (rewards[s, b] + discounts[s, b] * next_value - value)
+            advantages[s, b] = rho * (rewards[s, b] + discounts[s, b] * next_vs - value)
+            next_vs = value + (delta + discounts[s, b] * c * (next_vs - next_value))
+            vs[s, b], next_value = next_vs, value
+    return vs, advantages
 
 
 def from_log_probs(

@@ -78,6 +78,7 @@ class Reader:
         self._take()
         return True
 
+    @torch.no_grad()
     def _take(self) -> None:
         self.version = self._shared.read_into(self._flat)
         self.composed = self.network.compose()

@@ -431,7 +431,8 @@ def reinforce(
         reward: float32 [N].
     Source: AMIGo (arXiv 2006.12122), section 3; REINFORCE with a baseline and clipped importance weights.
     """
-    log_probs = vtrace.action_log_probs(logits.unsqueeze(0), index.unsqueeze(0))
+    log_policy = logits.log_softmax(dim=-1).unsqueeze(0)
+    log_probs = vtrace.chosen(log_policy, index.unsqueeze(0))
     learned, values = reward.unsqueeze(0), values.unsqueeze(0)
     returns = vtrace.from_log_probs(
         vtrace.action_log_probs(behaviour_logits, index).unsqueeze(0),
@@ -442,7 +443,7 @@ def reinforce(
         torch.zeros_like(reward),
     )
     pg_loss = losses.policy_gradient_loss(log_probs, returns.pg_advantages)
-    return pg_loss, losses.baseline_loss(returns.vs, values), losses.entropy_loss(logits.unsqueeze(0))
+    return pg_loss, losses.baseline_loss(returns.vs, values), losses.entropy_loss(log_policy)
 
 
 def _reached(batch: Batch) -> dict[str, float]:

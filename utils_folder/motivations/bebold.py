@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.grid import CellSettings, are_cells
+from models.distinct import over_distinct
+from models.grid import COLOURS, CellSettings, are_cells
 from models.novelty import RandomNetwork
 from torchbeast.core import forms
 from torchbeast.core.columns import Column
@@ -128,7 +129,13 @@ class BeBold(Motivation):
 
     def novelty(self, batch: Batch) -> Tensor:
         """N(s_t), float32 [T+1, B], with gradient for the predictor."""
-        seen = batch | {"frame": batch["view"]} if self._partial else batch
+        seen = [batch["view" if self._partial else "frame"], batch["carried_obj"], batch["carried_col"]]
+        frame, *pair = seen = [column.flatten(0, 1) for column in seen]
+        return over_distinct(self._distance, seen, frame, pair[0].long() * COLOURS + pair[1]).view_as(batch["carried_obj"])
+
+    def _distance(self, frame: Tensor, carried_obj: Tensor, carried_col: Tensor) -> Tensor:
+        """N(s) of states [N, ...], float32 [N]."""
+        seen = {"frame": frame, "carried_obj": carried_obj, "carried_col": carried_col}
         return torch.linalg.vector_norm(self.predictor(seen) - self.target(seen), dim=-1)
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:

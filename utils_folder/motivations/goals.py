@@ -25,8 +25,9 @@ def cell_contents(frame: np.ndarray, cell: np.ndarray) -> np.ndarray:
         cell: int64 [E].
     Returns: uint8 [E, 3].
     """
-    height = frame.shape[2]
-    return frame[np.arange(len(frame)), cell // height, cell % height, -3:]
+    count, width, height, channels = frame.shape
+    cells = frame.reshape(count, width * height, channels)
+    return cells[np.arange(len(frame)), cell][:, -3:]
 
 
 def reached_by_change(frame: np.ndarray, goal_frame: np.ndarray, goal: np.ndarray) -> np.ndarray:

@@ -1,0 +1,137 @@
+"""Which rows of a batch are distinct: what a network computes of equal rows is equal, and need be computed once.
+
+An agent that explores sees the same again and again (it bumps into a wall, drops a thing and picks it up): of the rows of an
+update, one in four to one in seven is new. Nothing is approximated: the outputs of the distinct rows are copied to all, and
+their gradients are the sums over the copies. A row is a frame, and a number for all else that a network is told.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchbeast.core.compiled import compiled
+
+LEAST_ROWS = 64  # fewer are not worth looking at
+WORTH = 0.9  # so large a share of distinct rows, or a larger one, is no gain
+MOST_KNOWN, MOST_KNOWN_BYTES = 4096, 2**22
+
+Columns = Sequence[Tensor | None]  # [N, ...] each
+
+
+def over_distinct(compute: Callable[..., Tensor], columns: Columns, frame: Tensor, others: Tensor | None = None) -> Tensor:
+    """compute(*columns), [N, ...], for a function of each row by itself, which `frame` and `others` tell apart.
+
+    It is computed once of equal rows; of all of them where there is nothing to gain, and off the CPU.
+    """
+    count = len(frame)
+    if count < LEAST_ROWS or not frame.is_cpu:
+        return compute(*columns)
+    first, group = Rows(count).find(frame, others)
+    if len(first) >= WORTH * count:
+        return compute(*columns)
+    return compute(*_selected(columns, first)).index_select(0, group)
+
+
+class Known:
+    """What has been computed of rows, under weights that do not change meanwhile: such a row is not computed again.
+
+    Of the last some thousand rows: where there is no room for more, all are forgotten. Without gradients, on the CPU.
+    """
+
+    def __init__(self):
+        self._rows: Rows | None = None
+        self._results: Tensor | None = None
+
+    def over(self, compute: Callable[..., Tensor], columns: Columns, frame: Tensor, others: Tensor | None = None) -> Tensor:
+        """As `over_distinct`."""
+        count = frame.shape[0]
+        if self._rows is None or not self._rows.has_room(count):
+            room = min(MOST_KNOWN, MOST_KNOWN_BYTES * count // frame.numel())
+            self._rows, self._results = Rows(max(count, room)), None
+        before = self._rows.found
+        first, group = self._rows.find(frame, others)
+        if self._rows.found > before:
+            results = compute(*_selected(columns, first))
+            if self._results is None:
+                self._results = results.new_empty(self._rows.capacity, *results.shape[1:])
+            self._results[before : self._rows.found] = results
+        return self._results.index_select(0, group)
+
+
+def _selected(columns: Columns, index: Tensor) -> list[Tensor | None]:
+    return [column if column is None else column.index_select(0, index) for column in columns]
+
+
+class Rows:
+    """Distinct rows, found by their hashes.
+
+    Attributes:
+        capacity: how many there is room for; found: how many there are.
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity, self.found = capacity, 0
+        bits = (2 * capacity - 1).bit_length()
+        self._table, self._shift = np.full(1 << bits, -1, np.int32), np.uint64(64 - bits)
+        self._hashes = np.empty(capacity, np.uint64)
+        self._words: np.ndarray | None = None
+
+    def has_room(self, count: int) -> bool:
+        return self.found + count <= self.capacity
+
+    def find(self, frame: Tensor, others: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(where each row stands first that was not there yet, the number of each one): int64 [M], [N].
+
+        frame: uint8 [N, ...], always of one shape; others: int64 [N].
+        """
+        frames = frame.reshape(frame.shape[0], -1).numpy()
+        others = np.zeros(len(frames), np.int64) if others is None else others.numpy()
+        if self._words is None:
+            self._words = np.zeros((self.capacity + 1, frames.shape[1] // 8 + 2), np.uint64)  # one more to compare with
+        known = (self._words, self._words.view(np.uint8), self._hashes, self._table, self._shift, self.found)
+        first, group = _find(frames, others, _factors(self._words.shape[1]), *known)
+        self.found += len(first)
+        return torch.from_numpy(first), torch.from_numpy(group)
+
+
+@functools.cache
+def _factors(count: int) -> np.ndarray:
+    """Odd numbers, uint64 [count]."""
+    return np.random.default_rng(0).integers(2**64, size=count, dtype=np.uint64) | np.uint64(1)
+
+
+@compiled(nogil=True)
+def _find(frames, others, factors, words, as_bytes, hashes, table, shift, known):
+    """`Rows.find`, with `known` rows there already. Rows of one hash are compared before they count as equal.
+
+    Source of the hash: Dietzfelbinger 1996, multiply-shift hashing of vectors; its upper bits are the good ones.
+    """
+    count, size = frames.shape
+    first, group, found = np.empty(count, np.int64), np.empty(count, np.int64), 0
+    for i in range(count):
+        new = known + found
+        for j in range(size):
+            as_bytes[new, j] = frames[i, j]
+        words[new, -1] = np.uint64(others[i])
+        hashed = np.uint64(0)
+        for j in range(words.shape[1]):
+            hashed += words[new, j] * factors[j]
+        place = np.int64(hashed >> shift)
+        while table[place] >= 0:  # of rows that fall on one place the second is further on
+            other = table[place]
+            equal = hashes[other] == hashed
+            for j in range(words.shape[1] if equal else 0):
+                equal &= words[other, j] == words[new, j]
+            if equal:
+                break
+            place = (place + 1) % len(table)
+        if table[place] < 0:
+            table[place], hashes[new], first[found] = new, hashed, i
+            found += 1
+        group[i] = table[place]
+    return first[:found].copy(), group
