@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from main.training import interrupt
+
+if __name__ == "__main__" or Path(sys.argv[0]).stem == "amigo":  # imports take seconds
+    interrupt.end_at_once()
+
 from torchbeast.core.settings import Parser, UsageError
 
 
@@ -66,8 +70,6 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line. Returns the command's exit code; 2 where there is no such command."""
-    if argv is None:
-        interrupt.end_at_once()  # what the command imports takes seconds
     name, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     try:
         chosen = COMMANDS[make_parser().parse_args([name]).command]

@@ -45,8 +45,8 @@ def test_a_run_takes_task_and_arguments_with_it(own, tmp_path, capsys):
 def test_a_run_without_a_name_gets_a_plain_one(tmp_path):
     words = "--num_actors 4 --batch_size 4 --unroll_length 5 --total_frames 20 --num_actor_processes 0".split()
     assert entry.main(["--env", "odd_tasks:ours/Room-v1", *words, "--savedir", str(tmp_path)]) == 0
-    names = {path.name for path in tmp_path.iterdir()} - {"latest"}
-    assert len(names) == 1 and names.pop().startswith("ours-Room-v1_anonymous_")
+    (name,) = {path.name for path in tmp_path.iterdir()} - {"latest", ".latest"}
+    assert name.startswith("ours_Room-v1_anonymous_")
 
 
 def test_a_foreign_checkpoints_module_is_imported_only_if_it_is_named(own, tmp_path, capsys, own_modules):

@@ -11,7 +11,7 @@ from main import settings as settings_module
 from main.playing.score import Episodes, play, report, summarise
 from tests.helpers import playing
 from tests.helpers.playing import REFERENCE
-from utils_folder.minigrid.base import reward_range
+from utils_folder.minigrid import survey
 
 
 @pytest.mark.slow
@@ -83,7 +83,8 @@ def test_returns_beyond_a_step_s_reward_have_no_such_bound():
 
 
 def test_an_environment_says_what_it_pays():
-    assert reward_range("MiniGrid-Empty-5x5-v0") == (0, 1) and reward_range("MiniGrid-Dynamic-Obstacles-5x5-v0") == (-1, 1)
+    assert survey("MiniGrid-Empty-5x5-v0").reward_range == (0, 1)
+    assert survey("MiniGrid-Dynamic-Obstacles-5x5-v0").reward_range == (-1, 1)
 
 
 def test_intervals_against_their_formulas():

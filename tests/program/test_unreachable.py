@@ -6,25 +6,27 @@ import pytest
 
 from tests.helpers.program import as_a_stranger, for_strangers
 
-COMMANDS = {
-    "resume": ("main.main", "--resume"),
-    "test": ("main.main", "--mode", "test", "--weight_path"),
-    "train": ("main.main", "--savedir"),
-    "plot": ("main.plot",),
-    "curriculum": ("main.curriculum",),
-    "reproduce": ("main.reproduce",),
-    "report": ("main.report",),
-}
+COMMANDS = (
+    "main.main --resume",
+    "main.main --mode test --weight_path",
+    "main.main --savedir",
+    "main.plot --out OUT.png",
+    "main.curriculum",
+    "main.reproduce",
+    "main.report",
+    "main.thin --out OUT.csv",
+)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("why", ["no right", "too long"])
-def test_what_cannot_be_reached_gets_one_line(checkout_for_strangers, tmp_path, name, why):
+def test_what_cannot_be_reached_gets_one_line(checkout_for_strangers, tmp_path, command, why):
     locked = for_strangers(tmp_path) / "locked"
     (locked / "run").mkdir(parents=True)
     locked.chmod(0o700)
     path = locked / "run" if why == "no right" else "a" * 300
-    done = as_a_stranger("-W", "ignore", "-m", *COMMANDS[name], str(path), root=checkout_for_strangers, TMPDIR=str(tmp_path))
+    words = [*command.replace("OUT", str(tmp_path / "out")).split(), str(path)]
+    done = as_a_stranger("-W", "ignore", "-m", *words, root=checkout_for_strangers, TMPDIR=str(tmp_path))
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert str(locked if why == "no right" else path)[:50] in line

@@ -85,7 +85,7 @@ def clock(monkeypatch):
 
 def make_record(tmp_path, frames: int = 0, **flags) -> tuple[Record, Writer]:
     writer = Writer(tmp_path)
-    return Record(make_settings(**flags)[FileSettings], writer, frames), writer
+    return Record(make_settings(**flags)[FileSettings], writer, frames, COLUMNS), writer
 
 
 def batch(frame: int = 0) -> dict[str, torch.Tensor]:
@@ -104,7 +104,8 @@ def test_rows_that_cannot_be_written_are_told_of_once_and_it_goes_on(tmp_path, c
     assert [entry.message for entry in caplog.records] == [f"logging failed ({FULL}); the run goes on and tries again"]
     writer.full = False
     record.row({"frames": 96}, batch())
-    assert writer.calls == [("log", 96)] and record.latest == {"frames": 96}
+    record.scalars({})
+    assert writer.calls == [("log", 96), ("scalars", 96, {"frames": 96})]
 
 
 def test_a_fault_that_is_not_the_disks_is_not_hidden(tmp_path):
@@ -162,10 +163,12 @@ def test_a_disk_that_is_nearly_full_is_told_of_once(tmp_path, monkeypatch, caplo
     record.scalars({"frames_per_second": 6.0})
     assert not caplog.records
     monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=records.LOW_DISK_BYTES - 1))
+    for frames in (48, 72):
+        record.row({"frames": frames, "total_loss": frames / 24}, batch())
     record.scalars({"frames_per_second": 7.0})
-    record.scalars({"frames_per_second": 8.0})
+    record.scalars({"frames_per_second": 8.0})  # there is no row since
     assert [entry.message for entry in caplog.records] == [f"less than 200 MiB of disk are left in {tmp_path}: free some"]
-    assert writer.calls[-1] == ("scalars", 24, {"frames": 24, "total_loss": 0.5, "frames_per_second": 8.0})
+    assert writer.calls[-1] == ("scalars", 72, {"frames": 72, "total_loss": 2.5, "frames_per_second": 7.0})
 
 
 def test_a_warning_is_given_once(tmp_path, caplog):

@@ -224,7 +224,7 @@ def test_torchrun_starts_a_run_without_a_name_again_and_goes_on(tmp_path):
     words = [*launch, str(tmp_path / "restarted.py"), *nameless(command(tmp_path / "runs", *more))]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    (run,) = [path for path in (tmp_path / "runs").iterdir() if not path.is_symlink()]
+    (run,) = (path.parent for path in (tmp_path / "runs").glob("*/meta.json") if not path.is_symlink())
     assert len(run.name) == 36, "--standalone draws a UUID"
     assert [row["frames"] for row in rows(run)] == list(range(48, 481, 48))
     assert len(json.loads((run / "meta.json").read_text())["resumed"]) == 1
