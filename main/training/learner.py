@@ -44,6 +44,7 @@ PLAIN = {  # numbers in a learner's part of a checkpoint, and what they can be
     "recent_returns": forms.each(forms.number(), at_most=RECENT_EPISODES),
     "training_keys": forms.each(forms.text),
 }
+YOUNGER = ("training_keys",)  # than some checkpoints
 LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is judged
 LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
 
@@ -197,9 +198,9 @@ class Learner:
 
     def load_state_dict(self, state: dict) -> None:
         """Goes back to the moment of `state_dict`; call after `to`. Raises: ValueError, one line, for what is no such state."""
-        if missing := [key for key in self.state_dict() if key not in state]:
+        if missing := [key for key in self.state_dict() if key not in state and key not in YOUNGER]:
             raise forms.EntryError(f"it lacks {', '.join(missing)}")
-        forms.record(PLAIN, exact=False)("", state)
+        forms.record(PLAIN, exact=False, optional=YOUNGER)("", state)
         forms.load_weights(self.student, state, "model_state_dict")
         self._optimizer.load_state_dict(state["optimizer_state_dict"], state["scheduler_state_dict"])
         self.frames = state["frames"]

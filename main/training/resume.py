@@ -18,7 +18,8 @@ from torchbeast.core.settings import Settings, UsageError
 logger = logging.getLogger("amigo")
 
 # What is looked at before anything is built; each part looks at its own when it loads it.
-FORM = forms.record({"incarnation": forms.whole(), "source": forms.mapping, **learner.PLAIN}, exact=False)
+PLAIN = {"incarnation": forms.whole(), "source": forms.mapping, **learner.PLAIN}
+FORM = forms.record(PLAIN, exact=False, optional=learner.YOUNGER)
 NO_RUN_ID = "none"  # what torchrun says if it was told no --rdzv_id
 
 
