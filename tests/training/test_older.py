@@ -11,6 +11,7 @@ import torch
 from main import main as entry
 from main.training.learner import Learner
 from tests.helpers.program import command, rows
+from torchbeast.core import run_folder
 from utils_folder.motivations import MOTIVATIONS
 
 YOUNGER = {"training_keys", "frames_per_update", "at_end", "truncated"}
@@ -44,5 +45,7 @@ def test_a_run_of_version_1_goes_on_as_if_it_had_not_been_interrupted(tmp_path, 
     older = without(state, YOUNGER) | {"flags": without(state["flags"], YOUNGER_FLAGS)}
     assert older.keys() < state.keys() and "truncated" not in older["source"]["rollouts"]
     torch.save(older, checkpoint)
+    meta = run_folder.read_metadata(checkpoint.parent)
+    run_folder.write_metadata(checkpoint.parent, meta | {"args": without(meta["args"], YOUNGER_FLAGS)})
     assert entry.main(["--resume", str(checkpoint)]) == 0
     assert rows(tmp_path / "cut" / "run") == rows(tmp_path / "whole" / "run")
