@@ -18,8 +18,9 @@ COMMANDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("why", ["no right", "too long"])
+@pytest.mark.parametrize("why", ["no right", pytest.param("too long", marks=pytest.mark.soak)])
 def test_what_cannot_be_reached_gets_one_line(checkout_for_strangers, tmp_path, command, why):
     locked = for_strangers(tmp_path) / "locked"
     (locked / "run").mkdir(parents=True)

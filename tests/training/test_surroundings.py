@@ -68,8 +68,9 @@ def assert_whole(run: Path) -> None:
 
 @pytest.mark.parametrize(
     "console",
-    ["2>/dev/full", "2>&-", "2>&- >&- <&-", ">/dev/full 2>&1", "2>&1 | true", "2>&1 | head -1", "2> >(exec sleep 15)"],
-)
+    ["2>/dev/full", "2>&1 | head -1", *(pytest.param(console, marks=pytest.mark.soak) for console in
+     ("2>&-", "2>&- >&- <&-", ">/dev/full 2>&1", "2>&1 | true", "2> >(exec sleep 15)"))],
+)  # fmt: skip
 def test_a_console_that_fails_does_not_matter(tmp_path, console):
     code = LINES + "import sys; from main.main import main; sys.exit(main())"
     arguments = " ".join(command(tmp_path, "--total_frames", "4800", "--num_actor_processes", "1"))
@@ -242,7 +243,11 @@ def test_a_folder_that_another_run_has_taken_is_left_alone(tmp_path, running):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["logs.csv"]
 
 
-@pytest.mark.parametrize("name", ["logs.csv", "out.log", "meta.json", "fields.csv", "model.tar", "tensorboard", ".lock"])
+@pytest.mark.parametrize(
+    "name",
+    ["logs.csv", *(pytest.param(name, marks=pytest.mark.soak)
+                   for name in ("out.log", "meta.json", "fields.csv", "model.tar", "tensorboard", ".lock"))],
+)  # fmt: skip
 def test_what_is_deleted_of_it_is_put_back(tmp_path, running, name):
     path = tmp_path / "run" / name
     before = path.read_text()[:50] if path.is_file() and path.suffix != ".tar" else ""
