@@ -304,12 +304,15 @@ def test_two_that_die_at_the_same_moment_end_nothing():
 
 
 def test_a_process_whose_rollouts_wait_to_be_read_holds_nothing():
-    with ring([2], 4, lambda i, n: time.sleep(0.2) if n else None) as it:
+    first, later = multiprocessing.Event(), multiprocessing.Event()  # it fills when it may, on a busy machine too
+    with ring([2], 4, lambda i, n: (later if n else first).wait(20)) as it:
         deadline = time.monotonic() + 5
         it.exchange._welcome()
         assert it.exchange.holds(0)
+        first.set()
         while it.exchange.holds(0) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not it.exchange.holds(0)  # its first rollouts lie in the pipe
         it.get(2)
         assert it.exchange.holds(0)
+        later.set()
