@@ -31,7 +31,7 @@ GRID_SIZE = 400  # pixels that the longer side of a grid gets, where its cells a
 MIN_TILE, MAX_TILE = 20, 80
 PANEL_WIDTH = 260
 MARGIN = 12
-TEXT_SIZE = 15
+TEXT_SIZE, SMALLEST_TEXT = 15, 7
 LINE_HEIGHT = 22
 LABEL_WIDTH = 140  # of a line; the rest is its value's
 BAR_LABEL_WIDTH, NUMBER_WIDTH = 72, 44  # before and after a bar
@@ -44,7 +44,7 @@ VIDEO_SUFFIXES = (".mp4", ".gif")
 
 
 class Panel(NamedTuple):
-    """What stands beside a grid. A text too long for its place is written smaller.
+    """What stands beside a grid. A text too long for its place is written smaller, or cut.
 
     lines: (label, value), one below the other.
     bars: (label, share in [0, 1]), likewise.
@@ -77,7 +77,7 @@ def render(
         goal: a cell, x*H + y, which is outlined; None draws no goal.
         probabilities: float [W, H], not negative: each cell is tinted in proportion, the largest most. None draws none.
         panel: None draws none.
-        caption: a line above all; one too long for the picture's width is written smaller. None leaves no room for one.
+        caption: a line above all; one too long for the picture's width is written smaller, or cut. None leaves no room for one.
         tile_size: pixels of a cell's side; None chooses by W and H.
     Returns: uint8 [height, width, 3], RGB.
     Raises: ValueError if frame is no [W, H, 3k], probabilities no [W, H], goal no cell of it.
@@ -135,7 +135,7 @@ def _compose(grid: np.ndarray, panel: Panel | None, caption: str | None) -> np.n
     picture.paste(Image.fromarray(grid), (0, top + (height - rows) // 2))
     draw = ImageDraw.Draw(picture)
     if caption is not None:
-        draw.text((MARGIN, top // 2), caption, TEXT_COLOUR, _font_for(caption, width - 2 * MARGIN), anchor="lm")
+        _write(draw, (MARGIN, top // 2), caption, TEXT_COLOUR, width - 2 * MARGIN, "lm")
     if panel is not None:
         _draw_panel(draw, panel, columns + MARGIN, top, PANEL_WIDTH - 2 * MARGIN)
     return np.array(picture)
@@ -149,22 +149,21 @@ def _draw_panel(draw: ImageDraw.ImageDraw, panel: Panel, left: int, top: int, wi
     right = left + width
     y = top + MARGIN + LINE_HEIGHT // 2  # the middle of a line
     for label, value in panel.lines:
-        draw.text((left, y), label, LABEL_COLOUR, _font_for(label, LABEL_WIDTH), anchor="lm")
-        draw.text((right, y), value, TEXT_COLOUR, _font_for(value, width - LABEL_WIDTH), anchor="rm")
+        _write(draw, (left, y), label, LABEL_COLOUR, LABEL_WIDTH, "lm")
+        _write(draw, (right, y), value, TEXT_COLOUR, width - LABEL_WIDTH - 4, "rm")
         y += LINE_HEIGHT
     y += MARGIN
     start, full = left + BAR_LABEL_WIDTH, width - BAR_LABEL_WIDTH - NUMBER_WIDTH
     for index, (label, share) in enumerate(panel.bars):
         colour = TEXT_COLOUR if index == panel.chosen else LABEL_COLOUR
-        draw.text((left, y), label, colour, _font_for(label, BAR_LABEL_WIDTH), anchor="lm")
+        _write(draw, (left, y), label, colour, BAR_LABEL_WIDTH, "lm")
         draw.rectangle((start, y - 5, start + round(share * full), y + 5), colour)
-        draw.text((right, y), f"{share:.2f}", colour, _font(TEXT_SIZE), anchor="rm")
+        _write(draw, (right, y), f"{share:.2f}", colour, NUMBER_WIDTH, "rm")
         y += LINE_HEIGHT
     y += MARGIN - LINE_HEIGHT // 2
     for text, colour in panel.badges[:MAX_BADGES]:
         draw.rounded_rectangle((left, y, right, y + BADGE_HEIGHT - 5), 5, colour)
-        font = _font_for(text, width - MARGIN)
-        draw.text(((left + right) // 2, y + (BADGE_HEIGHT - 5) // 2), text, BACKGROUND, font, anchor="mm")
+        _write(draw, ((left + right) // 2, y + (BADGE_HEIGHT - 5) // 2), text, BACKGROUND, width - MARGIN, "mm")
         y += BADGE_HEIGHT
 
 
@@ -172,11 +171,16 @@ def _even(length: int) -> int:
     return length + length % 2
 
 
-def _font_for(text: str, width: int) -> ImageFont.FreeTypeFont:
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: Colour, width: int, anchor: str) -> None:
+    """A text too long for its width is written smaller, and where that would be too small to read, it is cut."""
     size = TEXT_SIZE
-    while size > 1 and _font(size).getlength(text) > width:
+    while size > SMALLEST_TEXT and _font(size).getlength(text) > width:
         size -= 1
-    return _font(size)
+    font = _font(size)
+    if font.getlength(text) > width:
+        fits = range(len(text), 0, -1)
+        text = next((cut for length in fits if font.getlength(cut := text[:length] + "…") <= width), "")
+    draw.text(place, text, colour, font, anchor=anchor)
 
 
 @functools.lru_cache(maxsize=TEXT_SIZE)

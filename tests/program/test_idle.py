@@ -41,12 +41,13 @@ def told(capfd) -> list[str]:
         ("--num_threads 2 --num_actor_processes 0", {"num_threads": "not with --num_actor_processes 0"}),
         ("--num_threads 2 --num_actor_processes 1", {}),
         ("--resume a --savedir b", {"savedir": "not with --resume"}),
-        ("--greedy", {"greedy": "belongs to --mode test or --mode test_render"}),
+        ("--greedy", {"greedy": "belongs to --mode test or --mode test_render or --evaluate_minutes"}),
         ("--record_video --video_path a.gif", {
             "record_video": "belongs to --mode test or --mode test_render", "video_path": "belongs to --record_video"}),
         ("--mode test --record_video --video_path a.gif --video_episodes 2 --greedy --num_episodes 3", {}),
         ("--mode test --video_episodes 2", {"video_episodes": "belongs to --record_video or --mode test_render"}),
-        ("--mode test_render --video_episodes 2 --num_episodes 3", {"num_episodes": "belongs to --mode test"}),
+        ("--mode test_render --video_episodes 2 --num_episodes 3",
+         {"num_episodes": "belongs to --mode test or --evaluate_minutes"}),
         ("--mode test --total_frames 9 --savedir a --batch_size 3 --disable_cuda --no_extrinsic_rewards --engine gym",
          dict.fromkeys(("total_frames", "savedir", "batch_size", "disable_cuda", "no_extrinsic_rewards"),
                        "belongs to --mode train")),
@@ -70,7 +71,9 @@ def test_a_run_says_so_in_one_line_and_does_not_when_there_is_nothing_to_say(tmp
     assert entry.main(command(tmp_path, *INLINE)) == 0
     assert told(capfd) == []
     assert entry.main(command(tmp_path / "more", *INLINE, "--greedy", "--env_seed", "1")) == 0
-    assert told(capfd) == ["--greedy (belongs to --mode test or --mode test_render), --env_seed (belongs to --fix_seed)"]
+    assert told(capfd) == [
+        "--greedy (belongs to --mode test or --mode test_render or --evaluate_minutes), --env_seed (belongs to --fix_seed)"
+    ]
     assert entry.main(["--resume", str(unended(tmp_path / "run")), "--savedir", "elsewhere"]) == 0
     assert told(capfd) == ["--savedir (not with --resume)"]
 
