@@ -58,6 +58,7 @@ def test_shares_means_and_distances_by_hand():
     assert np.isnan(curriculum.shares(np.zeros((1, 3)))).all()
 
 
+@pytest.mark.slow
 def test_the_program_writes_a_picture_and_a_page(run_dir, tmp_path, capsys):
     assert curriculum.main([str(run_dir)]) == 0
     assert (run_dir / "curriculum.png").read_bytes()[:4] == b"\x89PNG"
@@ -118,6 +119,7 @@ def test_runs_without_goals_are_refused(tmp_path, content, word, capsys):
     assert not (tmp_path / "curriculum.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="needs Chromium")
 def test_the_page_opens_in_a_browser_without_an_error(run_dir, tmp_path):
     """The console is silent; both maps, the example's picture, the curves and the slider are there, offline."""

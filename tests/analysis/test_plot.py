@@ -616,6 +616,7 @@ def test_wrong_words(tmp_path, capsys, options):
     assert message.endswith("; see python -m main.plot --help\n")
 
 
+@pytest.mark.slow
 def test_without_a_screen_and_with_another_matplotlibrc(tmp_path):
     """A process of its own: the user's settings (here: cut to the contents) and the lack of a screen change nothing."""
     (tmp_path / "matplotlibrc").write_text("savefig.bbox: tight\nbackend: TkAgg\n")

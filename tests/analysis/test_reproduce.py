@@ -23,9 +23,12 @@ from main.analysis.log import Log, read_log
 from main.analysis.table import Experiment, Outcome, outcome, read_table
 from main.playing.evaluate import evaluate
 from main.training import beside, preflight, programs
+from tests.helpers.marks import rarer
 from tests.helpers.program import ROOT
 from torchbeast.core.columns import Column
 from utils_folder.motivations import MOTIVATIONS
+
+pytestmark = pytest.mark.slow
 
 OTHER = next(name for name in MOTIVATIONS if name != "default" and "_" in name)
 SMALL = "--num_actors 5 --batch_size 4 --unroll_length 6 --state_embedding_dim 32 --num_actor_processes 1"
@@ -226,7 +229,9 @@ def test_what_playing_needs_is_kept_and_what_training_needs_is_not(listed):
     assert keep.playing({**needed, **training, **more, "source": {}, "other_ranks": []}) == needed
 
 
-@pytest.mark.parametrize("number, code, jobs", [(signal.SIGINT, 130, 1), (signal.SIGHUP, 129, 1), (signal.SIGINT, 130, 2)])
+@pytest.mark.parametrize(
+    "number, code, jobs", [(signal.SIGINT, 130, 2), *rarer([(signal.SIGINT, 130, 1), (signal.SIGHUP, 129, 1)])]
+)
 def test_a_stopped_table_goes_on_where_it_was(tmp_path, number, code, jobs):
     path = tmp_path / "table.ini"
     path.write_text(TABLE.replace("frames = 480", "frames = 48000").replace("seeds = 1 2", "seeds = 1 2 4"))

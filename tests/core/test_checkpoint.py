@@ -94,6 +94,7 @@ def older(before: tuple, new: int) -> tuple:
     return before
 
 
+@pytest.mark.slow
 def test_whatever_lies_there_what_is_kept_is_whole_and_older(tmp_path):
     """Every order of four checkpoints, equal, damaged and missing ones among them, and each number of them to keep."""
     path = tmp_path / "model.tar"

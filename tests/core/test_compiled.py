@@ -67,6 +67,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
 @pytest.mark.parametrize("damage", list(DAMAGE))
 def test_damaged_code_is_compiled_again(module, kind, damage):
@@ -111,6 +112,7 @@ def loaded(module: Path) -> str:
     return "damaged" if found is None else "same" if found.signature.return_type == numba.int64 else "another"
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_a_private_folder_is_used(tmp_path):
     """In the place of home: a file, which is none's to write below, root's neither."""
     path = tmp_path / "program" / "module.py"

@@ -261,6 +261,7 @@ def test_a_killed_process_blocks_nobody_and_its_slots_come_back(seconds):
         assert it.processes[0].is_alive()
 
 
+@pytest.mark.slow
 def test_killed_processes_are_replaced_again_and_again():
     """Forty kills at any moment; the exchange goes on with every slot it had, and with both processes."""
     hosted, batch_size = [2, 3], 2

@@ -183,6 +183,7 @@ def test_a_refused_fork_is_told_and_ends_nothing(monkeypatch):
         made.close(0.2)
 
 
+@pytest.mark.slow
 def test_a_spawner_beats_while_it_is_at_work_and_not_while_it_is_stopped(spawner):
     first = spawner.beats
     assert until(lambda: spawner.beats > first + 1)
@@ -193,6 +194,7 @@ def test_a_spawner_beats_while_it_is_at_work_and_not_while_it_is_stopped(spawner
     assert spawner.beats == first
 
 
+@pytest.mark.slow
 def test_a_spawner_that_does_not_answer_is_not_waited_for_for_ever(spawner, monkeypatch):
     monkeypatch.setattr(spawners, "ANSWER_SECONDS", 0.3)
     os.kill(spawner.pid, signal.SIGSTOP)

@@ -14,11 +14,13 @@ UNIX = ("fork", "getuid", "geteuid", "O_NONBLOCK", "O_NOCTTY", "O_DIRECTORY", "s
 
 
 def hide_proc(place, name):
-    """Functions of `place` that take a path no longer see /proc."""
+    """Functions of `place` that take a path no longer see /proc, but for the processor's name, which every system tells: by it
+    the library for products is chosen, and with it how sums are rounded."""
     real = getattr(place, name)
 
     def hidden(path, *rest, **more):
-        if isinstance(path, (str, bytes, os.PathLike)) and os.fsdecode(path).startswith("/proc"):
+        seen = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else ""
+        if seen.startswith("/proc") and seen != "/proc/cpuinfo":
             raise FileNotFoundError(2, "No such file or directory", path)
         return real(path, *rest, **more)
 

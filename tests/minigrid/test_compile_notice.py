@@ -36,6 +36,7 @@ def test_it_is_said_when_it_compiles_and_not_when_it_loads(tmp_path):
     assert len(said(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_nothing_is_said_where_nothing_compiles(tmp_path):
     assert said(tmp_path, "gym") == []
     assert not list(tmp_path.rglob("*.nbi"))

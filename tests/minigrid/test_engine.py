@@ -25,6 +25,7 @@ from gym_minigrid.minigrid import (
     Wall,
 )
 
+from tests.helpers.marks import rarer
 from torchbeast.core.environment import generator_state
 from utils_folder.minigrid import engine as engine_module
 from utils_folder.minigrid import levels, making
@@ -35,6 +36,7 @@ KEY_CORRIDOR = [name for name in REGISTERED if "KeyCorridor" in name]
 OBSTRUCTED_MAZE = [name for name in REGISTERED if "ObstructedMaze" in name]
 OTHERS = [name for name in REGISTERED if name not in KEY_CORRIDOR + OBSTRUCTED_MAZE]
 REFUSED = [name for name in OTHERS if "Dynamic-Obstacles" in name]
+PLAYED = [name for name in OTHERS if name not in REFUSED]
 S3R3 = "MiniGrid-KeyCorridorS3R3-v0"
 DOOR_KEY = "MiniGrid-DoorKey-5x5-v0"  # its levels are made by gym-minigrid
 
@@ -186,6 +188,7 @@ def test_other_environments_are_equal_or_refused(env_name):
             CompiledEnvironment(env_name, [0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env_name",
     ["Fetch-5x5-N2", "GoToDoor-5x5", "GoToObject-6x6-N2", "MemoryS7", "PutNear-6x6-N2", "RedBlueDoors-6x6", "Unlock"],
@@ -196,7 +199,7 @@ def test_comparison_covers_each_rule(env_name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_name", [name for name in OTHERS if name not in REFUSED])
+@pytest.mark.parametrize("env_name", [*PLAYED[::4], *rarer(name for name in PLAYED if name not in PLAYED[::4])])
 def test_other_environments_for_long(env_name):
     successes = play_both(env_name, seeds=[4, 9, 1], steps=2000)[1]
     rarely = ("MultiRoom", "LockedRoom", "Playground", "16x16", "FourRooms", "LavaCrossing", "BlockedUnlock")
@@ -214,7 +217,7 @@ def test_ten_thousand_levels(family):
 @pytest.mark.parametrize(
     "total_steps, wanted",
     [
-        pytest.param(100_000, 30, marks=pytest.mark.slow),
+        pytest.param(30_000, 9, marks=pytest.mark.slow),
         pytest.param(1_000_000, 300, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
     ],
 )
@@ -243,6 +246,7 @@ class Zoo(KeyCorridorEnv):
 gym.register("Zoo-v0", entry_point=Zoo)
 
 
+@pytest.mark.slow
 def test_objects_keep_their_identity_and_contents_wherever_they_go():
     episodes, successes = play_both("Zoo-v0", seeds=[0, 1, 2, 3], steps=2000)
     assert episodes > 30 and successes > 10
@@ -325,6 +329,7 @@ def test_a_room_without_a_free_cell_fails_after_as_many_tries_as_in_gym_minigrid
     np.testing.assert_array_equal(world.random_state[0], engine_module._random_state(env.np_random))
 
 
+@pytest.mark.slow
 def test_rooms_that_cannot_be_connected_fail_after_as_many_tries_as_in_gym_minigrid():
     engine, world, env = engine_and_gym()
     gym_rooms = [room for row in env.room_grid for room in row]

@@ -76,6 +76,7 @@ def assert_same(mine, theirs):
 # -- What gym-minigrid has too ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_it
 @pytest.mark.parametrize("name, rewarded", FAMILIES.items())
 def test_levels_rewards_and_ends_by_seed_are_those_of_gym_minigrid(name, rewarded):
@@ -89,6 +90,7 @@ def test_levels_rewards_and_ends_by_seed_are_those_of_gym_minigrid(name, rewarde
     assert (sum(out["done"].astype(int) for out in mine[1:]) >= 1).all(), "and later levels of every seed"
 
 
+@pytest.mark.slow
 @needs_it
 def test_of_all_that_both_have_only_what_is_the_same_is_played():
     refused = set()
@@ -185,6 +187,7 @@ def test_what_it_alone_has_is_known_and_chosen_by_its_name():
     assert minigrid3.playable("CartPole-v1") == "Minigrid 3 has no environment of that name"
 
 
+@pytest.mark.slow
 @needs_it
 def test_a_step_limit_that_differs_by_level_is_the_largest_of_some(capsys):
     environment = make_environments(SEQUENCE, range(20), engine="minigrid3")

@@ -301,6 +301,7 @@ def decide_and_play(name, steps=220):
 SINGLE = [*CLASS, *LEVEL, *STATE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", BASES, ids=lambda base: base.__name__)
 @pytest.mark.parametrize("change", SINGLE)
 def test_what_the_rules_read_is_never_played_wrongly(base, change):
@@ -377,6 +378,7 @@ CHANGES_LATER = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES_LATER)
 def test_a_later_level_with_other_rules_is_played_by_gym_minigrid(change, monkeypatch, caplog):
     monkeypatch.setattr("utils_folder.minigrid.engine.LOOKED_AT", 1)
@@ -545,6 +547,7 @@ def test_what_a_task_is_registered_with_is_part_of_the_game(cls, kwargs):
 IMPORTS = ["import own", "import models.grid, utils_folder.minigrid.levels, utils_folder.motivations.curriculum"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [0, 1])
 def test_the_order_of_imports_decides_nothing(first, tmp_path):
     """A user's package that adds to gym-minigrid's tables, before or after this program's modules are imported."""

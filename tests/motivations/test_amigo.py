@@ -103,6 +103,7 @@ VARIANTS = {
 GAMES = [("gym", "MiniGrid-LavaGapS5-v0", 400), ("compiled", "MiniGrid-KeyCorridorS3R1-v0", 900)]  # many deaths; 7 x 3 cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "env_name", "steps"), GAMES, ids=[engine for engine, *_ in GAMES])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_time_line_is_the_twins(variant, engine, env_name, steps):

@@ -63,6 +63,7 @@ def test_a_teacher_with_one_goal_only():
     assert list(alarms.warnings(of)) == []
 
 
+@pytest.mark.slow
 def test_a_teacher_whose_logits_are_all_at_the_floor():
     """As a run with the document's window_adaptive flags ended: goals at random for good, after one goal only."""
     settings, task = make_settings(generator_batch_size=2), Task((5, 4, 3), 7, 100)

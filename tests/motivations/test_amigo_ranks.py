@@ -37,6 +37,8 @@ from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.amigo import Amigo, shares
 from utils_folder.motivations.base import Task
 
+pytestmark = pytest.mark.slow
+
 TASK = Task((6, 4, 3), 7, 50)
 T, B = 4, 3  # T + 1, B and 2 B all differ
 MODELS = [name for name, motivation in MOTIVATIONS.items() if issubclass(motivation, Amigo)]

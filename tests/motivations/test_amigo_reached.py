@@ -13,6 +13,7 @@ from tests.helpers.program import command
 from utils_folder.motivations.amigo import Amigo
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--modify"], ["--modify", "--restart_episode"], ["--no_boundary_awareness", "--modify"]])
 def test_each_way_is_logged_apart(tmp_path, monkeypatch, more):
     """Whether a step ended the episode by itself is asked of the environment, before a goal can end it."""

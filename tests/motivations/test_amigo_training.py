@@ -12,6 +12,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from main import main as entry
 from main.training import beside
+from tests.helpers.marks import rarer
 from tests.helpers.program import command, rows
 from tests.helpers.runs import (
     assert_learns_a_small_task,
@@ -70,6 +71,7 @@ def test_flags_train_together_with_evaluation(tmp_path, more, capsys):
     assert_trains_and_plays(tmp_path, capsys, *more, *TEACHER)
 
 
+@pytest.mark.slow
 def test_restart_episode_ends_the_episode_of_every_goal_reached(tmp_path):
     """Each goal reached is an episode's end with the flag; without it there are more goals than episodes."""
     goals_beyond_episodes = {}
@@ -93,7 +95,7 @@ def test_a_degenerate_schedule_is_announced_once(tmp_path, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", ["0", "2"])
+@pytest.mark.parametrize("processes", ["0", *rarer(["2"])])
 @pytest.mark.parametrize(
     "more",
     [

@@ -162,6 +162,7 @@ def test_intrinsic_reward_and_predictor_are_the_twins(overrides):
         assert torch.equal(value, target[name]), name
 
 
+@pytest.mark.slow
 def test_known_states_lose_their_novelty_with_linear_outputs_only():
     """Outputs that died under ReLU cannot follow the target's any more: a part of the distance stays for good."""
     left = {}
@@ -196,6 +197,7 @@ def test_the_predictor_learns_by_adam_where_that_is_asked_for():
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.004), rtol=1e-3, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [3, 6])
 def test_actors_give_the_partial_view_where_novelty_is_judged_by_it(channels):
     """Of the newest frame, if frames are stacked; tests/minigrid/test_view.py says what it is."""

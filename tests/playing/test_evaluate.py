@@ -6,6 +6,8 @@ import errno
 import json
 from pathlib import Path
 
+import pytest
+
 from main import main as entry
 from tests.helpers.playing import play, watch
 from utils_folder import video
@@ -24,6 +26,7 @@ def test_what_is_said_and_written(trained, tmp_path, capsys):
     assert result["seed"] == 7 and result["weights"] == str(trained / "model.tar") and result["greedy"] is False
 
 
+@pytest.mark.slow
 def test_the_window_shows_the_same_pictures(trained, monkeypatch):
     shown = []
 

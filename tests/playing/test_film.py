@@ -21,6 +21,7 @@ from utils_folder import video
 OUTCOMES = {"task solved", "time is up", "episode over"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
 def test_a_video_has_every_state_of_its_episodes(trained, tmp_path, monkeypatch, suffix, capsys):
     path = tmp_path / f"episodes{suffix}"
@@ -54,6 +55,7 @@ def test_a_picture_of_every_variant_is_drawn(every_trained, monkeypatch):
     assert any((pictures[0] != picture).any() for picture in pictures[1:])
 
 
+@pytest.mark.slow
 def test_each_episode_is_counted_from_its_own_start_and_ends_with_its_outcome(every_trained):
     _, episodes = watch(every_trained / "model.tar", 16)
     outcomes = set()

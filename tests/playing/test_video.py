@@ -373,6 +373,7 @@ def test_without_a_display_the_window_says_so(monkeypatch):
         Window()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["agg", "tkagg", ""])
 def test_with_no_working_toolkit_the_window_says_so(backend):
     """DISPLAY names no server here, so no toolkit can work; in a process of its own, as Matplotlib decides once."""

@@ -137,6 +137,7 @@ def test_a_module_that_can_be_run_is_a_command_with_help(path):
         assert "is no command" in text  # and says so, in place of a silent exit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("main.analysis")))
 def test_reading_finished_runs_needs_nothing_of_training(module):
     """In a process of its own: what it imports, and what that imports."""

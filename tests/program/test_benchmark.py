@@ -14,6 +14,8 @@ from tests.helpers.plain_networks import PlainStudent
 from tests.helpers.runs import rows
 from torchbeast.core.ranks import ALONE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("grid", [(7, 7), (11, 6), (16, 16)])
 def test_operations_are_those_of_the_plain_student(grid):
@@ -58,7 +60,6 @@ def test_the_figures_printed_are_those_written(monkeypatch, tmp_path, capsys):
     assert figures["parts"][4]["share"] == pytest.approx(share)
 
 
-@pytest.mark.slow
 def test_scaling_is_measured_with_two_ranks_and_predicted_for_more(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     monkeypatch.setattr(benchmark, "STRETCHES", 1)
@@ -106,7 +107,6 @@ def test_parts_of_two_checkouts_are_measured(work, monkeypatch, capfd):
     assert f"{work}: " in (out := capfd.readouterr().out) and " times as fast" in out
 
 
-@pytest.mark.slow
 def test_whole_programs_go_on_from_an_agent(monkeypatch):
     monkeypatch.setattr(paired, "WARM_UP_SECONDS", 1.0)
     agent = torch.load(benchmark.ROOT / "results" / "keycorridor-default-1" / "model.tar", weights_only=True)

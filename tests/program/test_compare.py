@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from tests.helpers.marks import rarer
 from tests.helpers.program import ROOT
 from tests.program import compare
 
@@ -14,7 +15,7 @@ CASE = next(name for name in compare.CASES if "its example" in name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("interrupted", [True, *rarer([False])])
 def test_a_tree_equals_itself_and_not_one_with_another_loss(tmp_path, interrupted):
     tree = tmp_path / "tree"
     for folder in ("main", "models", "utils_folder", "torchbeast"):

@@ -12,13 +12,16 @@ import pytest
 
 from main.training import preflight
 from tests.helpers import elsewhere
+from tests.helpers.marks import rarer
 from tests.helpers.program import ROOT, command, rows
 from torchbeast.core import cgroups, spawner
+
+pytestmark = pytest.mark.slow
 
 INLINE = ("--num_actor_processes", "0", "--seed", "5")
 
 
-@pytest.fixture(params=["macos", "windows"])
+@pytest.fixture(params=["windows", *rarer(["macos"])])
 def there(request, tmp_path):
     """Runs the program where /proc, and what else that system lacks, is gone."""
     place = tmp_path / "site"

@@ -238,6 +238,7 @@ DAMAGED |= {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", list(DAMAGED))
 @pytest.mark.parametrize("use", ["test", "resume"])
 def test_a_damaged_checkpoint_gets_clear_lines_and_harms_nothing(run, tmp_path, damage, use, capfd):
@@ -315,6 +316,7 @@ def test_what_a_network_takes_is_told_without_making_it():
         assert size - 60_000 < least <= size, "what it leaves out does not grow with a flag"
 
 
+@pytest.mark.slow
 def test_whatever_stands_in_a_checkpoint_is_refused_or_gone_on_from(every_run, capfd):
     """Every leaf in turn becomes something else, one in so many: one line and code 2, nothing written; or a sound run."""
     path, chance = every_run / "model.tar", random.Random(5)
@@ -341,6 +343,7 @@ def test_whatever_stands_in_a_checkpoint_is_refused_or_gone_on_from(every_run, c
             (every_run / file).write_bytes(content)
 
 
+@pytest.mark.slow
 def test_whatever_stands_in_metadata_is_refused_or_read(run, tmp_path, capfd):
     (run / "meta.json").write_text(json.dumps({**json.loads((run / "meta.json").read_text()), "resumed": [RESUMED]}))
     meta, chance, model = json.loads((run / "meta.json").read_text()), random.Random(6), (run / "model.tar").read_bytes()
@@ -414,6 +417,7 @@ def test_a_checkpoint_without_what_its_variant_goes_on_with(every_run, capfd):
     path.write_bytes(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", ["test", "resume"])
 def test_any_flag_with_a_value_of_another_type_or_none_of_its_choices(run, tmp_path, use, capfd):
     whole = (run / "model.tar").read_bytes()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.marks import rarer
 from tests.helpers.program import as_a_stranger, for_strangers
+
+pytestmark = pytest.mark.slow
 
 COMMANDS = (
     "main.main --resume",
@@ -18,9 +21,8 @@ COMMANDS = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("why", ["no right", pytest.param("too long", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("why", ["no right", *rarer(["too long"])])
 def test_what_cannot_be_reached_gets_one_line(checkout_for_strangers, tmp_path, command, why):
     locked = for_strangers(tmp_path) / "locked"
     (locked / "run").mkdir(parents=True)

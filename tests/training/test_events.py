@@ -38,6 +38,7 @@ def joined(name: str, some: list[dict[str, float]]) -> float:
     return sum(w * row[name] for w, row in zip(weights, some)) / sum(weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.2, 1000.0])
 @pytest.mark.parametrize("model", list(MOTIVATIONS))
 def test_each_point_is_of_all_rows_since_the_last(tmp_path, monkeypatch, model, seconds):

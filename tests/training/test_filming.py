@@ -20,6 +20,8 @@ from main.training.filming import Filming
 from tests.helpers.program import alive, command, rows
 from torchbeast.core import checkpoint
 
+pytestmark = pytest.mark.slow
+
 INLINE = ("--num_actor_processes", "0", "--seed", "3")
 
 

@@ -115,6 +115,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_few_updates_on_real_rollouts_stay_finite(model, setting):

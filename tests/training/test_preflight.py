@@ -58,6 +58,7 @@ def test_the_memory_of_a_container_or_a_job_counts(monkeypatch, free, enough):
     assert (preflight.memory(600 << 20, 1 << 20).problem is None) == enough
 
 
+@pytest.mark.slow
 def test_too_few_open_files(tmp_path):
     """A real limit, in a real process; nothing is written."""
     done = subprocess.run(
@@ -74,6 +75,7 @@ def test_a_group_that_allows_few_processes(monkeypatch):
     assert "--pids-limit" in preflight.processes(13).problem
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "code"), [(12, 2), (100, 0)])
 def test_too_few_processes(tmp_path, limit, code):
     """A real limit; where it is too small nothing is written."""

@@ -52,6 +52,8 @@ from torchbeast.core.settings import Settings, UsageError
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Task
 
+pytestmark = pytest.mark.slow
+
 TASK = Task((6, 4, 3), 7, 50)
 T, B = 4, 3  # T + 1, B and 2 B all differ
 MODELS = list(MOTIVATIONS)
@@ -497,7 +499,6 @@ def end(process: subprocess.Popen) -> None:
         process.kill()
 
 
-@pytest.mark.slow
 def test_a_killed_rank_ends_the_other_and_torchrun_resumes_from_the_last_checkpoint(tmp_path):
     often = ("--total_frames", "100000000", "--checkpoint_minutes", "0.02", "--num_actor_processes", "1")
     process = torchrun(tmp_path, *often, options=("--max-restarts", "1"))
@@ -528,7 +529,6 @@ def test_a_killed_rank_ends_the_other_and_torchrun_resumes_from_the_last_checkpo
     assert frames == list(range(48, int(frames[-1]) + 1, 48)), "a gap or a duplicate"
 
 
-@pytest.mark.slow
 def test_sigterm_to_torchrun_leaves_a_checkpoint_of_the_last_update(tmp_path):
     """As scancel, a preemption or a terminal's Ctrl-C does it."""
     process = torchrun(tmp_path, "--total_frames", "100000000")
@@ -543,7 +543,7 @@ def test_sigterm_to_torchrun_leaves_a_checkpoint_of_the_last_update(tmp_path):
     assert checkpoint.load(tmp_path / "run" / "model.tar")["frames"] == rows(tmp_path / "run")[-1]["frames"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_ranks_learn_a_small_task(tmp_path):
     """With twice the batch of one rank, and as many frames in all."""
     arguments = [*LEARNABLE, "--savedir", str(tmp_path), "--num_actors", "8", "--batch_size", "8", "--num_actor_processes", "1"]
@@ -562,7 +562,6 @@ STAND_INS = {
 }
 
 
-@pytest.mark.slow
 def test_the_pages_job_for_several_nodes_ends_before_its_time_limit_and_goes_on_when_requeued(tmp_path):
     """With stand-ins for Slurm's commands, on one node."""
     (script,) = [script for script in scripts() if "srun" in script]

@@ -35,6 +35,8 @@ KILLED = """
 import os, signal, sys
 from main import main
 from torchbeast.core import checkpoint, file_writer, run_folder
+
+pytestmark = pytest.mark.slow
 owner, name = {place}
 before = getattr(owner, name)
 def dies(*args, **more):
@@ -214,7 +216,6 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
 def test_torchrun_starts_a_run_without_a_name_again_and_goes_on(tmp_path):
     """Its first attempt is killed before the first checkpoint, its second after some updates."""
     (tmp_path / "restarted.py").write_text(RESTARTED)

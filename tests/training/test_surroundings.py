@@ -18,8 +18,11 @@ from pathlib import Path
 import pytest
 
 from main.training.interrupt import EXIT_CODES
+from tests.helpers.marks import rarer
 from tests.helpers.program import ROOT, actor_pids, alive, children, command, rows, start
 from torchbeast.core import checkpoint, run_folder
+
+pytestmark = pytest.mark.slow
 
 SHORT = ("--total_frames", "480", "--num_actor_processes", "1")
 LINES = "import main.training.beside as b; b.LINE_SECONDS = b.SCALARS_SECONDS = b.LOOK_SECONDS = 0.1; "
@@ -68,8 +71,8 @@ def assert_whole(run: Path) -> None:
 
 @pytest.mark.parametrize(
     "console",
-    ["2>/dev/full", "2>&1 | head -1", *(pytest.param(console, marks=pytest.mark.soak) for console in
-     ("2>&-", "2>&- >&- <&-", ">/dev/full 2>&1", "2>&1 | true", "2> >(exec sleep 15)"))],
+    ["2>&1 | head -1",
+     *rarer(["2>/dev/full", "2>&-", "2>&- >&- <&-", ">/dev/full 2>&1", "2>&1 | true", "2> >(exec sleep 15)"])],
 )  # fmt: skip
 def test_a_console_that_fails_does_not_matter(tmp_path, console):
     code = LINES + "import sys; from main.main import main; sys.exit(main())"
@@ -93,7 +96,7 @@ def test_a_pipe_that_nobody_reads_does_not_stop_a_run(tmp_path):
     process.stderr.close()
 
 
-@pytest.mark.parametrize("how", ["closed", "stopped"])
+@pytest.mark.parametrize("how", ["stopped", *rarer(["closed"])])
 def test_a_terminal_that_goes_away_or_is_stopped_does_not_matter(tmp_path, how):
     ours, theirs = pty.openpty()
     process = popen(command(tmp_path, "--total_frames", "9600", "--num_actor_processes", "1"), LINES, stderr=theirs)
@@ -123,6 +126,7 @@ def test_a_hangup_ends_a_run_with_a_checkpoint(tmp_path):
     assert_whole(tmp_path / "run")
 
 
+@pytest.mark.soak
 def test_a_hangup_that_is_ignored_does_not(tmp_path):
     process = popen(
         command(tmp_path, "--total_frames", "100000000", "--num_actor_processes", "1"),
@@ -136,7 +140,7 @@ def test_a_hangup_that_is_ignored_does_not(tmp_path):
     assert process.wait(15) == 143
 
 
-@pytest.mark.parametrize("number", EXIT_CODES)
+@pytest.mark.parametrize("number", [signal.SIGINT, *rarer(number for number in EXIT_CODES if number != signal.SIGINT)])
 @pytest.mark.parametrize("seconds", [0.15, 0.6, 1.2, 2.0, 2.8])
 def test_a_signal_while_a_run_starts(tmp_path, number, seconds):
     """While it is imported, looks at the machine, makes its folder, starts its actors, or is at work."""
@@ -161,7 +165,7 @@ def trained(tmp_path_factory) -> Path:
     return folder / "run" / "model.tar"
 
 
-@pytest.mark.parametrize("number", EXIT_CODES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, *rarer(number for number in EXIT_CODES if number != signal.SIGTERM)])
 def test_a_signal_while_an_agent_plays(trained, number):
     play = ["--mode", "test", "--weight_path", str(trained), "--num_episodes", "100000"]
     process = popen(play, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -202,7 +206,7 @@ def ended(process: subprocess.Popen) -> int:
     return process.wait(15)
 
 
-@pytest.mark.parametrize("what", ["run", "."])
+@pytest.mark.parametrize("what", ["run", *rarer(["."])])
 def test_a_folder_that_is_deleted_is_made_again_with_the_whole_log(tmp_path, running, what):
     subprocess.run(["rm", "-rf", (tmp_path / what).resolve()])
     run = tmp_path / "run"
@@ -214,7 +218,7 @@ def test_a_folder_that_is_deleted_is_made_again_with_the_whole_log(tmp_path, run
     assert run_folder.own(tmp_path / "latest") == run
 
 
-@pytest.mark.parametrize("move", [("run", "elsewhere"), ("run", "deep/down/there"), (".", "../other")])
+@pytest.mark.parametrize("move", [("run", "deep/down/there"), *rarer([("run", "elsewhere"), (".", "../other")])])
 def test_a_folder_that_is_moved_is_followed(tmp_path, running, move):
     before, after = (tmp_path / move[0]).resolve(), (tmp_path / move[1]).resolve()
     after.parent.mkdir(parents=True, exist_ok=True)
@@ -334,6 +338,7 @@ def test_a_stopped_spawner_is_woken_and_hides_nothing(tmp_path):
     assert_whole(run)
 
 
+@pytest.mark.soak
 def test_a_spawner_that_stays_stopped_ends_the_run_with_a_checkpoint_and_leaves_nobody(tmp_path):
     asleep = "import main.training.sources as s, types; s.os = types.SimpleNamespace(kill=lambda *_: None); "
     arguments = command(tmp_path, "--total_frames", "100000000", "--num_actor_processes", "2")
@@ -350,7 +355,7 @@ def test_a_spawner_that_stays_stopped_ends_the_run_with_a_checkpoint_and_leaves_
     assert until(lambda: not any(map(alive, family)), 5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *rarer([signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])])
 def test_a_signal_to_each_process_of_a_run_is_the_main_processs_to_handle(tmp_path, number):
     """As a batch system sends it to all that it finds in a job."""
     process = start(tmp_path, "--num_actor_processes", "2")

@@ -57,6 +57,7 @@ def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, model
     assert_resumes_to_the_last_bit(tmp_path, monkeypatch, "--model", model, "--use_lstm", "--num_input_frames", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["frames 0", "frames 240"])
 def test_any_checkpoint_of_a_reproducible_run_is_gone_on_from_to_the_last_bit(tmp_path, monkeypatch, kept):
     """Back to the checkpoint written before anything was learned, or to one in the middle; later rows come again."""
@@ -99,6 +100,7 @@ def test_resume_refuses_what_would_make_another_run(tmp_path, capsys):
     assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
     process = start(tmp_path, "--num_actor_processes", "2")
@@ -111,6 +113,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
     assert not any(Path(f"/proc/{pid}").exists() for pid in actors)
 
 
+@pytest.mark.slow
 def test_without_restarts_a_killed_actor_ends_the_run_within_seconds(tmp_path):
     process = start(tmp_path, "--num_actor_processes", "2", "--max_actor_restarts", "0")
     victim, other = actor_pids(process)
@@ -151,6 +154,7 @@ def test_a_failing_learner_ends_the_run_and_its_actors(tmp_path, monkeypatch):
     assert len(started) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -218,6 +222,7 @@ def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
     assert len(saved) > 2 and saved[-1] == 480 and saved == sorted(saved)
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_ahead_of_the_log(tmp_path, monkeypatch):
     """What a checkpoint has learned is in the log on disk already: else a killed run would resume with a gap."""
     ahead, save = [], checkpoint.save
