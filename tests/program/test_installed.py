@@ -20,11 +20,11 @@ import pytest
 from main.amigo import COMMANDS
 from tests.helpers.program import ROOT, SMALL
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = ("main", "models", "utils_folder", "torchbeast")
 METADATA = """
 import importlib.metadata, json, pathlib, main
-
-pytestmark = pytest.mark.slow
 about = importlib.metadata.metadata("amigo")
 print(json.dumps({"requires": about.get_all("Requires-Dist"), "python": about["Requires-Python"], "main": main.__file__}))
 """

@@ -21,6 +21,8 @@ from tests.helpers.program import ROOT, command, rows
 from torchbeast.core import checkpoint
 from torchbeast.core.settings import UsageError
 
+pytestmark = pytest.mark.slow
+
 INLINE = ("--num_actor_processes", "0", "--seed", "9")
 
 
@@ -35,8 +37,6 @@ KILLED = """
 import os, signal, sys
 from main import main
 from torchbeast.core import checkpoint, file_writer, run_folder
-
-pytestmark = pytest.mark.slow
 owner, name = {place}
 before = getattr(owner, name)
 def dies(*args, **more):
