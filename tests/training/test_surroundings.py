@@ -218,12 +218,12 @@ def test_a_folder_that_is_deleted_is_made_again_with_the_whole_log(tmp_path, run
     assert run_folder.own(tmp_path / "latest") == run
 
 
-@pytest.mark.parametrize("move", [("run", "deep/down/there"), *rarer([("run", "elsewhere"), (".", "../other")])])
-def test_a_folder_that_is_moved_is_followed(tmp_path, running, move):
-    before, after = (tmp_path / move[0]).resolve(), (tmp_path / move[1]).resolve()
+@pytest.mark.parametrize("what, where", [("run", "deep/down/there"), *rarer([("run", "elsewhere"), (".", "../other")])])
+def test_a_folder_that_is_moved_is_followed(tmp_path, running, what, where):
+    before, after = (tmp_path / what).resolve(), (tmp_path / where).resolve()
     after.parent.mkdir(parents=True, exist_ok=True)
     os.rename(before, after)
-    run = after if move[0] == "run" else after / "run"
+    run = after if what == "run" else after / "run"
     try:
         assert until(lambda: "was moved" in log_of(run))
         stamp = (run / "model.tar").stat().st_mtime_ns
@@ -232,7 +232,7 @@ def test_a_folder_that_is_moved_is_followed(tmp_path, running, move):
         assert_whole(run)
         assert log_of(run).count("was moved") == 1 and not before.exists()
     finally:
-        if move[0] == ".":
+        if what == ".":
             os.rename(after, before)
 
 
