@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.marks import rarer
 from tests.helpers.program import ROOT
 from torchbeast.core import compiled
 
@@ -69,7 +70,7 @@ DAMAGE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
-@pytest.mark.parametrize("damage", list(DAMAGE))
+@pytest.mark.parametrize("damage", [*list(DAMAGE)[::2], *rarer(list(DAMAGE)[1::2])])
 def test_damaged_code_is_compiled_again(module, kind, damage):
     for path in (module.parent / "kept").rglob(f"*.{kind}"):
         path.write_bytes(DAMAGE[damage](path.read_bytes()))

@@ -27,7 +27,7 @@ def said(cache: Path, engine: str = "auto") -> list[str]:
     return [line for line in done.stderr.splitlines() if "compiling" in line]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_is_said_when_it_compiles_and_not_when_it_loads(tmp_path):
     assert said(tmp_path) == ["compiling the environment engine: some 20 seconds, once on a machine"]
     assert said(tmp_path) == []

@@ -221,7 +221,13 @@ def test_ten_thousand_levels(family):
         pytest.param(1_000_000, 300, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
     ],
 )
-@pytest.mark.parametrize("family", [KEY_CORRIDOR, OBSTRUCTED_MAZE], ids=["KeyCorridor", "ObstructedMaze"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(KEY_CORRIDOR, id="KeyCorridor"),
+        pytest.param(OBSTRUCTED_MAZE, id="ObstructedMaze", marks=pytest.mark.soak),
+    ],
+)
 def test_many_steps(family, total_steps, wanted):
     successes = [play_both(env_name, range(40), total_steps // (40 * len(family)) + 1)[1] for env_name in family]
     print(dict(zip(family, successes)))

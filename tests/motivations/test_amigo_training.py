@@ -104,6 +104,7 @@ def test_a_degenerate_schedule_is_announced_once(tmp_path, capfd):
     ],
     ids=["default", "window_adaptive"],
 )
+@pytest.mark.soak
 def test_a_small_task_is_learned(tmp_path, more, processes):
     document = ("--modify", "--generator_threshold", "-.1", "--generator_reward_negative", "-.3")
     assert_learns_a_small_task(tmp_path, "--num_actor_processes", processes, *document, *more)

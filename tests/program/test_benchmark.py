@@ -10,6 +10,7 @@ from torch import nn
 
 from main import benchmark
 from main.analysis import paired, scaling
+from tests.helpers.marks import rarer
 from tests.helpers.plain_networks import PlainStudent
 from tests.helpers.runs import rows
 from torchbeast.core.ranks import ALONE
@@ -97,7 +98,7 @@ def test_two_checkouts_take_turns():
     assert "3.00 times as fast" in str(ratio) and "all 2.00 to 3.00" in str(ratio)
 
 
-@pytest.mark.parametrize("work", ["acting", "learning"])
+@pytest.mark.parametrize("work", ["learning", *rarer(["acting"])])
 def test_parts_of_two_checkouts_are_measured(work, monkeypatch, capfd):
     """The other one is this one, going on from a kept agent."""
     monkeypatch.setattr(benchmark, "PART_SECONDS", 0.15)

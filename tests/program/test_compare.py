@@ -10,7 +10,7 @@ from tests.helpers.marks import rarer
 from tests.helpers.program import ROOT
 from tests.program import compare
 
-FRAMES = 3_200
+FRAMES = 1_600
 CASE = next(name for name in compare.CASES if "its example" in name)
 
 

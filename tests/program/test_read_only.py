@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.marks import rarer
 from tests.helpers.program import as_a_stranger, command, for_strangers, rows
 
 pytestmark = pytest.mark.slow
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.slow
 COMMANDS = ("main", "main.main", "main.plot", "main.curriculum", "main.reproduce", "main.report", "main.benchmark")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [*COMMANDS[::3], *rarer(name for name in COMMANDS if name not in COMMANDS[::3])])
 def test_every_command_starts_there(checkout_for_strangers, tmp_path, name):
     temporary = for_strangers(tmp_path)
     done = as_a_stranger("-m", name, "--help", root=checkout_for_strangers, TMPDIR=str(temporary))

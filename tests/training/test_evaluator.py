@@ -201,8 +201,10 @@ def test_a_full_disk(tmp_path, monkeypatch, caplog, waited, part):
     assert checkpoint.load(tmp_path / "run" / "model-best.tar")["frames"] > 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("stopped", [False, True])
+OTHER_ENDS = [(signal.SIGKILL, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+
+
+@pytest.mark.parametrize("number, stopped", [(signal.SIGKILL, True), *rarer(OTHER_ENDS)])
 def test_it_ends_with_the_run(tmp_path, number, stopped):
     """Whatever ends the run, and in whatever state the process is."""
     process = start(tmp_path, "--num_actor_processes", "1", "--evaluate_minutes", "0.01", "--num_episodes", "1000000")

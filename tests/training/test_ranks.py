@@ -25,6 +25,7 @@ from main.training import preflight
 from main.training.run import Run
 from main.training.sources import ActorProcesses, ActorsFailed
 from tests.helpers.agents import make_settings, random_batch
+from tests.helpers.marks import rarer
 from tests.helpers.program import LEARNABLE, ROOT, alive, children, command, rows, scripts
 from tests.helpers.ranks import (
     CPU,
@@ -373,7 +374,7 @@ def test_a_rank_that_cannot_go_on_ends_the_others_with_its_cause(tmp_path, store
     assert isinstance(first, RanksFailed) and str(first).startswith("rank 1 failed: all the actors have gone home")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [MODELS[0], *rarer(MODELS[1:])])
 def test_checkpoints_come_by_the_clock_and_hold_what_waits_on_every_rank(tmp_path, store, model):
     settings = run_settings(tmp_path, "--model", model, "--total_frames", "1200", "--num_actor_processes", "1",
                             "--checkpoint_minutes", "0.0001", "--keep_checkpoints", "1000")  # fmt: skip
@@ -401,7 +402,7 @@ def said(tmp_path, monkeypatch):
     return path.read_text
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [MODELS[0], *rarer(MODELS[1:])])
 def test_two_ranks_interrupted_and_resumed_go_on_to_the_last_bit(tmp_path, store, model):
     """In turn in one process each: environments, counts and what waits on both ranks are in the checkpoint."""
     whole, cut = whole_and_cut(tmp_path, store, "--model", model)
@@ -562,6 +563,7 @@ STAND_INS = {
 }
 
 
+@pytest.mark.soak
 def test_the_pages_job_for_several_nodes_ends_before_its_time_limit_and_goes_on_when_requeued(tmp_path):
     """With stand-ins for Slurm's commands, on one node."""
     (script,) = [script for script in scripts() if "srun" in script]

@@ -17,6 +17,7 @@ from main import settings as settings_module
 from main.training import resume
 from main.training.learner import Learner
 from tests.helpers.damage import contents
+from tests.helpers.marks import rarer
 from tests.helpers.program import ROOT, command, rows
 from torchbeast.core import checkpoint
 from torchbeast.core.settings import UsageError
@@ -55,7 +56,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", list(PLACES))
+@pytest.mark.parametrize("place", [*list(PLACES)[1::2], *rarer(list(PLACES)[::2])])
 def test_a_run_that_is_killed_before_its_first_checkpoint_is_begun_by_the_same_command(tmp_path, place):
     where, after = PLACES[place]
     arguments = command(tmp_path, *INLINE, "--total_frames", "48")

@@ -170,7 +170,7 @@ def rows_with_time_of_whole_rows(run_dir: Path) -> np.ndarray:
     return np.array([[float(x) for x in line.split(",")[1:3]] for line in lines])
 
 
-@pytest.mark.parametrize("seconds", [0.3, 4.7])
+@pytest.mark.parametrize("seconds", [0.3, *rarer([4.7])])
 def test_a_killed_main_process_leaves_a_run_that_resumes(tmp_path, seconds):
     kill_and_resume(tmp_path, "a", seconds)
 
@@ -240,6 +240,7 @@ def test_a_run_needs_no_dev_shm(folder, tmp_path):
     assert rows(tmp_path / "run")[-1]["frames"] == 480
 
 
+@pytest.mark.soak
 def test_a_full_disk_does_not_end_a_run(folder):
     """On 768 KiB of tmpfs the log and checkpoints soon fail; the run says so once, and goes on to its last frame."""
     arguments = command(folder, "--num_actor_processes", "1", "--total_frames", "48000", "--checkpoint_minutes", "0.02")

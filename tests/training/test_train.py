@@ -18,6 +18,7 @@ from main.training import loop, sources
 from main.training.actor import Actor
 from main.training.learner import Learner
 from tests.helpers.agents import make_motivation, make_settings
+from tests.helpers.marks import rarer
 from tests.helpers.program import actor_pids, command, rows, start
 from tests.helpers.runs import (
     assert_resumes_to_the_last_bit,
@@ -101,7 +102,7 @@ def test_resume_refuses_what_would_make_another_run(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, *rarer([signal.SIGINT])])
 def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
     process = start(tmp_path, "--num_actor_processes", "2")
     actors = actor_pids(process)
