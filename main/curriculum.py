@@ -18,7 +18,6 @@ import imageio.v2 as imageio
 import matplotlib.style
 import numpy as np
 import plotly.graph_objects as go
-from gym_minigrid.minigrid import OBJECT_TO_IDX
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -30,7 +29,7 @@ from torchbeast.core import checkpoint, forms, outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError
 from utils_folder import video
 from utils_folder.motivations import curriculum
-from utils_folder.motivations.curriculum import FATE_NAMES, PROPOSED, REACHED, History
+from utils_folder.motivations.curriculum import FATE_NAMES, OBJECT_TO_IDX, PROPOSED, REACHED, History
 
 PICTURE_MOMENTS = 6
 CURVE_MOMENTS = 100
