@@ -31,7 +31,7 @@ def closing(how: str, progress: Progress, run_dir: Path, ranks: Alone) -> str:
     following = _test(run_dir) if progress.done else _resume(run_dir) if ranks.alone else "the same torchrun command"
     if not run_folder.checkpoints(run_dir):
         following = "none, since it has left no checkpoint"
-    return f"{how} at {frames} frames, after {clock(progress.seconds)} hours, {success}, in {run_dir}; next: {following}"
+    return f"{how} at {frames} frames, after {clock(progress.seconds)} h, {success}, in {run_dir}; next: {following}"
 
 
 def is_over(settings: Settings, state: dict) -> bool:

@@ -17,7 +17,7 @@ from tests.helpers.program import command, rows
 from torchbeast.core import checkpoint
 
 INLINE = ("--num_actor_processes", "0", "--seed", "9")
-CLOSING = re.compile(r"^(.*) at ([\d, of]+) frames, after \d+:\d\d:\d\d hours, (.*), in (.*); next: (.*)$")
+CLOSING = re.compile(r"^(.*) at ([\d, of]+) frames, after \d+:\d\d:\d\d h, (.*), in (.*); next: (.*)$")
 
 
 def closing(text: str) -> tuple[str, ...]:
