@@ -634,10 +634,12 @@ def test_what_the_networks_have_no_number_for_is_refused_by_name(kind, more_numb
         refusal, message = ValueError, "out of bounds for uint8"  # NumPy 2 refuses it where gym-minigrid makes the frame
     with pytest.raises(refusal, match=message):
         probe(holding(thing))
+    if refusal is not UsageError:
+        return
     name = holding(thing, odds=4)  # not in the levels that are looked at first
     game = make_environments(name, [11, 12])
     game.initial()
-    with pytest.raises(refusal, match=message):
+    with pytest.raises(UsageError, match=message):
         for _ in range(200):
             game.restart(np.ones(2, bool))
             game.step(np.zeros(2, np.int64))
