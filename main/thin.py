@@ -39,7 +39,7 @@ def thin(options: argparse.Namespace) -> None:
 
 def _meant(place: Path) -> Path:
     try:
-        return run_folder.meant(place)
+        return run_folder.meant(place, run_folder.has_log)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
 
