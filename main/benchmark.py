@@ -8,6 +8,7 @@ import itertools
 import json
 import multiprocessing
 import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -41,7 +42,7 @@ from torchbeast.core.provenance import processor_name
 from torchbeast.core.ranks import ALONE, Alone, Ranks
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import torch_generator
-from torchbeast.core.settings import Parser, UsageError, positive_number
+from torchbeast.core.settings import Parser, UsageError, positive_number, positive_whole_number
 from utils_folder import minigrid
 from utils_folder.motivations import MOTIVATIONS
 
@@ -50,6 +51,7 @@ DOCUMENT = ["--env", KEY_CORRIDOR, "--num_actors", "40", *MOTIVATIONS[settings_m
 GRIDS = (KEY_CORRIDOR, "MiniGrid-ObstructedMaze-1Dl-v0", "MiniGrid-KeyCorridorS4R3-v0", "MiniGrid-KeyCorridorS6R3-v0")
 BATCHES = (8, 40, 320)
 PART_SECONDS = 1.5
+SECONDS = 20.0
 WORK = ("program", "acting", "learning")
 PROGRAM_PAIRS, PART_PAIRS = 5, 20
 ROOT = Path(__file__).resolve().parents[1]
@@ -320,17 +322,16 @@ def against(options: argparse.Namespace) -> Iterator[paired.Ratio]:
         raise UsageError(f"--against: {options.against} is no checkout of this program (it has no main/main.py)")
     words, path, agent = [*DOCUMENT, *options.flags], None, None
     if options.agent is not None:
-        path = options.agent.resolve() / run_folder.CHECKPOINT
         try:
-            agent = checkpoint.load(path)
+            agent, path = checkpoint.find(run_folder.own(options.agent.resolve()))
         except checkpoint.CheckpointError as error:
             raise UsageError(f"--agent: {error}") from None
     settings, _ = settings_module.parse(words)
     settings_module.check(settings)
     trees = ROOT, options.against.resolve()
-    for work in options.work:
+    for work in options.work or WORK:
         if work == "program":
-            ways = (functools.partial(paired.whole_program, options.seconds, words, tree, agent) for tree in trees)
+            ways = (functools.partial(paired.whole_program, options.seconds or SECONDS, words, tree, agent) for tree in trees)
             yield paired.compare(work, *ways, pairs=options.pairs or PROGRAM_PAIRS)
         else:
             about = {"words": words, "env": settings[RunSettings].env, "num_envs": settings[ProcessSettings].num_actors}
@@ -343,8 +344,25 @@ def against(options: argparse.Namespace) -> Iterator[paired.Ratio]:
 # The program
 
 
+def idle(options: argparse.Namespace) -> dict[str, str]:
+    """What of the command line does nothing where it stands, with the reason."""
+    found = {}
+    if options.against is None:
+        given = {"--work": options.work, "--pairs": options.pairs, "--agent": options.agent}
+        given[shlex.join(options.flags)] = options.flags
+        found = {name: "belongs to --against" for name, value in given.items() if value}
+    elif options.scaling:
+        found["--scaling"] = "not with --against"
+    if options.seconds and options.against is None and options.scaling:
+        found["--seconds"] = "not with --scaling"
+    if options.seconds and options.against is not None and "program" not in (options.work or WORK):
+        found["--seconds"] = "belongs to --work program"
+    return found
+
+
 def benchmark(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is measured."""
+    settings_module.tell_idle(idle(options))
     if options.json is not None:
         outputs.must_be_writable("--json", options.json)
     if options.against:
@@ -357,7 +375,7 @@ def benchmark(options: argparse.Namespace) -> None:
         result = {**machine(), **measure_scaling()}
         print(heading(result), scaling.report(result), sep="\n\n")
     else:
-        result = measure(options.seconds)
+        result = measure(options.seconds or SECONDS)
         print(report(result))
     outputs.write({options.json: (json.dumps(result, indent=2) + "\n").encode()})
 
@@ -366,14 +384,16 @@ def make_parser() -> Parser:
     parser = Parser(
         prog=program("main.benchmark"),
         description="How fast each part of a run is, and the whole, and how near the machine's limit; under two minutes.",
+        examples=("--seconds 10 --json speed.json", f"--against ../old --work acting learning -- --env {KEY_CORRIDOR}"),
     )
-    parser.add_argument("--seconds", type=positive_number, default=20.0, help="length of each whole-program run (default: 20)")
+    parser.add_argument("--seconds", type=positive_number, help=f"length of each whole-program run (default: {SECONDS:g})")
     parser.add_argument("--json", help="also write the figures to this file")
     parser.add_argument("--scaling", action="store_true", help="measure two ranks in place of all else, and predict more")
     parser.add_argument("--against", type=Path, help="another checkout: measure this one's rates as ratios to it, in turn")
-    parser.add_argument("--work", nargs="+", choices=WORK, default=WORK, help="what of it (default: all three)")
-    parser.add_argument("--pairs", type=int, help=f"pairs of stretches (default: {PROGRAM_PAIRS}; of a part {PART_PAIRS})")
-    parser.add_argument("--agent", type=Path, help="with --against: go on from the agent in this folder, of the same task")
+    parser.add_argument("--work", nargs="+", choices=WORK, help="what of it (default: all three)")
+    parser.add_argument("--pairs", type=positive_whole_number,
+        help=f"pairs of stretches (default: {PROGRAM_PAIRS}; of a part {PART_PAIRS})")  # fmt: skip
+    parser.add_argument("--agent", type=Path, help="with --against: go on from the agent of this run, of the same task")
     parser.add_argument("flags", nargs="*", help="with --against, after --: flags of the training beside the document's")
     return parser
 

@@ -46,12 +46,16 @@ DISTANCE, STEPS, FATES = "mean distance from the agent, in steps", "t* and steps
 LINES = ("-", "--", ":")
 
 
-def read(run_dir: Path) -> tuple[History, str]:
-    """A run's history and its title. Raises: UsageError if there is none."""
+def read(place: Path) -> tuple[History, str, Path]:
+    """The history of the run that `place` means, as --resume has it, its title and its folder.
+
+    Raises: UsageError if there is none.
+    """
     try:
-        state, _ = checkpoint.load_newest(run_dir / run_folder.CHECKPOINT)
+        state, path = checkpoint.find(run_folder.own(place))
     except checkpoint.CheckpointError as error:
         raise UsageError(str(error)) from None
+    run_dir = path.parent
     if curriculum.KEY not in state:
         raise UsageError(f"{run_dir}: its checkpoint tells of no goals: give a run of this program that has a teacher")
     try:
@@ -61,7 +65,7 @@ def read(run_dir: Path) -> tuple[History, str]:
     if not history.cells.any():
         raise UsageError(f"{run_dir}: no goal has ended yet: wait until the run has a later checkpoint")
     flags = state["flags"]
-    return history, f"{run_dir.resolve().name}: {flags.get('model')} on {flags.get('env')}, seed {flags.get('seed')}"
+    return history, f"{run_dir.resolve().name}: {flags.get('model')} on {flags.get('env')}, seed {flags.get('seed')}", run_dir
 
 
 def merged(history: History, count: int) -> History:
@@ -287,12 +291,13 @@ def _slider(history: History) -> dict:
 
 def show(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
-    run_dir = run_folder.own(options.run)
+    if options.out is not None:
+        if not options.out.is_dir():
+            raise UsageError(f"--out {options.out}: no such folder; make it first")
+        outputs.must_hold_folders("--out", options.out)
+    history, title, run_dir = read(options.run)
     folder = options.out or run_dir
-    if options.out is not None and not folder.is_dir():
-        raise UsageError(f"--out {folder}: no such folder; make it first")
     outputs.must_hold_folders("--out", folder)
-    history, title = read(run_dir)
     figure = picture(history, title)
     files = {kind: plot.encoded(figure, kind, DPI) for kind in ("png", "svg")} | {"html": page(history, title).encode()}
     outputs.write({str(folder / f"curriculum.{kind}"): content for kind, content in files.items()})
@@ -302,8 +307,10 @@ def make_parser() -> Parser:
     parser = Parser(
         prog=program("main.curriculum"),
         description="Shows what the teacher of a run taught: a picture, and a page with a slider over the run.",
+        examples=("experimentMinigrid/latest", "results/keycorridor-default-1 --out ."),
     )
-    parser.add_argument("run", type=Path, help="folder of a run (SAVEDIR/XPID)")
+    about = "a run's folder (SAVEDIR/XPID), a checkpoint in it, or a folder of runs, for its latest"
+    parser.add_argument("run", type=Path, metavar="RUN", help=about)
     parser.add_argument("--out", type=Path, help="folder for curriculum.png, .svg and .html (default: the run's)")
     return parser
 

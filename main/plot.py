@@ -407,7 +407,11 @@ _size.__name__, _dpi.__name__ = "WIDTHxHEIGHT (1 to 100 inches)", "30 to 1200"
 
 def make_parser() -> Parser:
     about = "Learning curves from logs, with bootstrap 95% intervals over seeds."
-    parser = Parser(prog=program("main.plot"), description=about)
+    parser = Parser(
+        prog=program("main.plot"),
+        description=about,
+        examples=("experimentMinigrid", "experimentMinigrid/RUN_1 experimentMinigrid/RUN_2 --by model --out curves.svg"),
+    )
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="the folder of a run, a folder of runs (SAVEDIR: all in it), or a logs.csv")
     add("--by", help="group by these arguments of meta.json, as model or model,env; or by experiment, the name of a row of "

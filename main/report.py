@@ -80,8 +80,9 @@ def make_parser() -> Parser:
         prog=program("main.report"),
         description="Tables of what finished runs came to, as Markdown: one from their logs, one from their agents, each of "
         "which plays 100 fresh episodes (together some minutes).",
+        examples=("results/experiments.ini", "results/experiments.ini --runs experimentMinigrid"),
     )
-    parser.add_argument("table", type=Path, help="an INI file such as results/experiments.ini")
+    parser.add_argument("table", type=Path, metavar="TABLE", help="an INI file such as results/experiments.ini")
     parser.add_argument("--runs", type=Path, default=Path("results"), help="folder of the runs (default: results)")
     parser.add_argument("--into", type=Path, help="put them into this Markdown file, in place of those that are there")
     return parser

@@ -27,7 +27,7 @@ from main.analysis.table import Experiment, is_finished, run_dir
 from main.training import programs
 from main.training.programs import Programs
 from torchbeast.core import outputs, run_folder
-from torchbeast.core.settings import Parser, UsageError
+from torchbeast.core.settings import Parser, UsageError, positive_whole_number
 
 FOLDER = "experimentMinigrid"  # as the document's commands have it
 
@@ -137,6 +137,8 @@ def reproduce(options: argparse.Namespace) -> int:
         folder = getattr(options, flag)
         if folder is not None:
             outputs.must_hold_folders(f"--{flag}", folder)
+    if options.list and options.jobs is not None:
+        settings_module.tell_idle({"--jobs": "not with --list"})
     declared = command.declared()
     code = 0 if options.list else run_all(experiments, options.savedir, options.keep, declared, _jobs(experiments, options))
     if code == 0:
@@ -170,29 +172,21 @@ def _near(name: str, names: Sequence[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-_count.__name__ = "number of runs"  # argparse says it
-
-
 def make_parser() -> Parser:
     parser = Parser(
         prog=program("main.reproduce"),
         description="Runs every experiment of a table that is not finished, or goes on with it, side by side where there are "
         "cores for that; and says what each reached, and when. Ctrl-C ends all with a checkpoint; the same command goes on "
         "from there.",
+        examples=("results/experiments.ini --only keycorridor-default", "results/experiments.ini --list --savedir results"),
     )
-    parser.add_argument("table", type=Path, help="an INI file such as results/experiments.ini")
+    parser.add_argument("table", type=Path, metavar="TABLE", help="an INI file such as results/experiments.ini")
     parser.add_argument("--savedir", type=Path, default=Path(FOLDER), help=f"folder for the runs (default: {FOLDER})")
     parser.add_argument("--keep", type=Path, help="folder for what is kept of finished runs: thinned log, metadata, weights")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only")
-    parser.add_argument("--jobs", type=_count, metavar="N", help="runs side by side (default: as many as have cores of their "
-        "own, each for its actor processes and its learner)")  # fmt: skip
+    parser.add_argument("--jobs", type=positive_whole_number, metavar="N",
+        help="runs side by side (default: as many as have cores of their own, each for its actor processes and its "
+        "learner)")  # fmt: skip
     parser.add_argument("--list", action="store_true",
         help="say how far each run is, and stop (of those in this repository: --savedir results)")  # fmt: skip
     return parser

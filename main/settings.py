@@ -209,9 +209,13 @@ def idle(settings: Settings, names: Iterable[str]) -> dict[str, str]:
 
 def warn_of_idle(settings: Settings, given: Iterable[str]) -> None:
     """One line on those of the given flags that do nothing."""
-    if found := idle(settings, given):
-        told = ", ".join(f"--{name} ({reason})" for name, reason in found.items())
-        logger.warning(f"without effect here: {told}")
+    tell_idle({f"--{name}": reason for name, reason in idle(settings, given).items()})
+
+
+def tell_idle(found: Mapping[str, str]) -> None:
+    """One line on what does nothing where it stands, with the reasons; none if there is nothing such."""
+    if found:
+        logger.warning(f"without effect here: {', '.join(f'{name} ({reason})' for name, reason in found.items())}")
 
 
 def _users() -> dict[type, list[str]]:

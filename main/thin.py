@@ -19,13 +19,13 @@ from main.amigo import program
 from main.analysis import keep
 from main.analysis.log import read_log
 from torchbeast.core import outputs, run_folder
-from torchbeast.core.settings import Parser, UsageError
+from torchbeast.core.settings import Parser, UsageError, positive_whole_number
 
 
 def thin(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     outputs.must_be_writable("--out", options.out)
-    log = read_log(options.run, command.declared())
+    log = read_log(_meant(options.run), command.declared())
     if options.out.resolve() == log.path.resolve() or run_folder.is_a_runs(options.out):
         raise UsageError(f"--out {options.out} is a run's own log, which is not written over: give another file")
     columns = keep.thinned(log, options.rows)
@@ -37,14 +37,11 @@ def thin(options: argparse.Namespace) -> None:
         print(f"still empty, cells of each column: {told}; fewer --rows leave fewer of them")
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-_count.__name__ = "number of rows"  # argparse says it
+def _meant(place: Path) -> Path:
+    try:
+        return run_folder.meant(place, run_folder.has_log)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from None
 
 
 def make_parser() -> Parser:
@@ -53,10 +50,12 @@ def make_parser() -> Parser:
         description="Writes the log of a run with few rows. Each is for an equal share of the updates: means, sums, or the "
         "last value. A whole log has empty cells, as where no episode ended in an update, at which programs that take plain "
         "rolling means draw nothing.",
+        examples=("experimentMinigrid/latest", "experimentMinigrid/RUN --out thinned.csv --rows 500"),
     )
-    parser.add_argument("run", metavar="RUN", help="the folder of a run, or a logs.csv")
+    about = "the folder of a run, a logs.csv, or a folder of runs, for its latest"
+    parser.add_argument("run", type=Path, metavar="RUN", help=about)
     parser.add_argument("--out", type=Path, default=Path("thinned.csv"), help="the file (default: thinned.csv)")
-    parser.add_argument("--rows", type=_count, default=keep.ROWS, help=f"at most so many (default: {keep.ROWS})")
+    parser.add_argument("--rows", type=positive_whole_number, default=keep.ROWS, help=f"at most so many (default: {keep.ROWS})")
     return parser
 
 

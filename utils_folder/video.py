@@ -295,7 +295,7 @@ class _GifWriter:
 
 
 class Window:
-    """A window that shows one picture after another.
+    """A window that shows one picture after another; it is seen from the first one on.
 
     Args:
         title: of the window.
@@ -319,7 +319,6 @@ class Window:
                 f"tkinter); {remedy}"
             )
         self._image = None
-        self._figure.show()
 
     @property
     def closed(self) -> bool:
@@ -338,6 +337,7 @@ class Window:
             axes = self._figure.add_axes((0, 0, 1, 1))
             axes.set_axis_off()
             self._image = axes.imshow(picture)
+            self._figure.show()
         self._image.set_data(picture)
         self._figure.canvas.draw_idle()
         self._figure.canvas.start_event_loop(max(seconds, 1 / FPS))

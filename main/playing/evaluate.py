@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from main.playing import film, score, trained
-from main.playing.trained import Trained
 from main.settings import EvaluationSettings, RunSettings
 from torchbeast.core import outputs
 from torchbeast.core.settings import Settings, UsageError
@@ -21,12 +20,14 @@ logger = logging.getLogger("amigo")
 def evaluate(settings: Settings, given: dict[str, Any]) -> None:
     """Plays with a trained agent. Raises UsageError for everything that cannot work, before anything is written."""
     _check_outputs(settings[RunSettings], settings[EvaluationSettings])
+    window = _window(settings[EvaluationSettings].weight_path) if settings[RunSettings].mode == "test_render" else None
     agent = trained.load(settings, given)
     run, own = agent.settings[RunSettings], agent.settings[EvaluationSettings]
     if notice := agent.survey.notice():
         logger.info(notice)
-    if run.mode == "test_render":
-        return _render(agent, run.env, own.video_episodes)
+    if window is not None:
+        film.watch(agent, own.video_episodes, window.show)
+        return window.close()
     summary = score.score(agent)
     print(score.report(agent.settings, summary))
     if own.json is not None:
@@ -60,10 +61,9 @@ def _check_outputs(run: RunSettings, own: EvaluationSettings) -> None:
         outputs.must_be_different(json=own.json, video_path=own.video_path)
 
 
-def _render(agent: Trained, env: str, num_episodes: int) -> None:
+def _window(title: str) -> video.Window:
+    """Made before the agent is read and anything is compiled: there may be no display, or nothing that draws on it."""
     try:
-        window = video.Window(env)
+        return video.Window(title)
     except RuntimeError as error:
         raise UsageError(str(error)) from None
-    film.watch(agent, num_episodes, window.show)
-    window.close()

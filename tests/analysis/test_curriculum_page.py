@@ -14,10 +14,11 @@ from main import curriculum
 from main.curriculum import merged
 from tests.helpers.curriculum import batches, seen
 from tests.helpers.program import ROOT
-from torchbeast.core import checkpoint
+from torchbeast.core import checkpoint, run_folder
 from utils_folder.motivations.curriculum import KEY, history
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+KINDS = ("png", "svg", "html")
 FLAGS = {"model": "default", "env": "MiniGrid-Fetch-5x5-N2-v0", "seed": 3}
 
 
@@ -68,7 +69,7 @@ def test_the_program_writes_a_picture_and_a_page(run_dir, tmp_path, capsys):
 
 def test_maps_and_shares_are_drawn_where_they_belong(run_dir):
     """Column x and row y of the grid, [x, y] of the counts, are column and row of the maps; proposed, then each way reached."""
-    whole, _ = curriculum.read(run_dir)
+    whole, *_ = curriculum.read(run_dir)
     few = merged(whole, curriculum.PICTURE_MOMENTS)
     figure = curriculum.picture(whole, "")
     maps, curves = figure.subfigs
@@ -92,7 +93,7 @@ def test_maps_and_shares_are_drawn_where_they_belong(run_dir):
 
 def test_the_slider_shows_what_the_picture_does_not():
     """What main/README.md says of a run in results/: the reason for a page beside the picture."""
-    whole, _ = curriculum.read(ROOT / "results" / "keycorridor-window-1")
+    whole, *_ = curriculum.read(ROOT / "results" / "keycorridor-window-1")
     picture, page = (merged(whole, count) for count in (curriculum.PICTURE_MOMENTS, curriculum.PAGE_MOMENTS))
     largest = [curriculum.shares(few.cells[:, 0]).max(axis=(1, 2)) for few in (picture, page)]
     assert (picture.frames[1:3] / 1e6).round(1).tolist() == [9.9, 15.0] and largest[0][2] > 0.7
@@ -100,6 +101,25 @@ def test_the_slider_shows_what_the_picture_does_not():
     assert largest[1][before] > 0.95 and after.sum() >= 5 and (largest[1][after] < 0.05).all()
     ended = page.cells[:, 0].sum(axis=(1, 2))
     assert ended[before] > 30 * ended[after].max()
+
+
+def test_it_takes_the_places_that_resuming_takes(tmp_path, monkeypatch, capsys):
+    """A run, SAVEDIR/latest, a kept checkpoint, or SAVEDIR; where it cannot be told which run is meant, they are named."""
+    content = {"model_state_dict": {}, "flags": FLAGS, KEY: seen(batches(12), width=12).state_dict()}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        checkpoint.save(tmp_path / name / "model.tar", content)
+    (tmp_path / "a" / "milestone-000000000036.tar").write_bytes((tmp_path / "a" / "model.tar").read_bytes())
+    assert curriculum.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "is a folder of runs: give one of them" in error and "there are a, b" in error and error.count("\n") == 1
+    monkeypatch.setattr(curriculum, "picture", lambda *_: None)
+    monkeypatch.setattr(curriculum, "page", lambda *_: "")
+    monkeypatch.setattr(curriculum.plot, "encoded", lambda *_: b"")
+    run_folder.point_latest_at(tmp_path / "b")
+    for place, run in (("", "b"), ("latest", "b"), ("a", "a"), ("a/model.tar", "a"), ("a/milestone-000000000036.tar", "a")):
+        assert curriculum.main([str(tmp_path / place)]) == 0
+        assert capsys.readouterr().out.split() == [str(tmp_path / run / f"curriculum.{kind}") for kind in KINDS]
 
 
 @pytest.mark.parametrize(

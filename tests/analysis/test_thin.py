@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from main import command, thin
 from main.analysis import keep
 from main.analysis.log import read_log
+from torchbeast.core import run_folder
 
 NAMES = "# _tick,_time,frames,episodes,mean_episode_return,total_loss"
 ROWS = 6000
@@ -82,13 +84,22 @@ def test_a_runs_own_log_is_not_written_over(run_dir, capsys, options, word):
     assert {path: path.read_bytes() for path in run_dir.parent.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("words, said", [(["--rows", "0"], "number of rows"), (["--out", "."], "is a folder")])
+@pytest.mark.parametrize("words, said", [(["--rows", "0"], "positive whole number"), (["--out", "."], "is a folder")])
 def test_wrong_words_write_nothing(run_dir, tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     assert thin.main([str(run_dir), *words]) == 2
     assert said in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_a_folder_of_runs_is_refused_with_one_of_them(run_dir, tmp_path, capsys):
-    assert thin.main([str(run_dir.parent), "--out", str(tmp_path / "a.csv")]) == 2
-    assert f"give one of them, as {run_dir}" in capsys.readouterr().err
+def test_a_folder_of_runs_stands_for_its_latest_as_for_resuming(run_dir, tmp_path, capsys):
+    words = [str(run_dir.parent), "--out", str(tmp_path / "a.csv")]
+    assert thin.main(words) == 0
+    assert "its only one is one" in capsys.readouterr().err
+    (tmp_path / "a.csv").unlink()
+    other = run_dir.with_name("two")
+    shutil.copytree(run_dir, other)
+    assert thin.main(words) == 2
+    assert "is a folder of runs: give one of them, as" in capsys.readouterr().err and not (tmp_path / "a.csv").exists()
+    run_folder.point_latest_at(other)
+    assert thin.main(words) == 0
+    assert "its latest one is two" in capsys.readouterr().err

@@ -113,6 +113,33 @@ def loaded(module: Path) -> str:
     return "damaged" if found is None else "same" if found.signature.return_type == numba.int64 else "another"
 
 
+@pytest.fixture
+def clone(tmp_path):
+    """Makes another copy of the module, whose functions take a constant from a file beside it."""
+
+    def make(name: str, constant: str = "1", more: str = "") -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "numbers_of.py").write_text(f"ONE = {constant}")
+        text = MODULE.replace("@compiled\n", "from numbers_of import ONE\n\n@compiled\n", 1).replace("x + x", "x + x + ONE - 1")
+        (tmp_path / name / "module.py").write_text(text + more)
+        return tmp_path / name / "module.py"
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["XDG_CACHE_HOME", *rarer(["NUMBA_CACHE_DIR"])])
+def test_a_second_clone_finds_what_the_first_has_compiled(clone, tmp_path, place):
+    """Of the same version; each of two versions finds its own."""
+    where = {"NUMBA_CACHE_DIR": "", place: str(tmp_path / "cache")}
+    assert run(clone("first"), **where).stdout.startswith("[7, 4.0] 0 ")
+    assert run(clone("second"), **where).stdout.startswith("[7, 4.0] 2 ")
+    assert not list(tmp_path.glob("*/__pycache__/*.nbi"))
+    assert run(clone("other constant", "2"), **where).stdout.startswith("[8, 5.0] 0 ")
+    assert run(clone("other source", more="# changed"), **where).stdout.startswith("[7, 4.0] 0 ")
+    assert run(clone("third"), **where).stdout.startswith("[7, 4.0] 2 ")
+
+
 @pytest.mark.slow
 def test_where_nothing_can_be_written_a_private_folder_is_used(tmp_path):
     """In the place of home: a file, which is none's to write below, root's neither."""

@@ -124,6 +124,30 @@ def test_whole_programs_go_on_from_an_agent(monkeypatch):
     assert len(rates) > 10 and sum(rates) / len(rates) > 0.9  # it still can what it could
 
 
+IDLE = [
+    ("--scaling --seconds 3", "--seconds (not with --scaling)"),
+    ("--pairs 2 --work acting --agent no", "--work (belongs to --against), --pairs (belongs to --against), "
+     "--agent (belongs to --against)"),
+    ("-- --env X", "--env X (belongs to --against)"),
+    (f"--against {benchmark.ROOT} --scaling", "--scaling (not with --against)"),
+    (f"--against {benchmark.ROOT} --work acting --seconds 3", "--seconds (belongs to --work program)"),
+    (f"--against {benchmark.ROOT} --seconds 3 --pairs 1", None),
+    ("--seconds 3", None),
+    ("--scaling", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "told"), IDLE)
+def test_what_does_nothing_where_it_stands_is_told(monkeypatch, caplog, words, told):
+    done = []
+    for name in ("measure", "measure_scaling", "against"):
+        monkeypatch.setattr(benchmark, name, lambda *_, name=name: done.append(name) or {})
+    monkeypatch.setattr(benchmark, "report", lambda _: "")
+    monkeypatch.setattr(benchmark.scaling, "report", lambda _: "")
+    assert benchmark.main(words.split()) == 0 and len(done) == 1
+    assert [r.getMessage() for r in caplog.records] == ([] if told is None else [f"without effect here: {told}"])
+
+
 @pytest.mark.parametrize("flag, text", [("--against", "no checkout"), ("--agent", "--agent: /nowhere")])
 def test_what_cannot_be_compared_is_refused(flag, text, capfd):
     assert benchmark.main(["--against", str(benchmark.ROOT), flag, "/nowhere"]) == 2

@@ -24,6 +24,7 @@ WRONG = [
     (entry, f"{TEST} --json no/a.json", "--json no/a.json: its folder does not exist"),
     (entry, f"{TEST} --json a.gif --record_video --video_path a.gif", "--json and --video_path name the same file"),
     (entry, f"--mode test_render --weight_path {RUN} --json a.json", "--mode test_render shows episodes and writes nothing"),
+    (entry, f"--mode test_render --weight_path {RUN}", "--mode test_render needs a display, and there is none"),
     (entry, "--xpid a/b", "--xpid must be a plain folder name"),
     (entry, "--xpid latest", "--xpid must be a plain folder name"),
     (entry, "--initials a/b", "--initials must be part of a plain folder name"),
@@ -35,6 +36,8 @@ WRONG = [
     (benchmark, "--seconds nan", "--seconds: invalid positive number value: 'nan'"),
     (benchmark, "--json no/a.json", "--json no/a.json: its folder does not exist"),
     (benchmark, "--json folder.mp4 --scaling", "--json folder.mp4 is a folder"),
+    (benchmark, "--pairs 0", "--pairs: invalid positive whole number value: '0'"),
+    (reproduce, f"{TABLE} --jobs 0", "--jobs: invalid positive whole number value: '0'"),
     (plot, f"{RUN} --out a.gif", "--out a.gif: give a name that ends in .png, .svg or .pdf"),
     (plot, f"{RUN} --out no/a.png", "--out no/a.png: its folder does not exist"),
     (plot, f"{RUN} --out a.png --json a.png", "--out and --json name the same file"),
@@ -50,6 +53,8 @@ WRONG = [
 def folder(tmp_path, monkeypatch):
     """A folder of its own, in a program that can neither make an environment nor read a checkpoint, nor measure."""
     monkeypatch.chdir(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "runs" / "taken").mkdir(parents=True)
@@ -82,3 +87,8 @@ def test_a_row_that_is_not_there_is_named_with_those_near_it(capsys):
     near = "maze-default or maze-novelty or maze-window"
     assert first == f"error: --only maze-defalt: {TABLE} has no such row; did you mean {near}?"
     assert second.startswith(f"error: --only xyz: {TABLE} has no such row; there are keycorridor-default, ")
+
+
+def test_jobs_do_nothing_in_a_list_which_is_told(caplog):
+    assert reproduce.main([TABLE, "--list", "--only", "keycorridor-s4", "--jobs", "2"]) == 0
+    assert [record.getMessage() for record in caplog.records] == ["without effect here: --jobs (not with --list)"]

@@ -13,6 +13,7 @@ from torch.distributed.run import get_args_parser
 
 from main import plot, reproduce, thin
 from main import settings as settings_module
+from main.amigo import COMMANDS as COMMANDS_BY_NAME
 from main.analysis.table import put_in
 from main.settings import FileSettings, RunSettings
 from main.training import recipe
@@ -110,6 +111,17 @@ def test_every_command_is_in_the_table_of_commands():
     assert len(commands) >= 6
     for command in commands:
         assert f"| `python -m main.{command}" in PAGES["main/README.md"]
+
+
+@pytest.mark.parametrize("name", sorted({about.module for about in COMMANDS_BY_NAME.values()} - {"main.main"}))
+def test_a_commands_help_shows_an_example_or_two_that_parse(name):
+    """Those of main.main are tested with its flags."""
+    parser = importlib.import_module(name).make_parser()
+    assert 1 <= len(parser.examples) <= 2
+    for example in parser.examples:
+        parser.parse_args(shlex.split(example))
+        assert f"\n  python -m {name} {example}\n" in parser.format_help()
+    assert max(map(len, parser.format_help().splitlines())) <= 128
 
 
 def test_the_figures_commands_name_runs_and_figures_that_are_there():

@@ -1,7 +1,8 @@
 """Compiled functions. What Numba makes of them is kept on disk wherever there is a place for it; damaged code is made again.
 
 Numba itself looks for such a place when a function is declared, ends in an exception where there is none, and runs or chokes
-on whatever it finds there.
+on whatever it finds there. It files code by where its source lies; here it is filed by what it was made from, so that every
+copy of the program finds it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import os
 import pickle
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import caching, config, serialize, sigutils
 
 logger = logging.getLogger("amigo")
 
 NO_PLACE = RuntimeError  # what Numba raises
+FILED = "amigo-"  # begins the names of folders of code that is filed by what it was made from
 
 
 def compiled(function: Callable | None = None, **options: Any) -> Callable:
@@ -39,8 +43,56 @@ class Damaged(Exception):
     """What was kept is not what was written, or not what was asked for."""
 
 
+class _ByContent:
+    """Of a locator: a folder named by what the function is made from, whichever copy of the program that lies in."""
+
+    def __init__(self, function: Callable, file: str):
+        super().__init__(function, file)
+        self._cache_path = str(Path(self._cache_path).with_name(f"{FILED}{_digest(function, file)}"))
+
+
+class _Named(_ByContent, caching.UserProvidedCacheLocator):
+    """Below NUMBA_CACHE_DIR."""
+
+
+class _OfUser(_ByContent, caching.UserWideCacheLocator):
+    """In the user's cache folder."""
+
+
+def _digest(function: Callable, file: str) -> str:
+    """Of all that is compiled into a function: its file, the constants that it takes from others, and what compiles it."""
+    digest = hashlib.sha256(Path(file).read_bytes())
+    for part in (function.__module__, numba.__version__, np.__version__, *_taken(function, set())):
+        digest.update(f"{part}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _taken(function: Callable, seen: set[Callable]) -> Iterator[str]:
+    """The values of the globals that a function reads, and the compiled functions that it calls; of these the same."""
+    seen.add(function)
+    for name in _names(function.__code__):
+        value = function.__globals__.get(name)
+        value = getattr(value, "py_func", value)
+        if isinstance(value, FunctionType):
+            if value not in seen:
+                yield f"{name} {hashlib.sha256(Path(value.__code__.co_filename).read_bytes()).hexdigest()}"
+                yield from _taken(value, seen)
+        elif isinstance(value, np.ndarray):
+            yield f"{name} {value.dtype} {value.tolist()}"
+        elif isinstance(value, (int, float, str, bytes, tuple)):
+            yield f"{name} {value!r}"
+
+
+def _names(code: CodeType) -> list[str]:
+    """The globals, and more, that code names, with what is nested in it."""
+    nested = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return sorted({*code.co_names, *(name for one in nested for name in _names(one))})
+
+
 class _Checked(caching.CompileResultCacheImpl):
     """Machine code with a digest: it must not be run with a byte changed."""
+
+    _locator_classes = [_Named, _OfUser, *caching.CompileResultCacheImpl._locator_classes]
 
     def reduce(self, result) -> tuple[bytes, bytes]:
         content = serialize.dumps(super().reduce(result))
@@ -70,7 +122,7 @@ class Kept(caching._Cache):
         except NO_PLACE:
             return _in_private(self._function)
         if config.CACHE_DIR and not Path(files.cache_path).is_relative_to(config.CACHE_DIR):
-            _tell(f"NUMBA_CACHE_DIR {config.CACHE_DIR} cannot be written: compiled code is kept in {files.cache_path}")
+            _tell(f"NUMBA_CACHE_DIR {config.CACHE_DIR} cannot be written: compiled code is kept in {_above(files)}")
         return files
 
     @property
@@ -96,7 +148,7 @@ class Kept(caching._Cache):
             try:
                 self._files.save_overload(sig, data)
             except OSError as error:
-                _tell(f"compiled code cannot be kept in {self.cache_path} ({error}): every start compiles again")
+                _tell(f"compiled code cannot be kept in {_above(self._files)} ({error}): every start compiles again")
 
     def enable(self) -> None:
         pass
@@ -108,6 +160,12 @@ class Kept(caching._Cache):
         with contextlib.suppress(OSError):  # then it is read again, and found damaged again
             if self._files is not None:
                 self._files.flush()
+
+
+def _above(files: caching.Cache) -> Path:
+    """The place that all functions share, which is said once."""
+    path = Path(files.cache_path)
+    return path.parent if path.name.startswith(FILED) else path
 
 
 def _in_private(function: Callable) -> caching.Cache | None:

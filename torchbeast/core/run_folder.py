@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -140,6 +140,11 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted(path for path in run_dir.glob(f"*{suffix}") if name.fullmatch(path.name))
 
 
+def has_log(folder: Path) -> bool:
+    """Whether a run's log lies there."""
+    return any(folder.glob(LOG))
+
+
 def has_rows(log: Path) -> bool:
     """Whether a log holds more than the beginning of a header: a row, a torn one too, or what another program wrote."""
     try:
@@ -216,15 +221,16 @@ def own(path: Path) -> Path:
     return path
 
 
-def meant(place: Path) -> Path:
+def meant(place: Path, holds: Callable[[Path], object] = checkpoints) -> Path:
     """The run in a folder of runs, the latest or the only one, which is said; any other folder as it is.
 
+    Args:
+        holds: whether a folder is a run that has what is wanted of it.
     Raises: FileNotFoundError, naming them, if there are several and none is known to be the latest.
     """
-    if checkpoints(place):
+    if holds(place):
         return place
-    runs = sorted(path.parent.name for path in place.glob(f"[!.]*/*{Path(CHECKPOINT).suffix}") if path.parent.name != LATEST)
-    names = [name for name in dict.fromkeys(runs) if checkpoints(place / name)]
+    names = [path.name for path in sorted(place.glob("[!.]*")) if path.name != LATEST and path.is_dir() and holds(path)]
     if not names:
         return place
     latest = (place / LATEST).resolve().name

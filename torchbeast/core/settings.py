@@ -230,12 +230,34 @@ def positive_number(text: str) -> float:
     return value
 
 
+def positive_whole_number(text: str) -> int:
+    """The whole number above 0 that is written there, as `whole_number` has it. Raises: ValueError."""
+    value = whole_number(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 # argparse says them: "invalid whole number value: '1.5'"
 whole_number.__name__, positive_number.__name__ = "whole number", "positive number"
+positive_whole_number.__name__ = "positive whole number"
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError, one line, for what is no command line."""
+    """Raises UsageError, one line, for what is no command line.
+
+    Args:
+        examples: command lines that its help shows; the description is then wrapped here.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any):
+        self.examples = tuple(examples)
+        if examples:
+            kwargs["description"] = textwrap.fill(kwargs["description"], HELP_WIDTH)
+            kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(*args, **kwargs)
+        if examples:
+            self.epilog = "\n".join(["examples:", *(f"  {self.prog} {example}" for example in examples)])
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message.removeprefix('argument ')[:LONGEST]}; see {self.prog} --help")

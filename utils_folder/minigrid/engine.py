@@ -4,10 +4,9 @@ The levels of KeyCorridor and ObstructedMaze are made in compiled code from the 
 those of all other environments are made by gym-minigrid itself and only played here. `playable` says which environments
 the engine plays exactly.
 
-The compiled code is in levels.py. The first engine on a machine compiles it (some ten seconds) and Numba keeps
-it on disk: in `__pycache__` beside that file, else in the user's cache folder, else in a private temporary one, or under
-`NUMBA_CACHE_DIR` if that is set. Later ones load it in a tenth of a second, and processes forked after a first step have
-it already.
+The compiled code is in levels.py. The first engine on a machine compiles it (some ten seconds) and it is kept on disk, where
+every copy of the program finds it (torchbeast/core/compiled.py). Later ones load it in a tenth of a second, and processes
+forked after a first step have it already.
 """
 
 from __future__ import annotations
