@@ -382,7 +382,7 @@ def _bin_width(logs: Sequence[Log], x: str, window: float) -> float:
     lengths = [getattr(log, x)[-1] for log in logs]
     width = window if x == "frames" else window * sum(lengths) / sum(log.frames[-1] for log in logs)
     if max(lengths) > MOST_BINS * width:
-        raise UsageError(f"--window {window:,.0f} would draw more than {MOST_BINS:,} points: give a larger one")
+        raise UsageError(f"--window {window:g} would draw more than {MOST_BINS:,} points: give a larger one")
     return width
 
 

@@ -24,6 +24,7 @@ from utils_folder.motivations.rewards import GoalRewardSettings, RewardSettings
 logger = logging.getLogger("amigo")
 
 LIST = "list"  # in place of an environment
+MAX_EPISODES = 10_000_000  # of an evaluation: some numbers of each are kept
 
 DESCRIPTION = (
     "AMIGo: adversarially motivated intrinsic goals, on MiniGrid. Trains an agent, or plays with a trained one. "
@@ -132,8 +133,9 @@ class EvaluationSettings:
         first=True,
     )
     num_episodes: int = flag(
-        100, "episodes to play", at_least=1, resumable=True, needs=("mode=test", "evaluate_minutes"), first=True
-    )
+        100, "episodes to play", at_least=1, at_most=MAX_EPISODES, resumable=True, needs=("mode=test", "evaluate_minutes"),
+        first=True,
+    )  # fmt: skip
     greedy: bool = flag(
         False, "take the most probable action (default: sample)", resumable=True,
         needs=("mode=test", "mode=test_render", "evaluate_minutes"), first=True,

@@ -147,7 +147,8 @@ class Trained:
         if telling:
             engine = minigrid.telling_engine(recipe.task_name(self.settings), self.settings[EnvironmentSettings].engine)
             agent = agent._replace(settings=self.settings.replace(engine=engine))
-        return agent.actor(seeds, generator, greedy=self.settings[EvaluationSettings].greedy)
+        own = self.settings[EvaluationSettings]
+        return agent.actor(seeds, generator, greedy=own.greedy, weights=own.weight_path)
 
     def actors(self, num_episodes: int, stream: str) -> Iterator[Actor]:
         """Actors with that many environments in all."""

@@ -38,12 +38,16 @@ class Actor:
         generator: torch.Generator,
         *,
         greedy: bool = False,
+        weights: str | None = None,
     ):
+        """`weights`: where those of an agent that does not learn come from. What it answers must then be finite numbers: where
+        it learns the learner sees to that."""
         self.environment = environment
         self._student = student
         self._motivation = motivation
         self._generator = generator
         self._greedy = greedy
+        self._weights = weights
         self._core_state = student.network.initial_state(environment.num_envs)
         self.row: dict[str, np.ndarray] = {}
 
@@ -72,6 +76,8 @@ class Actor:
 
     def _arrive(self, out: dict, results: dict) -> dict[str, np.ndarray]:
         observed = self._motivation.observe(out, self.environment)
+        if self._weights is not None:
+            _check_answers({**observed, **results}, self._weights)
         self.row = {**out, **observed, **results}
         return self.row
 
@@ -124,6 +130,16 @@ class Actor:
         self._core_state = tuple(state["core_state"])
         # `out` has what an older state lacks.
         self.row = {**out, **{k: v.numpy() for k, v in (observed | state["results"]).items()}}
+
+
+def _check_answers(answers: dict[str, np.ndarray], weights: str) -> None:
+    """Raises: UsageError if networks gave numbers with which nothing can be chosen: large weights, though finite, do that."""
+    for name, values in answers.items():
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            raise UsageError(
+                f"{weights}: its weights are finite, but {name} made with them is not (NaN or infinite), so it plays nothing; "
+                "give another checkpoint"
+            )
 
 
 def run(build: Callable[[], Actor], rollouts: Rollouts, port: ActorPort, stop: np.ndarray, heartbeat: np.ndarray) -> None:

@@ -107,14 +107,16 @@ class Agent(NamedTuple):
             ranks=ranks,
         )
 
-    def actor(self, seeds: Sequence[int], generator: torch.Generator, *, greedy: bool = False) -> Actor:
-        """Plays environments of its own with this agent's newest weights."""
+    def actor(
+        self, seeds: Sequence[int], generator: torch.Generator, *, greedy: bool = False, weights: str | None = None
+    ) -> Actor:
+        """Plays environments of its own with this agent's newest weights. `weights`: as `Actor` has it."""
         student = Reader(copy.deepcopy(self.student), self.shared)
         motivation = self.motivation.actor(len(seeds), generator)
         environment = make_environments(self.settings, seeds)
         if self._last_fields:
             environment.keep_last(self._last_fields)
-        return Actor(environment, student, motivation, generator, greedy=greedy)
+        return Actor(environment, student, motivation, generator, greedy=greedy, weights=weights)
 
     @property
     def _last_fields(self) -> tuple[str, ...]:

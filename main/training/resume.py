@@ -99,7 +99,7 @@ def _elsewhere(path: Path) -> str:
 def _begun_with(run_dir: Path) -> dict[str, Any]:
     """The arguments in its meta.json: a flag that they lack is younger than the run. {} where they are not there."""
     try:
-        return run_folder.read_metadata(run_dir)["args"]
+        return run_folder.read_metadata(run_dir).get("args", {})
     except FileNotFoundError:
         return {}
     except ValueError as error:

@@ -6,9 +6,10 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 
-from main import command, report
+from main import command, plot, report
 from main import settings as settings_module
 from main.analysis import table
 from tests.helpers.program import ROOT
@@ -151,3 +152,24 @@ def test_the_shipped_logs_hold_nineteen_falls_in_seven_runs():
     for run in RUNS:
         name, seed = run.name.rsplit("-", 1)
         assert counted[name][int(seed) - 1] == falls.get(run.name, 0), run.name
+
+
+@pytest.mark.slow
+def test_the_page_compares_like_with_like_and_says_what_the_curves_show(tmp_path):
+    """Ours and the published curve, over the same windows: where each first is above 0.8, and where it ends."""
+    groups = ("keycorridor-default", "keycorridor-default-clock", "keycorridor-as-published")
+    runs = [str(RESULTS / f"{name}-{seed}") for name in groups for seed in (1, 2, 3)]
+    out, numbers_of = tmp_path / "curves.svg", tmp_path / "curves.json"
+    more = ["--by", "experiment", "--panels", "none", "--window", "200000", "--out", str(out), "--json", str(numbers_of)]
+    assert plot.main([*runs, str(RESULTS / "published" / "published-KeyCorridorS3R3.csv"), *more]) == 0
+    (panel,) = json.loads(numbers_of.read_text())["panels"]
+    *ours, published = [(np.array(c["x"], float) / 1e6, np.array(c["value"], float)) for c in panel["curves"]]
+    firsts, ends = [x[np.flatnonzero(y > 0.8)[0]] for x, y in ours], [y[-1] for _, y in ours]
+    page = " ".join((RESULTS / "README.md").read_text().split())
+    for text in [f"{first:.1f}" for first in firsts] + [", ".join(f"{end:.2f}" for end in ends[:2]) + f" and {ends[2]:.2f}"]:
+        assert text in page
+    x, y = published
+    first, stays = x[np.flatnonzero(y > 0.8)[0]], x[np.flatnonzero(y <= 0.8)[-1] + 1]
+    assert f"the published one after {first:.0f} million, and stays from {stays:.0f} million on" in page
+    first, stays = x[np.flatnonzero(y > 0.9)[0]], x[np.flatnonzero(y <= 0.9)[-1] + 1]
+    assert f"above 0.9 after {first:.0f} million and stays from {stays:.0f} million on" in page

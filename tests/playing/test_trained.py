@@ -127,3 +127,22 @@ def test_an_agent_is_named_by_its_checkpoint_its_run_or_the_folder_of_runs(train
     said = capfd.readouterr()
     assert ("is a folder of runs: its only one is run" in said.err) == (place == ".")
     assert said.out.startswith(str(trained.parent)) and "/model.tar on MiniGrid-Empty-5x5-v0: 1 episodes" in said.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1e9, 9e14])
+def test_weights_that_are_finite_but_play_nothing_are_refused(every_trained, tmp_path, size, capfd):
+    """Each table of weights that playing uses: its networks would answer with NaN, and that with "success rate 0.000"."""
+    state = checkpoint.load(every_trained / "model.tar")
+    training = state["training_keys"]
+    tables = [key for key in state if key.endswith("model_state_dict") and key not in training]
+    assert "model_state_dict" in tables
+    for key in tables:
+        signs = torch.Generator().manual_seed(0)
+        enormous = {name: size * torch.randn(value.shape, generator=signs).sign() for name, value in state[key].items()}
+        weights = tmp_path / "model.tar"
+        torch.save(state | {key: enormous}, weights)
+        for more in ((), ("--greedy",)):
+            assert play(weights, "--num_episodes", "2", *more) == 2
+            said = capfd.readouterr()
+            assert said.out == "" and said.err.count("error: ") == said.err.count("\n") == 1 and "give another" in said.err

@@ -53,7 +53,7 @@ OWN = (
 )  # fmt: skip
 AT_LEAST_ONE = {
     "total_frames", "num_actors", "batch_size", "unroll_length", "save_every", "state_embedding_dim", "num_lstm_layers",
-    "goal_dim", "num_episodes", "video_episodes", "milestone_frames",
+    "goal_dim", "video_episodes", "milestone_frames",
 }  # fmt: skip
 NOT_NEGATIVE = {
     "learning_rate", "entropy_cost", "baseline_cost", "momentum", "intrinsic_reward_coef", "env_seed", "max_actor_restarts",
@@ -62,7 +62,7 @@ NOT_NEGATIVE = {
 OTHER_BOUNDS = {  # (at_least, above, at_most)
     "discounting": (0, None, 1), "alpha": (None, 0, 1), "epsilon": (None, 0, None), "checkpoint_minutes": (None, 0, None),
     "num_threads": (1, None, 1000), "keep_checkpoints": (1, None, 1000), "num_input_frames": (1, None, 100),
-    "evaluate_minutes": (None, 0, None), "video_minutes": (None, 0, None),
+    "evaluate_minutes": (None, 0, None), "video_minutes": (None, 0, None), "num_episodes": (1, None, 10**7),
 }  # fmt: skip
 BOUNDED_BY_OTHERS = {"num_actor_processes", "num_buffers"}  # see tests/program/test_settings.py
 
@@ -103,11 +103,11 @@ def test_counts_must_be_at_least_one(name):
     assert settings_module.problems(parsed(f"--{name} 1")) == []
 
 
-@pytest.mark.parametrize("name", ["num_threads", "keep_checkpoints", "num_input_frames"])
+@pytest.mark.parametrize("name", ["num_threads", "keep_checkpoints", "num_input_frames", "num_episodes"])
 def test_counts_that_have_an_end(name):
     at_least, _, at_most = OTHER_BOUNDS[name]
     for wrong in (0, at_most + 1):
-        assert settings_module.problems(parsed(f"--{name} {wrong}")) == [f"--{name} must be in [1, {at_most}], got {wrong}"]
+        assert settings_module.problems(parsed(f"--{name} {wrong}")) == [f"--{name} must be in [1, {at_most:g}], got {wrong}"]
     for right in (at_least, at_most):
         assert settings_module.problems(parsed(f"--{name} {right}")) == []
 

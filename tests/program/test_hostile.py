@@ -306,6 +306,13 @@ def test_sizes_on_the_command_line_are_looked_at_before_anything_is_made(tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("value", ["1" + "0" * 15, "1" + "0" * 400])
+def test_so_many_episodes_are_refused_before_anything_is_made(run, value, capfd):
+    assert entry.main(["--mode", "test", "--weight_path", str(run), "--num_episodes", value]) == 2
+    errors = capfd.readouterr().err
+    assert errors.startswith("error: --num_episodes must ") and errors.count("\n") == 1 and len(errors) < 400
+
+
 def test_what_a_network_takes_is_told_without_making_it():
     for more in ({}, {"use_lstm": True, "num_lstm_layers": 3}, {"goal_dim": 50, "state_embedding_dim": 300}):
         settings = settings_module.make({"env": "MiniGrid-Empty-5x5-v0", **more})
@@ -452,7 +459,7 @@ def test_a_damaged_log_is_mended_by_resuming(run, damage):
     assert [row["frames"] for row in rows(run)] == [24 * (i + 1) for i in range(kept)] + [120, 144]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\x00\x01", '{"resumed": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\x00\x01", '{"resumed": 3}', '{"args": 3}', '{"args": [[1]]}'])
 def test_damaged_metadata_is_refused(run, content, capfd):
     (run / "meta.json").write_text(content)
     before = contents(run)

@@ -155,6 +155,14 @@ def test_a_number_is_finite(name):
             assert problems(f"--{name}={value}") == [f"--{name} must be a finite number, got {value}"]
 
 
+@pytest.mark.parametrize("name", [name for name in NUMBERS if FLAGS[name].type is float])
+def test_a_number_is_one_that_networks_can_compute_with(name):
+    """A learning rate of 1e39 is a float, but no float32: it ended the run in a traceback of the optimiser's."""
+    for value in (1e300, 1e39, -1e300):
+        (line,) = problems(f"--{name}={value!r}")
+        assert line.startswith(f"--{name} must ") and line.endswith(f", got {value}")
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_numbers_default_is_one_that_is_accepted(name):
     about = FLAGS[name]

@@ -249,7 +249,8 @@ def read_metadata(run_dir: Path) -> dict:
         meta = json.loads(path.read_text(encoding="utf-8-sig"))  # an editor may have put a mark before it
     except (ValueError, RecursionError):  # no JSON, nested beyond reason, or no text
         meta = None
-    if not isinstance(meta, dict) or not isinstance(meta.get("resumed", []), list):
+    kinds = {"args": dict, "resumed": list}
+    if not isinstance(meta, dict) or not all(isinstance(meta.get(name, kind()), kind) for name, kind in kinds.items()):
         raise ValueError(f"{path} is damaged: it is no run's metadata; start a new run (another --xpid)")
     return meta
 

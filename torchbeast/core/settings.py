@@ -87,6 +87,8 @@ class Flag(NamedTuple):
             return None
         if isinstance(value, float) and not math.isfinite(value):
             return f"--{self.name} must be a finite number, got {value}"
+        if isinstance(value, float) and abs(value) > forms.LARGEST:  # networks are float32, and make squares and products
+            return f"--{self.name} must lie between -{forms.LARGEST:g} and {forms.LARGEST:g}, got {value}"
         if isinstance(value, int) and value.bit_length() >= BITS:
             return f"--{self.name} must lie between -2^{BITS - 1} and 2^{BITS - 1}, got a number of {value.bit_length()} bits"
         low, high, above = self.at_least, self.at_most, self.above
