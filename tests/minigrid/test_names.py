@@ -93,6 +93,9 @@ def test_a_time_limit_anywhere_around_it_counts():
         ("odd_tasks:Unseeded-v0", ("fails at its first reset", "seed")),
         ("odd_tasks:FailingStep-v0", ("fails at its first step, with action 5 (OSError: the door is stuck)",)),
         ("odd_tasks:FailingReset-v0", ("fails at its first reset (KeyError: 'no grid')",)),
+        ("odd_tasks:FailingLevel-v0", ("fails at its first reset (TypeError: a grid of words)",)),
+        ("odd_tasks:FourValues-v0", ("its step returns 4 values (gym's old API)",)),
+        ("odd_tasks:ImgObsWrapper-v0", ("leave out its wrappers of observations, the agent sees the whole grid",)),
         ("odd_tasks:FailingLater-v0", ("KeyError: 'no more levels'",)),
         ("odd_tasks:NotANumber-v0", ("a reward of nan for action 0", "must be finite")),
         ("odd_tasks:NoLimit-v0", ("a step limit of inf", "--env_args")),
@@ -172,4 +175,6 @@ def test_a_mission_that_differs_is_said_to_be_unseen():
 def test_actions_have_the_tasks_own_names():
     assert survey("odd_tasks:Nine-v0").action_names[6:] == ("done", "wave", "whistle")
     assert survey("odd_tasks:Nameless-v0").action_names[6:] == ("done", "action 7")
+    assert survey("odd_tasks:Leaping-v0").action_names[6:] == ("done", "leap", "spin"), "a wrapper's own"
+    assert survey("odd_tasks:Three-v0").action_names == ("action 0", "action 1", "action 2"), "left, right, forward are others"
     assert survey("MiniGrid-Dynamic-Obstacles-5x5-v0").action_names == ("left", "right", "forward")
