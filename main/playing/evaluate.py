@@ -23,7 +23,7 @@ def evaluate(settings: Settings, given: dict[str, Any]) -> None:
     _check_outputs(settings[RunSettings], settings[EvaluationSettings])
     agent = trained.load(settings, given)
     run, own = agent.settings[RunSettings], agent.settings[EvaluationSettings]
-    if notice := agent.survey.notice():
+    for notice in agent.survey.notices():
         logger.info(notice)
     if run.mode == "test_render":
         return _render(agent, run.env, own.video_episodes)

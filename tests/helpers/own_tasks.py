@@ -20,7 +20,7 @@ import gym
 import numpy as np
 from gym_minigrid.envs import EmptyEnv
 from gym_minigrid.minigrid import Grid, MiniGridEnv, MissionSpace
-from gym_minigrid.wrappers import ImgObsWrapper
+from gym_minigrid.wrappers import FullyObsWrapper, ImgObsWrapper, RGBImgObsWrapper
 
 
 class Room(MiniGridEnv):
@@ -191,10 +191,22 @@ class FourValues(gym.Wrapper):
         return observation, reward, terminated or truncated, info
 
 
-for kind in (Room, Nine, Nameless, Old, OldReset, Unseeded, FailingStep, FailingReset, FailingLater, NotANumber, NoLimit,
+class Blind(gym.ObservationWrapper):
+    def observation(self, observation):
+        return {**observation, "image": 0 * observation["image"]}
+
+
+class Told(Room):
+    '''More is told than the grid shows.'''
+
+    def gen_obs(self):
+        return {**super().gen_obs(), "steps": self.step_count}
+
+
+for kind in (Room, Told, Nine, Nameless, Old, OldReset, Unseeded, FailingStep, FailingReset, FailingLater, NotANumber, NoLimit,
              OwnLimit, Deep, Boxed, FromOne, NoRoom, FailingLevel, Lately, LatelyInfinite, LatelyNone, LatelyHuge):
     gym.register(f"{kind.__name__}-v0", entry_point=kind)
-for wrapper in (Leaping, Three, FourValues, ImgObsWrapper):
+for wrapper in (Leaping, Three, Blind, FourValues, FullyObsWrapper, ImgObsWrapper, RGBImgObsWrapper):
     gym.register(f"{wrapper.__name__}-v0", entry_point=lambda wrapper=wrapper: wrapper(Room()), max_episode_steps=30)
 gym.register("Short-v0", entry_point=Room, max_episode_steps=9)
 gym.register("ours/Room-v1", entry_point=Room)

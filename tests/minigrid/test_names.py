@@ -163,13 +163,23 @@ def test_every_registered_environment_passes_the_first_look(name):
     for _ in range(30):
         game.reset()
         missions.add(game.mission)
-    assert (look.notice() is not None) == (len(missions) > 1)
-    assert survey(name, fixed_seed=3).notice() is None
+    assert len(look.notices()) == (len(missions) > 1)
+    assert not survey(name, fixed_seed=3).notices()
 
 
 def test_a_mission_that_differs_is_said_to_be_unseen():
-    notice = survey("MiniGrid-GoToDoor-5x5-v0").notice()
+    (notice,) = survey("MiniGrid-GoToDoor-5x5-v0").notices()
     assert "differs by episode ('go to the " in notice and "in no input of the agent" in notice and "\n" not in notice
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [(name, False) for name in ("Room", "Leaping", "FullyObsWrapper")]
+    + [(name, True) for name in ("RGBImgObsWrapper", "Blind", "Told")],
+)
+def test_observations_of_its_own_are_said_to_be_unseen(name, said):
+    told = survey(f"odd_tasks:{name}-v0").notices()
+    assert told == ["the task has observations of its own, which are in no input of the agent: it sees the whole grid"] * said
 
 
 def test_actions_have_the_tasks_own_names():

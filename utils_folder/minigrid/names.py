@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import gym
+import numpy as np
 from gym_minigrid.minigrid import MiniGridEnv
 from gym_minigrid.wrappers import FullyObsWrapper
 
@@ -42,7 +43,8 @@ class Survey(NamedTuple):
     """What a first look at some levels of a task tells.
 
     size: (W, H) of the grid; action_names: of each action; max_steps: the step limit, of levels that set their own the
-    largest; missions: those seen that differ; reward_range: the least and the most that a step pays, as the task says itself.
+    largest; missions: those seen that differ; reward_range: the least and the most that a step pays, as the task says itself;
+    own_view: whether what the task shows is not what MiniGrid shows of it.
     """
 
     size: tuple[int, int]
@@ -50,20 +52,24 @@ class Survey(NamedTuple):
     max_steps: int
     missions: tuple[str, ...]
     reward_range: tuple[float, float]
+    own_view: bool
 
     @property
     def num_actions(self) -> int:
         return len(self.action_names)
 
-    def notice(self) -> str | None:
-        """One line on missions that differ by episode; None where there is one only."""
-        if len(self.missions) < 2:
-            return None
-        some = ", ".join(repr(mission) for mission in self.missions[:2])
-        return (
-            f"the mission differs by episode ({some}, ...) and is in no input of the agent: what the grid does not show of "
-            "it, it can only guess"
-        )
+    def notices(self) -> list[str]:
+        """What of the task is in no input of the agent, a line each: missions that differ, observations of its own."""
+        told = []
+        if len(self.missions) > 1:
+            some = ", ".join(repr(mission) for mission in self.missions[:2])
+            told.append(
+                f"the mission differs by episode ({some}, ...) and is in no input of the agent: what the grid does not show "
+                "of it, it can only guess"
+            )
+        if self.own_view:
+            told.append("the task has observations of its own, which are in no input of the agent: it sees the whole grid")
+        return told
 
 
 # -- Names -------------------------------------------------------------------------------------------------------------
@@ -243,9 +249,19 @@ class Tasks:
                     missions[str(env.unwrapped.mission)] = None
         self._check_limits(task, limits)
         game = env.unwrapped
-        names = _action_names(self._as_registered(env))
+        size, names = (game.grid.width, game.grid.height), _action_names(self._as_registered(env))
+        with _faults(f"{task} fails at a reset"):
+            own_view = self._own_view(env, seeds)
         env.close()
-        return Survey((game.grid.width, game.grid.height), names, max(limits), tuple(missions), _reward_range(env))
+        return Survey(size, names, max(limits), tuple(missions), _reward_range(env), own_view)
+
+    def _own_view(self, env: Any, seeds: Sequence[int]) -> bool:
+        """Whether the task shows something else than the part that MiniGrid's agents see, or the whole grid."""
+        shown, _ = env.reset(seed=next(seed for seed in seeds if _completed(env, seed)))
+        part = self._game_class.gen_obs(env.unwrapped)
+        whole = self._seen(env).observation(part)
+        same = any(np.array_equal(shown.get("image"), view["image"]) for view in (part, whole))
+        return not same or bool(shown.keys() - part.keys())
 
     def _check_actions(self, task: str, env: Any) -> None:
         space = env.action_space
