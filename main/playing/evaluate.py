@@ -23,7 +23,7 @@ def evaluate(settings: Settings, given: dict[str, Any]) -> None:
     window = _window(settings[EvaluationSettings].weight_path) if settings[RunSettings].mode == "test_render" else None
     agent = trained.load(settings, given)
     run, own = agent.settings[RunSettings], agent.settings[EvaluationSettings]
-    if notice := agent.survey.notice():
+    for notice in agent.survey.notices():
         logger.info(notice)
     if window is not None:
         film.watch(agent, own.video_episodes, window.show)

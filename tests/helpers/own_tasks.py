@@ -18,7 +18,9 @@ import math
 
 import gym
 import numpy as np
+from gym_minigrid.envs import EmptyEnv
 from gym_minigrid.minigrid import Grid, MiniGridEnv, MissionSpace
+from gym_minigrid.wrappers import FullyObsWrapper, ImgObsWrapper, RGBImgObsWrapper
 
 
 class Room(MiniGridEnv):
@@ -129,17 +131,83 @@ class NoRoom(gym.Env):
     pass
 
 
+class FailingLevel(EmptyEnv):
+    '''Nothing but its levels is its own.'''
+
+    def _gen_grid(self, width, height):
+        raise TypeError("a grid of\\nwords")
+
+
 class Lately(Room):
     '''Its rewards are numbers until a level has been played for a while.'''
 
+    later = math.nan
+
     def step(self, action):
-        self.reward = math.nan if self.step_count > 10 else 0.0
+        self.reward = self.later if self.step_count > 10 else 0.0
         return super().step(action)
 
 
-for kind in (Room, Nine, Nameless, Old, OldReset, Unseeded, FailingStep, FailingReset, FailingLater, NotANumber, NoLimit,
-             OwnLimit, Deep, Boxed, FromOne, NoRoom, Lately):
+class LatelyInfinite(Lately):
+    later = math.inf
+
+
+class LatelyNone(Lately):
+    later = None
+
+
+class LatelyHuge(Lately):
+    '''Two of them are no number of 32 bits.'''
+
+    later = 3e38
+
+
+class Leaping(gym.ActionWrapper):
+    class actions(enum.IntEnum):
+        left, right, forward, pickup, drop, toggle, done, leap, spin = range(9)
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(9)
+
+    def action(self, action):
+        return action % 7
+
+
+class Three(gym.ActionWrapper):
+    '''It has no names for what it makes of the actions within.'''
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(3)
+
+    def action(self, action):
+        return (2, 3, 5)[action]
+
+
+class FourValues(gym.Wrapper):
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated or truncated, info
+
+
+class Blind(gym.ObservationWrapper):
+    def observation(self, observation):
+        return {**observation, "image": 0 * observation["image"]}
+
+
+class Told(Room):
+    '''More is told than the grid shows.'''
+
+    def gen_obs(self):
+        return {**super().gen_obs(), "steps": self.step_count}
+
+
+for kind in (Room, Told, Nine, Nameless, Old, OldReset, Unseeded, FailingStep, FailingReset, FailingLater, NotANumber, NoLimit,
+             OwnLimit, Deep, Boxed, FromOne, NoRoom, FailingLevel, Lately, LatelyInfinite, LatelyNone, LatelyHuge):
     gym.register(f"{kind.__name__}-v0", entry_point=kind)
+for wrapper in (Leaping, Three, Blind, FourValues, FullyObsWrapper, ImgObsWrapper, RGBImgObsWrapper):
+    gym.register(f"{wrapper.__name__}-v0", entry_point=lambda wrapper=wrapper: wrapper(Room()), max_episode_steps=30)
 gym.register("Short-v0", entry_point=Room, max_episode_steps=9)
 gym.register("ours/Room-v1", entry_point=Room)
 """

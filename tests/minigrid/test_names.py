@@ -93,6 +93,9 @@ def test_a_time_limit_anywhere_around_it_counts():
         ("odd_tasks:Unseeded-v0", ("fails at its first reset", "seed")),
         ("odd_tasks:FailingStep-v0", ("fails at its first step, with action 5 (OSError: the door is stuck)",)),
         ("odd_tasks:FailingReset-v0", ("fails at its first reset (KeyError: 'no grid')",)),
+        ("odd_tasks:FailingLevel-v0", ("fails at its first reset (TypeError: a grid of words)",)),
+        ("odd_tasks:FourValues-v0", ("its step returns 4 values (gym's old API)",)),
+        ("odd_tasks:ImgObsWrapper-v0", ("leave out its wrappers of observations, the agent sees the whole grid",)),
         ("odd_tasks:FailingLater-v0", ("KeyError: 'no more levels'",)),
         ("odd_tasks:NotANumber-v0", ("a reward of nan for action 0", "must be finite")),
         ("odd_tasks:NoLimit-v0", ("a step limit of inf", "--env_args")),
@@ -160,16 +163,28 @@ def test_every_registered_environment_passes_the_first_look(name):
     for _ in range(30):
         game.reset()
         missions.add(game.mission)
-    assert (look.notice() is not None) == (len(missions) > 1)
-    assert survey(name, fixed_seed=3).notice() is None
+    assert len(look.notices()) == (len(missions) > 1)
+    assert not survey(name, fixed_seed=3).notices()
 
 
 def test_a_mission_that_differs_is_said_to_be_unseen():
-    notice = survey("MiniGrid-GoToDoor-5x5-v0").notice()
+    (notice,) = survey("MiniGrid-GoToDoor-5x5-v0").notices()
     assert "differs by episode ('go to the " in notice and "in no input of the agent" in notice and "\n" not in notice
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [(name, False) for name in ("Room", "Leaping", "FullyObsWrapper")]
+    + [(name, True) for name in ("RGBImgObsWrapper", "Blind", "Told")],
+)
+def test_observations_of_its_own_are_said_to_be_unseen(name, said):
+    told = survey(f"odd_tasks:{name}-v0").notices()
+    assert told == ["the task has observations of its own, which are in no input of the agent: it sees the whole grid"] * said
 
 
 def test_actions_have_the_tasks_own_names():
     assert survey("odd_tasks:Nine-v0").action_names[6:] == ("done", "wave", "whistle")
     assert survey("odd_tasks:Nameless-v0").action_names[6:] == ("done", "action 7")
+    assert survey("odd_tasks:Leaping-v0").action_names[6:] == ("done", "leap", "spin"), "a wrapper's own"
+    assert survey("odd_tasks:Three-v0").action_names == ("action 0", "action 1", "action 2"), "left, right, forward are others"
     assert survey("MiniGrid-Dynamic-Obstacles-5x5-v0").action_names == ("left", "right", "forward")

@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import shutil
 import subprocess
 import sys
 from enum import IntEnum
+from pathlib import Path
 
 import gym
 import numpy as np
@@ -24,7 +26,7 @@ from main.main import main
 from models import grid
 from tests.helpers.program import ROOT
 from torchbeast.core.settings import UsageError
-from utils_folder.minigrid import choose_engine, levels, make_environments, probe, survey, why_not_first
+from utils_folder.minigrid import choose_engine, levels, make_environments, probe, rules, survey, why_not_first
 from utils_folder.minigrid.engine import CompiledEnvironment, playable
 from utils_folder.minigrid.rules import names_read
 
@@ -233,6 +235,7 @@ STATE = {
     "a list of levels": counting_in_a_list,
     "a count in the class": counting_in_the_class,
     "what was carried": lambda game: game.place_obj(Goal() if game.carrying is None else Lava()),
+    "what was carried, by its vars": lambda game: game.place_obj(Goal() if vars(game)["carrying"] is None else Lava()),
     "how long it took": lambda game: game.place_obj(Goal() if getattr(game, "step_count", 0) < 20 else Lava()),
     "another generator": lambda game: game.place_obj(Goal(), top=(0, 0), size=(random.randrange(3, 5), 9)),
 }
@@ -319,6 +322,8 @@ def harmless(base, change):
     """Whether it changes nothing of what the rules of this base read and the compiled ones do not know."""
     if change == "an open door":
         return base is not envs.RedBlueDoorEnv
+    if change == "what was carried, by its vars":
+        return base in (envs.EmptyEnv, envs.RedBlueDoorEnv)  # they have nothing to carry
     if change == "a task of its own":
         return "obj" not in names_read(base)
     return change in PLAYED or (change == "one door for both" and base is not envs.RedBlueDoorEnv)
@@ -432,6 +437,59 @@ def test_environments_that_count_their_levels_each_have_an_object(monkeypatch):
         play_both(register(cls), 900, seeds=(1, 2, 3))
 
 
+class Crowded(envs.PutNearEnv):
+    """The object that is to be put somewhere lies in seven places: it is dropped where it lies already."""
+
+    def __init__(self):
+        super().__init__(size=6, numObjs=2)
+
+    def _gen_grid(self, width, height):
+        super()._gen_grid(width, height)
+        its = self.moveColor, self.move_type
+        (wanted,) = (thing for thing in self.grid.grid if thing and (thing.color, thing.type) == its)
+        for _ in range(6):
+            self.place_obj(wanted)
+
+
+def test_a_thing_in_two_places_is_told_from_one_like_it_where_the_rules_do_so(monkeypatch):
+    name = register(Crowded)
+    assert " in two places" in playable(name)
+    monkeypatch.setattr("utils_folder.minigrid.engine.outlives", lambda maker, generators: None)
+    play_both(name, 900, seeds=(3, 4, 5))
+
+
+LAST_DOORS = {}
+
+
+class AsLeft(envs.EmptyEnv):
+    """Its levels look the same until one is played; the last one's door is known to the module only."""
+
+    def _gen_grid(self, width, height):
+        super()._gen_grid(width, height)
+        open_before = "door" in LAST_DOORS and LAST_DOORS["door"].is_open
+        LAST_DOORS["door"] = Door("red", is_open=open_before)
+        self.grid.set(2, 1, LAST_DOORS["door"])
+
+
+def test_levels_that_depend_on_play_outside_their_object_are_noticed():
+    name = register(AsLeft)
+    survey(name)  # has made levels already
+    assert "depend on those before them (they differ after one that was played)" in playable(name)
+
+
+def test_looking_whether_play_matters_leaves_a_users_things_as_they_were():
+    kept = []
+
+    class Keeping(envs.EmptyEnv):
+        def _gen_grid(self, width, height):
+            super()._gen_grid(width, height)
+            kept.append(Door("red", is_locked=True))
+            self.grid.set(2, 1, kept[-1])
+
+    assert playable(register(Keeping)) is None
+    assert len(kept) > 6 and all(door.is_locked and not door.is_open for door in kept)
+
+
 class Kept(envs.EmptyEnv):
     """Its door is put into every level, as the last one left it."""
 
@@ -519,6 +577,43 @@ def test_a_changed_gym_minigrid_is_played_by_gym_minigrid(patch, monkeypatch):
     assert playable("MiniGrid-KeyCorridorS3R3-v0") is None
     monkeypatch.setattr(*PATCHES[patch], raising=False)
     assert "is not gym-minigrid's own" in playable("MiniGrid-KeyCorridorS3R3-v0")
+
+
+@pytest.mark.parametrize("edited", ["minigrid", "wrappers", "roomgrid", "envs.keycorridor"])
+def test_a_gym_minigrid_that_was_edited_where_it_is_installed_is_played_by_itself(edited, monkeypatch):
+    monkeypatch.setitem(rules.SOURCES, edited, "of the release")
+    assert f"the file of gym_minigrid.{edited} is not that of gym-minigrid 1.2.2" in playable("MiniGrid-KeyCorridorS3R3-v0")
+
+
+def test_what_is_edited_and_not_read_by_a_task_is_no_matter(monkeypatch):
+    monkeypatch.setitem(rules.SOURCES, "envs.keycorridor", "of the release")
+    assert playable("MiniGrid-DoorKey-5x5-v0") is None
+
+
+@pytest.mark.slow
+def test_a_task_within_the_package_of_gym_minigrid_is_a_users_too(tmp_path):
+    """A copy with an edited rule, and with a file more, as they are found where people keep their tasks there."""
+    package = shutil.copytree(Path(minigrid.__file__).parent, tmp_path / "gym_minigrid")
+    (package / "envs/mine.py").write_text(
+        "import gym\nfrom gym_minigrid.envs.empty import EmptyEnv\nfrom gym_minigrid.minigrid import DIR_TO_VEC\n"
+        "class Mine(EmptyEnv):\n    dir_vec = property(lambda self: DIR_TO_VEC[self.agent_dir - 1])\n"
+        "gym.register('Mine-v0', entry_point=Mine)\n"
+    )
+    show = (
+        "from utils_folder.minigrid.engine import playable as p; "
+        "print(p('gym_minigrid.envs.mine:Mine-v0'), '|', p('MiniGrid-KeyCorridorS3R3-v0'))"
+    )
+
+    def told():
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        run = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, env=environment, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        return run.stdout.strip().splitlines()[-1].split(" | ")
+
+    assert told() == ["Mine has its own dir_vec", "None"]
+    rules_file = package / "minigrid.py"
+    rules_file.write_text(rules_file.read_text().replace("return 1 - 0.9", "return 2 - 0.9"))
+    assert told() == ["the file of gym_minigrid.minigrid is not that of gym-minigrid 1.2.2"] * 2
 
 
 def test_a_number_changed_in_place_is_noticed_and_one_more_does_no_harm(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from main import main as entry
-from tests.helpers.playing import play, train, watch
+from tests.helpers.playing import TRAIN, play, train, watch
 from torchbeast.core import checkpoint
 
 pytestmark = pytest.mark.usefixtures("own_modules")
@@ -78,7 +78,7 @@ def test_a_foreign_checkpoints_module_is_imported_only_if_it_is_named(own, tmp_p
     assert "foreign_tasks" not in sys.modules
 
 
-@pytest.mark.parametrize("name", ["Old", "FailingStep", "NotANumber", "NoLimit"])
+@pytest.mark.parametrize("name", ["Old", "FailingStep", "FailingLevel", "NotANumber", "NoLimit"])
 @pytest.mark.parametrize("mode", ["train", "test"])
 def test_what_cannot_be_played_is_refused_before_anything_is_written(own, tmp_path, name, mode, capsys):
     more = ["--savedir", str(tmp_path / "runs")] if mode == "train" else ["--weight_path", str(own / "model.tar")]
@@ -87,8 +87,21 @@ def test_what_cannot_be_played_is_refused_before_anything_is_written(own, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("name", "reward"), [("Lately", "nan"), ("LatelyInfinite", "inf"), ("LatelyNone", "None")])
+def test_a_reward_that_is_no_number_ends_training_and_playing_by_name(tmp_path, name, reward, capsys):
+    run = train(tmp_path / "runs", "--env", "odd_tasks:Room-v0")
+    capsys.readouterr()
+    said = f"error: {name} pays a reward of {reward} at step 12 of an episode: rewards must be finite numbers\n"
+    task = ["--env", f"odd_tasks:{name}-v0"]
+    assert play(run / "model.tar", "--num_episodes", "3", "--json", str(tmp_path / "a.json"), *task) == 2
+    assert capsys.readouterr().err == said
+    assert not (tmp_path / "a.json").exists()
+    assert entry.main([*TRAIN, "--savedir", str(tmp_path / "others"), *task, "--total_frames", "400"]) == 2
+    assert capsys.readouterr().err.endswith(said)
+
+
 def test_returns_that_are_no_numbers_are_named_and_not_written(tmp_path, capsys):
-    run = train(tmp_path / "runs", "--env", "odd_tasks:Lately-v0")
+    run = train(tmp_path / "runs", "--env", "odd_tasks:LatelyHuge-v0")
     capsys.readouterr()
     assert play(run / "model.tar", "--num_episodes", "3", "--json", str(tmp_path / "a.json")) == 2
     error = capsys.readouterr().err

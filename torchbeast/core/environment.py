@@ -201,6 +201,15 @@ class GymEnvironment(Environment):
         for name, value in observed.items():
             self._out[name][e] = value
 
+    def _pay(self, e: int, reward: Any) -> None:
+        """Raises: UsageError if it is no finite number: learning would leave that out, or clip it, without a word."""
+        with np.errstate(over="ignore"):
+            self._out["reward"][e] = reward
+            self._out["episode_return"][e] += self._out["reward"][e]
+        if not np.isfinite(self._out["reward"][e]):
+            name, step = type(self._envs[e].unwrapped).__name__, len(self._actions[e])
+            raise UsageError(f"{name} pays a reward of {reward} at step {step} of an episode: rewards must be finite numbers")
+
     def initial(self) -> Output:
         if self._first is None:
             raise RuntimeError("initial() starts the environments; they have been started already")
@@ -216,10 +225,9 @@ class GymEnvironment(Environment):
                 out["episode_step"][e] = 0
             self._actions[e].append(action)
             observation, reward, terminated, truncated, _ = env.step(action)
-            out["reward"][e] = reward
+            self._pay(e, reward)
             out["done"][e] = terminated or truncated
             out["truncated"][e] = truncated and not terminated
-            out["episode_return"][e] += np.float32(reward)
             out["episode_step"][e] += 1
             if self._last or not out["done"][e]:
                 self._put(e, self._observe(env, observation))

@@ -28,7 +28,7 @@ from gym_minigrid.envs.obstructedmaze import (
     ObstructedMaze_Full,
     ObstructedMazeEnv,
 )
-from gym_minigrid.minigrid import COLOR_TO_IDX, OBJECT_TO_IDX, MiniGridEnv, WorldObj
+from gym_minigrid.minigrid import COLOR_TO_IDX, OBJECT_TO_IDX, Ball, Box, Door, Key, MiniGridEnv, WorldObj
 from gym_minigrid.roomgrid import RoomGrid
 from gym_minigrid.wrappers import FullyObsWrapper
 
@@ -40,7 +40,7 @@ from utils_folder.minigrid.base import NO_SUCH, Engine
 from utils_folder.minigrid.frames import Frames
 from utils_folder.minigrid.levels import Game, World
 from utils_folder.minigrid.making import NO_RULE, LevelMaker, Rule, UnknownLevel, outlives
-from utils_folder.minigrid.names import GYM_TASKS
+from utils_folder.minigrid.names import GYM_TASKS, reason
 from utils_folder.minigrid.rules import foreign, inherited, is_plain
 
 logger = logging.getLogger("amigo")
@@ -81,6 +81,7 @@ RULES = {
         compiled.PUT_NEAR,
         lambda env, thing: (thing.type, thing.color) == (env.move_type, env.moveColor),
         lambda env: [env.target_pos],
+        single=(Door, Key, Ball, Box),  # what was dropped must be the very thing that then lies there
     ),
 }
 
@@ -117,6 +118,8 @@ def _refusal(env: gym.Env) -> str | None:
         return outlives(LevelMaker(game, RULES[type(game).step]), [seeding.np_random(seed)[0] for seed in seeds])
     except UnknownLevel as error:
         return str(error)
+    except Exception as error:  # whatever a user's code raises is said when gym-minigrid is to play it
+        return f"its levels fail ({reason(error)})"
 
 
 class CompiledEnvironment(Environment):

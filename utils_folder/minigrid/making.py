@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import random
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ class Rule(NamedTuple):
 
     closed: doors that must be closed at first, for the compiled rule looks at the action that opens them.
     doors: other doors, things: other objects that the rule refers to; no two are the same.
+    single: classes of which no object may be in two places, for what happens to it in one would be seen in the other.
     """
 
     code: int
@@ -46,6 +48,7 @@ class Rule(NamedTuple):
     closed: Callable[[MiniGridEnv], Sequence[WorldObj]] = lambda env: ()
     doors: Callable[[MiniGridEnv], Sequence[WorldObj]] = lambda env: ()
     things: Callable[[MiniGridEnv], Sequence[WorldObj | None]] = lambda env: ()
+    single: tuple[type[WorldObj], ...] = (Door,)
 
 
 NO_RULE = Rule(compiled.NO_RULE)
@@ -72,7 +75,7 @@ class LevelMaker:
     def __init__(self, game: MiniGridEnv, rule: Rule):
         self.game = game
         self._rule = rule
-        self._plain = is_plain(game)
+        self.plain = is_plain(game)
         self._limit, self._size = game.max_steps, (game.width, game.height)
         self._changed: set[str] = set(LEFT_BY_PLAY)
         self._played: weakref.WeakSet = weakref.WeakSet()
@@ -116,7 +119,7 @@ class LevelMaker:
 
     def level(self) -> Level:
         """The level just made. Raises: UnknownLevel."""
-        if not self._plain:
+        if not self.plain:
             self._check()
         try:
             return self._level()
@@ -133,9 +136,9 @@ class LevelMaker:
         closed, doors = rule.closed(game), rule.doors(game)
         if any(type(door) is not Door for door in (*closed, *doors)) or any(door.is_open for door in closed):
             raise _unknown(game, "doors of its task that are open at first, or no doors")
-        own = [thing for thing in _things(game) if isinstance(thing, Door)]
-        if len({*map(id, own)}) < len(own) or len({*map(id, (*closed, *doors))}) < len((*closed, *doors)):
-            raise _unknown(game, "one door in two places")
+        twice = _twice([thing for thing in _things(game) if isinstance(thing, rule.single)]) or _twice([*closed, *doors])
+        if twice is not None:
+            raise _unknown(game, f"one {twice.type} in two places")
         self._played.update(thing for thing in _things(game) if not isinstance(thing, UNCHANGING))
         places = [_place(game, position) for position in rule.places(game)]
         return Level(cells, (*(int(at) for at in game.agent_pos), int(game.agent_dir)), places)
@@ -145,7 +148,7 @@ class LevelMaker:
 
         played: whether the last one was. What is read of it that no play changes, a number for instance, is no matter.
         """
-        if self._plain:
+        if self.plain:
             return None
         generator = self.game.np_random
         if type(generator) is not np.random.Generator or type(generator.bit_generator) is not np.random.PCG64:
@@ -160,7 +163,7 @@ class LevelMaker:
     def _watched(self) -> Iterator[None]:
         """Notes which of the attributes that came with the last level are read before they are set."""
         self.reads = {}
-        if self._plain or not self.begun:
+        if self.plain or not self.begun:
             yield
             return
         cls = type(self.game)
@@ -244,6 +247,12 @@ def _things(game: MiniGridEnv) -> Iterator[WorldObj]:
             waiting.append((inside, depth + 1))
 
 
+def _twice(things: Sequence[WorldObj]) -> WorldObj | None:
+    """The first one that is the same thing as one before it."""
+    seen: set[int] = set()
+    return next((thing for thing in things if id(thing) in seen or seen.add(id(thing))), None)
+
+
 def _odd_part(thing: WorldObj, kind: str) -> str:
     more = sorted(vars(thing).keys() ^ (DOOR_PARTS if type(thing) is Door else PARTS))
     return more[0] if more else f"type {thing.type}" if thing.type != kind else f"colour {thing.color}"
@@ -272,19 +281,60 @@ def _unknown(game: MiniGridEnv, what: str) -> UnknownLevel:
 def outlives(maker: LevelMaker, generators: Sequence[np.random.Generator]) -> str | None:
     """Makes levels, and looks whether one is told anything by those before it; what it is told by, in one line, or None.
 
+    They are made twice; the second time each as if those before it had been played, in every way that play could show.
+
     Raises: UnknownLevel if one of these levels is not played.
     """
-    game = maker.game
-    for generator in generators:
+    game, levels = maker.game, []
+    for generator in copy.deepcopy(generators):
         before = _remembered(game)
         maker.begin(generator)
         after = _remembered(game)
         changed = sorted(key for key, (value, content) in after.items() if _changed(before.get(key), value, content))
         by = maker.depends() or next(iter([*sorted(maker.reads), *changed]), None)
         if by:
-            return f"the levels of {type(game).__name__} depend on those before them ({by})"
-        maker.level()
+            return _dependence(game, by)
+        levels.append(maker.level())
+    if maker.plain:
+        return None
+    with ExitStack() as traces:
+        for generator, unplayed in zip(copy.deepcopy(generators), levels):
+            maker.begin(generator)
+            if not _same_level(maker.level(), unplayed):
+                return _dependence(game, "they differ after one that was played")
+            traces.enter_context(_played(game))
     return None
+
+
+def _dependence(game: MiniGridEnv, by: str) -> str:
+    return f"the levels of {type(game).__name__} depend on those before them ({by})"
+
+
+def _same_level(level: Level, other: Level) -> bool:
+    return np.array_equal(level.cells, other.cells) and level[1:] == other[1:]
+
+
+@contextmanager
+def _played(game: MiniGridEnv) -> Iterator[None]:
+    """A level's traces as if it had been played: its doors turned, its things gone, one of them carried, its time over.
+
+    Afterwards its things, which may be kept somewhere, are as they were.
+    """
+    things = list(_things(game))
+    before = [dict(vars(thing)) for thing in things]
+    movable = [thing for thing in things if isinstance(thing, (Key, Ball, Box))]
+    game.grid.grid[:] = [None if isinstance(thing, (Key, Ball, Box)) else thing for thing in game.grid.grid]
+    for thing in things:
+        if isinstance(thing, Door):
+            thing.is_open, thing.is_locked = not thing.is_open, False
+    for thing in movable:
+        thing.cur_pos = np.array([-1, -1])
+    game.carrying, game.step_count = movable[0] if movable else None, game.max_steps
+    try:
+        yield
+    finally:
+        for thing, parts in zip(things, before):
+            vars(thing).update(parts)
 
 
 def _changed(before: tuple[Any, bytes | None] | None, value: Any, content: bytes | None) -> bool:

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import gym
+import numpy as np
 from gym_minigrid.minigrid import MiniGridEnv
 from gym_minigrid.wrappers import FullyObsWrapper
 
@@ -42,7 +43,8 @@ class Survey(NamedTuple):
     """What a first look at some levels of a task tells.
 
     size: (W, H) of the grid; action_names: of each action; max_steps: the step limit, of levels that set their own the
-    largest; missions: those seen that differ; reward_range: the least and the most that a step pays, as the task says itself.
+    largest; missions: those seen that differ; reward_range: the least and the most that a step pays, as the task says itself;
+    own_view: whether what the task shows is not what MiniGrid shows of it.
     """
 
     size: tuple[int, int]
@@ -50,20 +52,24 @@ class Survey(NamedTuple):
     max_steps: int
     missions: tuple[str, ...]
     reward_range: tuple[float, float]
+    own_view: bool
 
     @property
     def num_actions(self) -> int:
         return len(self.action_names)
 
-    def notice(self) -> str | None:
-        """One line on missions that differ by episode; None where there is one only."""
-        if len(self.missions) < 2:
-            return None
-        some = ", ".join(repr(mission) for mission in self.missions[:2])
-        return (
-            f"the mission differs by episode ({some}, ...) and is in no input of the agent: what the grid does not show of "
-            "it, it can only guess"
-        )
+    def notices(self) -> list[str]:
+        """What of the task is in no input of the agent, a line each: missions that differ, observations of its own."""
+        told = []
+        if len(self.missions) > 1:
+            some = ", ".join(repr(mission) for mission in self.missions[:2])
+            told.append(
+                f"the mission differs by episode ({some}, ...) and is in no input of the agent: what the grid does not show "
+                "of it, it can only guess"
+            )
+        if self.own_view:
+            told.append("the task has observations of its own, which are in no input of the agent: it sees the whole grid")
+        return told
 
 
 # -- Names -------------------------------------------------------------------------------------------------------------
@@ -105,7 +111,7 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         args = json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"--env_args must be a JSON object such as '{{\"max_steps\": 200}}' ({_reason(error)})") from None
+        raise ValueError(f"--env_args must be a JSON object such as '{{\"max_steps\": 200}}' ({reason(error)})") from None
     if not isinstance(args, dict):
         raise ValueError(f"--env_args must be a JSON object such as '{{\"max_steps\": 200}}', not {text[:40]}")
     return args
@@ -121,7 +127,7 @@ def _import(module: str) -> None:
         importlib.import_module(module)
     except (Exception, SystemExit) as error:
         raise ValueError(
-            f"the module {module!r} cannot be imported ({_reason(error)}): mend it, install it, or set PYTHONPATH"
+            f"the module {module!r} cannot be imported ({reason(error)}): mend it, install it, or set PYTHONPATH"
         ) from error
 
 
@@ -243,9 +249,19 @@ class Tasks:
                     missions[str(env.unwrapped.mission)] = None
         self._check_limits(task, limits)
         game = env.unwrapped
-        names = _action_names(game, env.action_space.n)
+        size, names = (game.grid.width, game.grid.height), _action_names(self._as_registered(env))
+        with _faults(f"{task} fails at a reset"):
+            own_view = self._own_view(env, seeds)
         env.close()
-        return Survey((game.grid.width, game.grid.height), names, max(limits), tuple(missions), _reward_range(env))
+        return Survey(size, names, max(limits), tuple(missions), _reward_range(env), own_view)
+
+    def _own_view(self, env: Any, seeds: Sequence[int]) -> bool:
+        """Whether the task shows something else than the part that MiniGrid's agents see, or the whole grid."""
+        shown, _ = env.reset(seed=next(seed for seed in seeds if _completed(env, seed)))
+        part = self._game_class.gen_obs(env.unwrapped)
+        whole = self._seen(env).observation(part)
+        same = any(np.array_equal(shown.get("image"), view["image"]) for view in (part, whole))
+        return not same or bool(shown.keys() - part.keys())
 
     def _check_actions(self, task: str, env: Any) -> None:
         space = env.action_space
@@ -260,9 +276,15 @@ class Tasks:
             if limit > asked:
                 raise ValueError(f"{task}: its levels set their own step limit ({limit}): leave max_steps out of --env_args")
 
+    def _as_registered(self, env: Any) -> Any:
+        """Without the wrappers that the library's `make` puts around it."""
+        while isinstance(env, (self._library.wrappers.OrderEnforcing, self._library.wrappers.TimeLimit)):
+            env = env.env
+        return env
+
     def _try(self, task: str, env: Any, seeds: Sequence[int]) -> None:
-        """Takes each action, in the environment itself first, so that what is wrong can be named."""
-        game = env.unwrapped
+        """Takes each action, without the library's own wrappers first, so that what is wrong can be named."""
+        game = self._as_registered(env)
         with _faults(f"{task} fails at its first reset"):
             seed = next((seed for seed in seeds if _completed(game, seed)), seeds[0])
             answer = game.reset(seed=seed)
@@ -270,7 +292,8 @@ class Tasks:
             raise ValueError(
                 f"{task} speaks gym's old API: its reset must return an observation and a dict, as gym 0.26 has it"
             )
-        seen = self._seen(env)
+        with _faults(f"{task} cannot be seen: leave out its wrappers of observations, the agent sees the whole grid"):
+            seen = self._seen(env)
         for action in range(env.action_space.n):
             with _faults(f"{task} fails at its first step, with action {action}"):
                 game.reset(seed=seed)
@@ -296,10 +319,18 @@ def _reward_range(env: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _action_names(game: Any, number: int) -> tuple[str, ...]:
-    """As the task itself calls them; by their number where it has no name for one."""
+def _action_names(env: Any) -> tuple[str, ...]:
+    """As the task itself calls them; by their number where it has no name for one.
+
+    A wrapper's `actions` count before those within. What is within one that changes actions does not name them.
+    """
+    number, game = env.action_space.n, env.unwrapped
+    while env is not game and not (hasattr(type(env), "actions") or "actions" in vars(env)):
+        if hasattr(type(env), "action") or env.action_space != env.env.action_space:
+            return tuple(f"action {action}" for action in range(number))
+        env = env.env
     try:
-        names = {int(action): str(action.name) for action in game.actions}
+        names = {int(action): str(action.name) for action in env.actions}
     except (AttributeError, TypeError, ValueError):
         names = {}
     return tuple(names.get(action, f"action {action}") for action in range(number))
@@ -332,10 +363,10 @@ def _faults(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{what} ({_reason(error)})") from error
+        raise ValueError(f"{what} ({reason(error)})") from error
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     text = " ".join(str(error).split())[:LONGEST_REASON]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

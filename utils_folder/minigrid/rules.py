@@ -3,7 +3,8 @@
 The compiled engine plays gym-minigrid's rules and no others. What these read is not listed here but found in the code of
 gym-minigrid's step, reset and observation themselves: every name that they read, and that what they call reads. Of that
 nothing may be another's: not a class attribute or property, not an attribute of the object, not the classes and tables of
-gym-minigrid's modules, which are compared with a second, private reading of their source.
+gym-minigrid's modules, which are compared with a second, private reading of their source; and that source must be the
+release's, for it may have been edited where it is installed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import builtins
 import enum
 import functools
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -35,6 +37,34 @@ HARMLESS = {
 }
 TABLES = ("OBJECT_TO_IDX", "COLOR_TO_IDX", "STATE_TO_IDX", "IDX_TO_OBJECT", "IDX_TO_COLOR", "COLORS")  # may have more in them
 PLAIN = (bool, int, float, complex, str, bytes, type(None), tuple, range, np.generic)
+RELEASE = "gym-minigrid 1.2.2"
+# The modules that its rules and levels come from, and how the SHA-256 of their source begins.
+SOURCES = {
+    "minigrid": "3ca71c7fa52870ec",
+    "roomgrid": "522cf645fd84de3c",
+    "wrappers": "df5b2ad3cc2c0644",
+    "envs.blockedunlockpickup": "b063794d06a416e3",
+    "envs.crossing": "9ed539bca1589b31",
+    "envs.distshift": "d9acfeb51b147238",
+    "envs.doorkey": "93785bfac53b37d0",
+    "envs.dynamicobstacles": "c6b9153ad1ea046b",
+    "envs.empty": "43aa0ea9ef82bae8",
+    "envs.fetch": "2003a79f3e7a48a2",
+    "envs.fourrooms": "4cf1e252848ac678",
+    "envs.gotodoor": "5d37e95f33a51117",
+    "envs.gotoobject": "972c7bb086b316f2",
+    "envs.keycorridor": "79f259d722105b4d",
+    "envs.lavagap": "3dc678d1ab2e6b93",
+    "envs.lockedroom": "8ce2a40af0886117",
+    "envs.memory": "5463a2802a4fe166",
+    "envs.multiroom": "a03d5bad0dacae4e",
+    "envs.obstructedmaze": "da7f719f685394f9",
+    "envs.playground": "743250ca82267c5c",
+    "envs.putnear": "3b9f6cc50bf16178",
+    "envs.redbluedoors": "0dcf0694f484f754",
+    "envs.unlock": "df6c5cd9210224d6",
+    "envs.unlockpickup": "97935ab690398a70",
+}
 
 
 def foreign(env: gym.Env) -> str | None:
@@ -42,13 +72,15 @@ def foreign(env: gym.Env) -> str | None:
     game = env.unwrapped
     if not isinstance(game, MiniGridEnv):
         return f"{type(game).__name__} is no MiniGrid environment"
-    return _foreign_wrapper(env, game) or _foreign_module(type(game)) or foreign_class(type(game)) or foreign_attribute(game)
+    cls = type(game)
+    return _foreign_wrapper(env, game) or _foreign_module(cls) or foreign_class(cls) or foreign_attribute(game)
 
 
 def is_own(cls: type) -> bool:
-    """Whether a class is gym-minigrid's own (or gym's, or Python's), not a user's."""
+    """Whether a class is gym-minigrid's own (or gym's, or Python's), not a user's, wherever that one has been put."""
     module = sys.modules.get(cls.__module__)
-    standard = cls.__module__.startswith((PACKAGE, "gym.")) or cls.__module__ in ("builtins", "typing", "abc")
+    standard = cls.__module__.startswith("gym.") or cls.__module__ in ("builtins", "typing", "abc")
+    standard = standard or is_shipped(cls.__module__)
     return standard and getattr(module, cls.__name__, None) is cls
 
 
@@ -145,12 +177,27 @@ def _codes(value: Any) -> Iterator[CodeType]:
 
 def _foreign_module(cls: type) -> str | None:
     """What has been put into gym-minigrid's modules, or taken out, where the rules or levels of a game of `cls` come from."""
-    modules = {base.__module__ for base in cls.__mro__ if base.__module__.startswith(PACKAGE)}
-    for name in sorted({*modules, minigrid.__name__, wrappers.__name__, "gym.core", "gym.utils.seeding"}):
+    modules = {*(base.__module__ for base in cls.__mro__ if is_shipped(base.__module__)), minigrid.__name__, wrappers.__name__}
+    edited = [name for name in sorted(modules) if _digest(name) != SOURCES[name.removeprefix(PACKAGE)]]
+    if edited:
+        return f"the file of {edited[0]} is not that of {RELEASE}"
+    for name in sorted({*modules, "gym.core", "gym.utils.seeding"}):
         different = _difference(sys.modules[name], _as_released(name), name)
         if different is not None:
             return f"{different} is not gym-minigrid's own"
     return None
+
+
+def is_shipped(module: str) -> bool:
+    """Whether gym-minigrid comes with this module, edited or not."""
+    return module.startswith(PACKAGE) and module.removeprefix(PACKAGE) in SOURCES
+
+
+@functools.cache
+def _digest(name: str) -> str | None:
+    """Of a module's source, whatever its line ends are; None where it has none."""
+    source = importlib.util.find_spec(name).loader.get_source(name)
+    return None if source is None else hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
 @functools.cache
