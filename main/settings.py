@@ -76,10 +76,10 @@ class FileSettings:
         first=True,
     )  # fmt: skip
     initials: str = flag("anonymous", "whose run it is", experiment=False)
-    savedir: str = flag("./experimentsMinigrid", "folder for runs", resumable=True, not_with=("resume",), first=True)
+    savedir: str = flag("./experimentsMinigrid", "folder for runs", path=True, resumable=True, not_with=("resume",), first=True)
     resume: str | None = flag(
         None, "go on with a run: its folder, a checkpoint in it, or a folder of runs, for its latest", resumable=True,
-        first=True,
+        first=True, path=True,
     )  # fmt: skip
     disable_checkpoint: bool = flag(False, "write no checkpoints", resumable=True)
     checkpoint_minutes: float = flag(
@@ -131,6 +131,7 @@ class EvaluationSettings:
         run_folder.CHECKPOINT, "the agent: a run's folder, a checkpoint in it, or a folder of runs, for its latest",
         resumable=True,
         first=True,
+        path=True,
     )
     num_episodes: int = flag(
         100, "episodes to play", at_least=1, at_most=MAX_EPISODES, resumable=True, needs=("mode=test", "evaluate_minutes"),
@@ -140,13 +141,15 @@ class EvaluationSettings:
         False, "take the most probable action (default: sample)", resumable=True,
         needs=("mode=test", "mode=test_render", "evaluate_minutes"), first=True,
     )  # fmt: skip
-    json: str | None = flag(None, "also write the statistics to this file", resumable=True)
+    json: str | None = flag(None, "also write the statistics to this file", path=True, resumable=True)
     record_video: bool = flag(False, "record episodes as video", resumable=True, first=True)
     video_episodes: int = flag(
         1, "how many, in one file (or, with test_render, in the window)", at_least=1, resumable=True,
         needs=("record_video", "mode=test_render"),
     )  # fmt: skip
-    video_path: str = flag("minigrid_video.mp4", "where to (.mp4 or .gif)", resumable=True, needs=("record_video",), first=True)
+    video_path: str = flag(
+        "minigrid_video.mp4", "where to (.mp4 or .gif)", path=True, resumable=True, needs=("record_video",), first=True
+    )
 
 
 def groups() -> tuple[type, ...]:

@@ -132,15 +132,14 @@ class Record:
 
     def scalars(self, values: dict[str, float]) -> None:
         """Writes the rows since the last call, joined, and `values` to TensorBoard; looks whether the disk is nearly full."""
-        with self._disk_errors("logging"):
+        with self._disk_errors("looking at the room on the disk"):
             if shutil.disk_usage(self.run_dir).free < LOW_DISK_BYTES:
                 self.warn_once(f"less than {LOW_DISK_BYTES >> 20} MiB of disk are left in {self.run_dir}: free some")
-            self._write_scalars(values)
+        self._write_scalars(values)
 
     def evaluated(self, frames: int, values: dict[str, float | None]) -> None:
         """Writes the figures of an evaluation to TensorBoard."""
-        with self._disk_errors("logging"):
-            self._writer.scalars(frames, values)
+        self._writer.scalars(frames, values)
 
     def look(self) -> None:
         """Finds the folder again if it was moved, and puts back what was deleted; then a checkpoint is due at once."""
@@ -171,16 +170,14 @@ class Record:
 
     def animate(self, name: str, animation: Animation, frames: int) -> None:
         """Shows it in TensorBoard, as that of so many frames."""
-        with self._disk_errors("logging"):
-            self._writer.scalars(frames, {name: animation})
+        self._writer.scalars(frames, {name: animation})
 
     def close(self, successful: bool, last: Mapping[str, float] | None = None) -> None:
         """Ends the log, and TensorBoard's with the rows since its last point and with `last`."""
         self.look()
-        with self._disk_errors("logging"):
-            self._write_scalars({})
-            if last:
-                self._writer.scalars(self._frames, last)
+        self._write_scalars({})
+        if last:
+            self._writer.scalars(self._frames, last)
         with self._disk_errors("closing the log"):
             self._writer.close(successful)
 
@@ -201,7 +198,10 @@ class Record:
     @contextlib.contextmanager
     def _disk_errors(self, what: str) -> Iterator[None]:
         """A full disk must not end a run of days: it goes on, and writes again as soon as it can. As long as it cannot, that is
-        said again and again."""
+        said again and again.
+
+        what: one thing only: that another has worked does not say that it does.
+        """
         try:
             yield
         except OSError as error:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +19,7 @@ from torchbeast.core import forms
 from torchbeast.core.exchange import ActorPort, Exchange
 from torchbeast.core.rollouts import Rollouts, shared_array, younger
 from torchbeast.core.settings import UsageError
-from torchbeast.core.spawner import Refused, Spawner
+from torchbeast.core.spawner import Refused, Spawner, is_stopped
 
 logger = logging.getLogger("amigo")
 
@@ -239,16 +236,14 @@ class ActorProcesses:
         pulse, pid = self._spawner_pulse, self._spawner.pid
         if slept or self._spawner.beats != pulse.beats:
             pulse.beats, pulse.since, pulse.killed = self._spawner.beats, now, False
-        elif _is_stopped(pid) and now - pulse.since > STOPPED_SECONDS and not pulse.killed:
-            logger.warning(f"the process that starts the actor processes (process {pid}) was stopped by a signal; waking it")
+        elif now - pulse.since > STOPPED_SECONDS and not pulse.killed and self._spawner.wake():
             pulse.killed = True
-            os.kill(pid, signal.SIGCONT)
         elif now - pulse.since > STALL_SECONDS + STOPPED_SECONDS:
             raise ActorsFailed(f"the process that starts the actor processes (process {pid}) is stuck")
 
     def standing(self) -> str:
         everyone = range(len(self._pulses))
-        stopped = sum(_is_stopped(pid) for pid in [self._spawner.pid, *list(self._spawner.pids.values())])
+        stopped = sum(is_stopped(pid) for pid in [self._spawner.pid, *list(self._spawner.pids.values())])
         return (
             f"of {len(everyone)} actor processes {len(everyone) - len(self._refused)} have been started, "
             f"{sum(map(self._exchange.holds, everyone))} have rollouts to fill and send none, {stopped} are stopped by a signal"
@@ -295,7 +290,7 @@ class ActorProcesses:
                 self._spawner.kill(index)
 
     def _patience(self, index: int, beats: int) -> float:
-        if _is_stopped(self._spawner.pids[index]):
+        if is_stopped(self._spawner.pids[index]):
             return STOPPED_SECONDS
         return STALL_SECONDS if beats else START_SECONDS
 
@@ -318,14 +313,6 @@ class ActorProcesses:
 def _gone(error: Exception) -> str:
     what = "does not answer" if isinstance(error, TimeoutError) else "has ended"
     return f"the process that starts the actor processes {what}"
-
-
-def _is_stopped(pid: int) -> bool:
-    """Whether a signal has stopped the process (state T in Linux's account of it)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
-    except OSError:
-        return False
 
 
 class _Pulse:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from torchbeast.core import forms
+from torchbeast.core import forms, run_folder
 from torchbeast.core.settings import (
     Flag,
     Settings,
@@ -327,6 +327,20 @@ def test_stored_text_that_no_command_line_can_hold_is_refused():
         with pytest.raises(UsageError, match="which is no text") as error:
             stored(GROUPS, {"hair": value})
         assert len(str(error.value)) < 150
+
+
+@pytest.mark.parametrize("name", ["a\u00a0b", "a\u200bb", "\u00e4"])
+def test_what_a_run_may_be_named_its_checkpoint_may_hold(name):
+    assert run_folder.is_plain(name) and Flag("xpid", str, None, "name").stored(name) == name
+
+
+def test_a_path_may_hold_any_bytes_but_zero():
+    about = Flag("place", str, ".", "where", path=True)
+    for value in ("a\udcffb", "a\nb", "a\u00a0b"):
+        assert about.stored(value) == value
+    for value in ("a\x00b", "\ud800", "x" * 5000):
+        with pytest.raises(UsageError, match="which is no text"):
+            about.stored(value)
 
 
 def test_a_long_stored_value_is_cut():

@@ -95,6 +95,17 @@ def test_a_stopped_worker_can_be_killed_and_replaced(spawner):
         first.recv()
 
 
+@pytest.mark.slow
+def test_a_spawner_that_is_stopped_before_it_is_asked_is_woken(spawner, caplog):
+    """It has told of a worker's end, and is stopped before the worker can be started again."""
+    first = spawner.spawn(0, 0)
+    os.kill(first.recv()[2], signal.SIGKILL)
+    assert events(spawner, 1)
+    os.kill(spawner.pid, signal.SIGSTOP)
+    assert spawner.spawn(0, 1).recv()[1] == 1
+    assert "was stopped by a signal; waking it" in caplog.text
+
+
 def test_closing_waits_then_kills_and_leaves_nobody(spawner):
     pipes = [spawner.spawn(index, 0) for index in range(2)]
     pids = [pipe.recv()[2] for pipe in pipes]

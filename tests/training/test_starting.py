@@ -249,3 +249,12 @@ def test_names_that_are_no_utf8_on_a_real_command_line(tmp_path):
         done = subprocess.run([*words, flag, b"a\xff"], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "'a\\udcff'" in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["a\udcffb", *rarer(["a\u00a0b", "a\nb"])])
+def test_a_run_whose_folder_is_no_text_is_gone_on_with_and_played(tmp_path, place):
+    assert entry.main(command(tmp_path / place, "--num_actor_processes", "0")) == 0
+    run = str(tmp_path / place / "run")
+    assert entry.main(["--resume", run, "--total_frames", "960"]) == 0
+    assert entry.main(["--mode", "test", "--weight_path", run, "--num_episodes", "1"]) == 0

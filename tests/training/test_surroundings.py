@@ -340,7 +340,7 @@ def test_a_stopped_spawner_is_woken_and_hides_nothing(tmp_path):
 
 @pytest.mark.soak
 def test_a_spawner_that_stays_stopped_ends_the_run_with_a_checkpoint_and_leaves_nobody(tmp_path):
-    asleep = "import main.training.sources as s, types; s.os = types.SimpleNamespace(kill=lambda *_: None); "
+    asleep = "import torchbeast.core.spawner as s; s.Spawner.wake = lambda self: False; "
     arguments = command(tmp_path, "--total_frames", "100000000", "--num_actor_processes", "2")
     process = popen(arguments, asleep, stderr=subprocess.PIPE, text=True)
     assert until(lambda: frames(tmp_path / "run") > 3)

@@ -47,12 +47,19 @@ NAME_RULE = f"UTF-8, no control characters, at most {MAX_NAME_BYTES} bytes"
 
 def is_plain(name: str) -> bool:
     """Whether `name` can be one folder's, and stand in any text: no path, not too long, UTF-8, on one line."""
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
-        return False
     taken = (".", "..", LATEST, VIEWS)
-    return 0 < size <= MAX_NAME_BYTES and name not in taken and "/" not in name and not CONTROL.search(name)
+    if not is_utf8(name) or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+        return False
+    return name not in taken and "/" not in name and not CONTROL.search(name)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it is text: bytes of the command line that are no UTF-8 are not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def not_plain(name: str) -> str:

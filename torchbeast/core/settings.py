@@ -21,12 +21,13 @@ import dataclasses
 import decimal
 import difflib
 import math
+import os
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from torchbeast.core import forms
+from torchbeast.core import forms, run_folder
 
 LONGEST_TEXT = 4096  # of a flag in a file: what a path may have
 HELP_WIDTH = 100
@@ -56,6 +57,7 @@ class Flag(NamedTuple):
         itself; () where it always does; None: as its group has it (what an agent needs again is not bound to the group's).
     not_with: it does nothing where one of these holds.
     first: who starts wants to know of it.
+    path: it is one of this machine's, which may hold any bytes.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Flag(NamedTuple):
     needs: tuple[str, ...] | None = None
     not_with: tuple[str, ...] = ()
     first: bool = False
+    path: bool = False
 
     @property
     def explained(self) -> str:
@@ -112,7 +115,7 @@ class Flag(NamedTuple):
             value = float(value)
         if not (type(value) is self.type or optional):
             raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, which is no {self.type.__name__}")
-        if isinstance(value, str) and (len(value) > LONGEST_TEXT or not value.isprintable()):
+        if isinstance(value, str) and (len(value) > LONGEST_TEXT or not (_is_path if self.path else _is_text)(value)):
             raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, {len(value)} signs, which is no text")
         if isinstance(value, int) and value.bit_length() >= BITS:
             raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, which is no number of {BITS} bits")
@@ -127,6 +130,19 @@ class Flag(NamedTuple):
             return self.canonical(value)
         except ValueError as error:
             raise UsageError(str(error)) from None
+
+
+def _is_text(value: str) -> bool:
+    """Whether it is UTF-8 without control characters, as every name of a run is."""
+    return run_folder.is_utf8(value) and not run_folder.CONTROL.search(value)
+
+
+def _is_path(value: str) -> bool:
+    """Whether a command line can hold it: bytes that are no UTF-8 are halves of surrogate pairs in it."""
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def flag(default: Any, meaning: str, *, experiment: bool | None = None, **about: Any) -> Any:

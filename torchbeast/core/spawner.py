@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +28,20 @@ from torchbeast.core import parent
 from torchbeast.core.console import cut
 from torchbeast.core.rollouts import shared_array
 
+logger = logging.getLogger("amigo")
+
 BEAT_SECONDS = 0.5
 ANSWER_SECONDS = 10.0  # a fork takes milliseconds
+LOOK_SECONDS = 1.0  # while an answer is waited for: what is stopped gives none
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")  # the main process's: it decides what ends
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process (state T in Linux's account of it)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def lacking() -> list[str]:
@@ -102,9 +115,20 @@ class Spawner:
         return ours
 
     def _answer(self) -> tuple:
-        if not self._connection.poll(ANSWER_SECONDS):
-            raise TimeoutError
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while not self._connection.poll(LOOK_SECONDS):
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            self.wake()
         return self._connection.recv()
+
+    def wake(self) -> bool:
+        """Lets the spawner go on if a signal has stopped it, and says so. Returns whether it was stopped."""
+        if not is_stopped(self.pid):
+            return False
+        logger.warning(f"the process that starts the actor processes (process {self.pid}) was stopped by a signal; waking it")
+        os.kill(self.pid, signal.SIGCONT)
+        return True
 
     def kill(self, index: int) -> None:
         """Kills worker `index`; its end is reported as any other."""
