@@ -93,12 +93,14 @@ class Spread:
 
     def problems(self) -> list[str]:
         """Why these do not go together, with the remedy."""
+        if self.own.num_actors < 1:  # its own bound, which is said
+            return []
         count, num_buffers = self.own.num_actor_processes, self.own.num_buffers
         most = min(self.own.num_actors, MAX_PROCESSES)
         if count is not None and not 0 <= count <= most:
             highest = f"num_actors ({most})" if most == self.own.num_actors else f"{most}"
             return [f"--num_actor_processes must be in 0..{highest}, got {forms.shown(count)}"]
-        if num_buffers is None or self.own.num_actors < 1 or num_buffers >= self.min_buffers:
+        if num_buffers is None or num_buffers >= self.min_buffers:
             return []
         return [
             f"--num_buffers {num_buffers} is too few: a process fills up to {max(self.hosted)} rollouts at once beside "

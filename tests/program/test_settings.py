@@ -235,6 +235,13 @@ def test_arguments_that_are_no_flags_end_with_code_two(capsys):
         assert error.startswith(f"error: {told}") and error.count("\n") == 1
 
 
+def test_a_value_beyond_its_own_bound_is_said_once():
+    for words in ("--num_actors -5 --num_actor_processes 0", "--num_actors 0", "--num_actors -5 --num_buffers 3"):
+        settings, _ = settings_module.parse(words.split())
+        (problem,) = settings_module.problems(settings)
+        assert problem.startswith("--num_actors must be at least 1")
+
+
 # What follows from what is given
 
 

@@ -60,9 +60,13 @@ def test_a_finished_run_names_its_agent_and_how_to_play(tmp_path, capfd):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_run_that_is_stopped_names_how_to_go_on(tmp_path, monkeypatch, capfd, number):
-    with monkeypatch.context() as patch:
-        stopping_at(patch, 240, lambda: os.kill(os.getpid(), number))
-        assert entry.main(command(tmp_path, *INLINE)) not in (0, 1, 2)
+    before = signal.signal(number, signal.SIG_DFL)  # these tests may run under nohup
+    try:
+        with monkeypatch.context() as patch:
+            stopping_at(patch, 240, lambda: os.kill(os.getpid(), number))
+            assert entry.main(command(tmp_path, *INLINE)) not in (0, 1, 2)
+    finally:
+        signal.signal(number, before)
     how, frames, _, _, following = closing(capfd.readouterr().err)
     assert (how, frames) == (f"stopped by {number.name}", "240 of 480")
     assert follow(following) == 0
