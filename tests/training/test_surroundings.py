@@ -208,7 +208,9 @@ def ended(process: subprocess.Popen) -> int:
 
 @pytest.mark.parametrize("what", ["run", *rarer(["."])])
 def test_a_folder_that_is_deleted_is_made_again_with_the_whole_log(tmp_path, running, what):
-    subprocess.run(["rm", "-rf", (tmp_path / what).resolve()])
+    running.send_signal(signal.SIGSTOP)  # else it may put back what is deleted first while the rest is deleted
+    subprocess.run(["rm", "-rf", (tmp_path / what).resolve()], check=True)
+    running.send_signal(signal.SIGCONT)
     run = tmp_path / "run"
     assert until(lambda: (run / "model.tar").exists() and (run / "tensorboard").exists())
     assert ended(running) == 143
