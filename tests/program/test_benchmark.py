@@ -108,6 +108,7 @@ def test_parts_of_two_checkouts_are_measured(work, monkeypatch, capfd):
     assert f"{work}: " in (out := capfd.readouterr().out) and " times as fast" in out
 
 
+@pytest.mark.soak
 def test_whole_programs_go_on_from_an_agent(monkeypatch):
     monkeypatch.setattr(paired, "WARM_UP_SECONDS", 1.0)
     agent = torch.load(benchmark.ROOT / "results" / "keycorridor-default-1" / "model.tar", weights_only=True)

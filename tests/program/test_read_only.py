@@ -21,6 +21,7 @@ def test_every_command_starts_there(checkout_for_strangers, tmp_path, name):
     assert not list(temporary.glob("amigo-*"))  # nothing is compiled for that
 
 
+@pytest.mark.soak
 def test_a_run_compiles_into_a_private_folder_and_says_so(checkout_for_strangers, tmp_path):
     folders = [tmp_path / name for name in ("runs", "temporary")]
     for folder in folders:

@@ -217,6 +217,7 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.soak
 def test_torchrun_starts_a_run_without_a_name_again_and_goes_on(tmp_path):
     """Its first attempt is killed before the first checkpoint, its second after some updates."""
     (tmp_path / "restarted.py").write_text(RESTARTED)
