@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,24 @@ for line in sys.stdin:  # a folder to claim, at the same time as others
     else:
         print("mine", flush=True)
 """
+
+
+def test_a_first_line_that_is_being_written_is_no_row(tmp_path):
+    """A process that asks for the folder of one that begins reads no line, then the whole line, never a part as a row."""
+    log, done = tmp_path / "logs.csv", threading.Event()
+    log.write_text(HEADER)
+
+    def write():
+        while not done.is_set():
+            log.write_text(HEADER)  # empty, then whole
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert not any(run_folder.has_rows(log) for _ in range(10_000))
+    finally:
+        done.set()
+        writer.join()
 
 
 def test_of_those_who_begin_at_once_one_has_the_folder(tmp_path):

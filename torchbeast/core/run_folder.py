@@ -156,10 +156,12 @@ def has_rows(log: Path) -> bool:
     """Whether a log holds more than the beginning of a header: a row, a torn one too, or what another program wrote."""
     try:
         with open(log, "rb") as file:
-            first, second = file.readline(LONGEST_HEADER).strip(b"\0\r\n"), file.read(1)
+            head = file.read(LONGEST_HEADER)  # at once: another process may be writing its first line just now
     except FileNotFoundError:
         return False
-    return bool(second) or not (first.startswith(HEADER_START) or HEADER_START.startswith(first))
+    first, _, rest = head.partition(b"\n")
+    first = first.strip(b"\0\r")
+    return bool(rest) or not (first.startswith(HEADER_START) or HEADER_START.startswith(first))
 
 
 def is_a_runs(file: Path) -> bool:
