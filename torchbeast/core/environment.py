@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,7 @@ class GymEnvironment(Environment):
         seeds: environment e's first episode is `reset(seed=seeds[e])`, later ones go on with its generator.
         max_steps: the step limit of an episode.
         fixed_seed: if given, every episode is `reset(seed=fixed_seed)`.
+        playing: `with playing(env)` is around each reset and step of it, and may say better what has gone wrong there.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class GymEnvironment(Environment):
         seeds: Sequence[int],
         max_steps: int,
         fixed_seed: int | None = None,
+        playing: Callable[[Any], AbstractContextManager] = nullcontext,
     ):
         if len(envs) != len(seeds):
             raise ValueError(f"{len(envs)} environments need as many seeds, got {len(seeds)}")
@@ -166,6 +169,7 @@ class GymEnvironment(Environment):
         self._observe = observe
         self._seeds: list[int | None] = list(seeds)
         self._fixed_seed = fixed_seed
+        self._playing = playing
         self.num_envs = len(self._envs)
         self.num_actions = int(self._envs[0].action_space.n)
         self.max_steps = max_steps
@@ -194,7 +198,8 @@ class GymEnvironment(Environment):
         if seed is not None:
             self._level_states[e] = {"seed": int(seed)}
         self._actions[e] = []
-        observation, _ = env.reset(seed=seed)
+        with self._playing(env):
+            observation, _ = env.reset(seed=seed)
         return self._observe(env, observation)
 
     def _put(self, e: int, observed: dict[str, Any]) -> None:
@@ -224,7 +229,8 @@ class GymEnvironment(Environment):
                 out["episode_return"][e] = 0
                 out["episode_step"][e] = 0
             self._actions[e].append(action)
-            observation, reward, terminated, truncated, _ = env.step(action)
+            with self._playing(env):
+                observation, reward, terminated, truncated, _ = env.step(action)
             self._pay(e, reward)
             out["done"][e] = terminated or truncated
             out["truncated"][e] = truncated and not terminated

@@ -334,7 +334,9 @@ class LiveEpisodes:
         world, env = self._world, FullyObsWrapper(game)
         self._games[e] = env, random_state, []
         world.cells[e], world.agent[e], world.places[e], world.carried[e] = compiled.WALL_CELL, (1, 1, 0), 0, compiled.NOTHING
-        self._show(e, env.observation(game.gen_obs()))
+        with self._frames.naming(game):
+            observation = env.observation(game.gen_obs())
+        self._show(e, observation)
         if not self._said:
             logger.warning(f"gym-minigrid itself plays such levels of {self._env_name}: {why}")
             self._said = True
@@ -354,7 +356,8 @@ class LiveEpisodes:
         for e, before in returns.items():
             env, _, taken = self._games[e]
             taken.append(int(actions[e]))
-            observation, reward, terminated, truncated, _ = env.step(taken[-1])
+            with self._frames.naming(env):
+                observation, reward, terminated, truncated, _ = env.step(taken[-1])
             self._show(e, observation)
             world.reward[e], world.done[e], world.truncated[e] = reward, terminated or truncated, truncated and not terminated
             world.episode_return[e] = before + np.float32(reward)

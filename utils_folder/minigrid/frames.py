@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,18 @@ class Frames:
         if game.carrying is not None:
             self._check("what the agent carries", (*pair, 0), game.carrying)
         return {"frame": frame.astype(np.uint8, copy=False), "carried_obj": np.uint8(pair[0]), "carried_col": np.uint8(pair[1])}
+
+    @contextmanager
+    def naming(self, env: Any) -> Iterator[None]:
+        """For what makes a frame of the game: under NumPy 2 that ends in an OverflowError where a number is beyond a byte.
+
+        Raises: UsageError, naming the object, in place of that.
+        """
+        try:
+            yield
+        except OverflowError:
+            self._check_objects(env.unwrapped)
+            raise
 
     def _check_size(self, size: tuple[int, int]) -> None:
         self._size = self._size or size

@@ -21,7 +21,10 @@ def make(env_name: str, seeds: Sequence[int], *, fixed_seed: int | None = None) 
     """len(seeds) environments, stepped one after the other; what is seen of them is looked at (`Frames`)."""
     max_steps = GYM_TASKS.survey(env_name, fixed_seed).max_steps
     envs = [FullyObsWrapper(GYM_TASKS.make(env_name)) for _ in seeds]
-    return GymEnvironment(envs, Frames(env_name), seeds=seeds, max_steps=max_steps, fixed_seed=fixed_seed)
+    observe = Frames(env_name)
+    return GymEnvironment(
+        envs, observe, seeds=seeds, max_steps=max_steps, fixed_seed=fixed_seed, playing=observe.naming
+    )
 
 
 GYM = Engine(playable, make, GYM_TASKS.names, GYM_TASKS.survey, title="gym-minigrid itself", tells=True)

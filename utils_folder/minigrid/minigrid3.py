@@ -56,7 +56,10 @@ def make(env_name: str, seeds: Sequence[int], *, fixed_seed: int | None = None) 
     envs = [package.wrappers.FullyObsWrapper(tasks.make(env_name)) for _ in seeds]
     ordinary = frozenset(getattr(package.core.world_object, kind) for kind in OBJECTS) | {type(None)}
     observe = Frames(env_name, ordinary=ordinary)
-    return GymEnvironment(envs, observe, seeds=seeds, max_steps=survey(env_name, fixed_seed).max_steps, fixed_seed=fixed_seed)
+    max_steps = survey(env_name, fixed_seed).max_steps
+    return GymEnvironment(
+        envs, observe, seeds=seeds, max_steps=max_steps, fixed_seed=fixed_seed, playing=observe.naming
+    )
 
 
 OBJECTS = ("Wall", "Floor", "Door", "Key", "Ball", "Box", "Goal", "Lava")
