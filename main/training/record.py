@@ -144,9 +144,15 @@ class Record:
     def look(self) -> None:
         """Finds the folder again if it was moved, and puts back what was deleted; then a checkpoint is due at once."""
         with self._disk_errors("looking after the run's folder"):
-            for event in self._writer.look():
+            for event in self._writer.look() or self._gone():
                 logger.warning(event)
                 self._next_save = time.monotonic()
+
+    def _gone(self) -> list[str]:
+        """What to say of a checkpoint that was written, is not there, and is not due in any case."""
+        waits = self.saved is not None and not self._failed and time.monotonic() < self._next_save
+        path = self.run_dir / run_folder.CHECKPOINT
+        return [f"{path} was deleted; it is written again"] if waits and not path.exists() else []
 
     def due(self, frames: int) -> bool:
         """Whether a checkpoint is to be written now; after one that could not be, not before RETRY_SECONDS are over."""

@@ -59,6 +59,23 @@ def test_saves_that_fail_do_not_cost_the_ones_before(tmp_path, monkeypatch):
     assert frames(path, tmp_path / "model-1.tar", tmp_path / "model-2.tar") == [3, 2, 1]
 
 
+@pytest.mark.parametrize("function", ["load", "_check_sizes", "link"])
+def test_one_that_is_deleted_while_the_next_is_written_does_not_matter(tmp_path, monkeypatch, function):
+    """Before it is looked at, while it is read, and after that."""
+    path = tmp_path / "model.tar"
+    checkpoint.save(path, state(1), keep=2)
+    reached = getattr(checkpoint, function)
+
+    def delete(*args):
+        path.unlink()
+        return reached(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, function, delete)
+        checkpoint.save(path, state(2), keep=2)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.tar"] and frames(path) == [2]
+
+
 def test_linking_twice_leaves_nothing_behind(tmp_path):
     """os.replace does nothing where both names are one file's already."""
     path, other = tmp_path / "model.tar", tmp_path / "model-1.tar"

@@ -61,6 +61,7 @@ class Files:
     def save(self, path, state, *, keep):
         if self.full:
             raise FULL
+        path.touch()
         self.saved.append(state["frames"])
         self.keep = keep
 
@@ -133,6 +134,23 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_each_time_and_tried_agai
     failure = f"writing a checkpoint failed ({FULL}); the run goes on and tries again"
     assert told == [failure, failure]
     assert writer.calls == [("flush",)] * 3
+
+
+def test_a_checkpoint_that_is_deleted_is_due_at_once_and_told_of_once(tmp_path, clock, files, caplog):
+    record, _ = make_record(tmp_path, checkpoint_minutes=10.0)
+    record.save({"frames": 24})
+    record.look()
+    assert not record.due(48)
+    (tmp_path / "model.tar").unlink()
+    clock.now += 1
+    for _ in range(2):
+        record.look()
+        assert record.due(48)
+    assert caplog.messages == [f"{tmp_path / 'model.tar'} was deleted; it is written again"]
+    files.full = True
+    record.save({"frames": 48})
+    record.look()
+    assert not record.due(72), "on a full disk it is not tried more often for that"
 
 
 def test_the_log_reaches_the_disk_before_a_checkpoint_which_is_written_even_if_the_log_cannot_be(tmp_path, files, caplog):

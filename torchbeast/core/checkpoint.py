@@ -74,7 +74,8 @@ def _make_room(path: Path, keep: int, frames: float) -> None:
     moves = [(old, new, other) for new, (old, other) in enumerate(before[: keep - 1], 1)]
     down, up = ([move for move in moves if sign * (move[1] - move[0]) > 0] for sign in (1, -1))
     for _, new, other in (*reversed(down), *up):  # so none is written over before it has moved
-        link(path, earlier(path, new)) if other == path else os.replace(other, earlier(path, new))
+        with contextlib.suppress(FileNotFoundError):  # somebody has deleted it just now
+            link(path, earlier(path, new)) if other == path else os.replace(other, earlier(path, new))
 
 
 def kept(path: Path) -> int:
@@ -90,10 +91,10 @@ def _in_order(path: Path) -> list[tuple[int, Path]]:
 
 
 def _frames(path: Path) -> float:
-    """Of how many frames a checkpoint is; infinitely many of one that is damaged, or is none."""
+    """Of how many frames a checkpoint is; infinitely many of one that is damaged, or is none, or is deleted while it is read."""
     try:
         frames = load(path)["frames"]
-    except (CheckpointError, KeyError):
+    except (CheckpointError, KeyError, FileNotFoundError):
         return math.inf
     return frames if type(frames) is int and frames >= 0 else math.inf
 
