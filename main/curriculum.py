@@ -291,10 +291,8 @@ def _slider(history: History) -> dict:
 
 def show(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
-    if options.out is not None:
-        if not options.out.is_dir():
-            raise UsageError(f"--out {options.out}: no such folder; make it first")
-        outputs.must_hold_folders("--out", options.out)
+    if options.out is not None and not options.out.is_dir():
+        raise UsageError(f"--out {options.out}: no such folder; make it first")
     history, title, run_dir = read(options.run)
     folder = options.out or run_dir
     outputs.must_hold_folders("--out", folder)

@@ -64,7 +64,7 @@ def test_imports_go_downward(path):
     above = ROOMS[ROOMS.index(room) + 1 :]
     named = {name for _, name in imports(path)}
     assert not [name for name in named if name.split(".")[0] in above]
-    if room == "torchbeast":
+    if room in ("torchbeast", "main"):  # gym says farewell on stderr where it is imported; `models` sees to it that it does not
         assert not [name for name in named if name.split(".")[0] in ("gym", "gym_minigrid")]
 
 

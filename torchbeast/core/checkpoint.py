@@ -91,7 +91,7 @@ def _in_order(path: Path) -> list[tuple[int, Path]]:
 
 
 def _frames(path: Path) -> float:
-    """Of how many frames a checkpoint is; infinitely many of one that is damaged, or is none, or is deleted while it is read."""
+    """Of how many frames a checkpoint is; infinitely many of one that is damaged, is none, or is being deleted."""
     try:
         frames = load(path)["frames"]
     except (CheckpointError, KeyError, FileNotFoundError):
