@@ -33,8 +33,9 @@ class StudentNetwork(abc.ABC):
         """Policy logits and values of T steps.
 
         Args:
-            inputs: frame uint8 [T, B, W, H, 3k]; carried_obj and carried_col uint8 [T, B]; done bool [T, B]; goal int64
-                [T, B], cells x * H + y, if goal_conditioned.
+            inputs: frame uint8 [T, B, W, H, 3k], the full grid or the 7x7 view; carried_obj and carried_col uint8 [T, B];
+                done bool [T, B]; goal int64 [T, B], if goal_conditioned: cells x * H + y of the frame, W * H where the goal
+                is in none of them.
             core_state: a recurrent network's state before step 0, as `initial_state` has it; it is zeroed where done.
             weights: `compose()` of the present parameters; None composes them here.
         Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1).

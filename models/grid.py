@@ -292,16 +292,16 @@ class Patches(nn.Module):
 def _rows(frame, goal, columns, starts, factors, goal_bit, outside, rows):
     """`GridConvolutions.rows` in one pass over frame [N, cells * k, 3], goal [N or 0]. Nothing else bounds what it reads."""
     codes = np.empty(frame.shape[1] + 1, np.int32)
-    codes[-1] = outside
     for n in range(frame.shape[0]):
         for i in range(frame.shape[1]):
             if frame[n, i, 0] >= OBJECTS or frame[n, i, 1] >= COLOURS or frame[n, i, 2] >= STATES:
                 raise IndexError("a frame has numbers that are none of an object, colour and state")
             codes[i] = frame[n, i, 0] * factors[0] + frame[n, i, 1] * factors[1] + frame[n, i, 2] * factors[2]
         if len(goal):
-            if not 0 <= goal[n] < frame.shape[1]:
+            if not 0 <= goal[n] <= frame.shape[1]:  # the last is none of the cells: no mark
                 raise IndexError("a goal is no cell of the grid")
             codes[goal[n]] += goal_bit
+        codes[-1] = outside
         for i in range(columns.shape[0]):
             rows[n, i] = codes[columns[i]] + starts[i]
 
@@ -411,16 +411,17 @@ class GridConvolutions(nn.Module):
             _rows(frame.reshape(N, -1, CELL_CHANNELS).numpy(), goals, *self._lookup, rows.numpy())
             return rows.view(-1, TAPS * self.num_frames)
         codes = torch.mv(frame.reshape(-1, CELL_CHANNELS).float(), self.code_factors).int().view(N, -1)
-        codes = F.pad(codes, (0, 1), value=self.outside_code)
+        codes = F.pad(codes, (0, 1))
         if goal is not None:
             codes.scatter_add_(1, goal[:, None] * self.num_frames, self.goal_bit.expand(N, 1))
+        codes[:, -1] = self.outside_code
         return codes.gather(1, self.columns.expand(N, -1)).add_(self.starts).view(-1, TAPS * self.num_frames)
 
     def forward(self, frame: Tensor, goal: Tensor | None, weights: ConvWeights) -> Tensor:
         """ELU features of the last convolution.
 
         Args:
-            frame: uint8 [N, W, H, 3k]; goal: int64 [N], the cell x * H + y, or None; weights: from `compose`.
+            frame: uint8 [N, W, H, 3k]; goal: int64 [N], the cell x * H + y, W * H for none, or None; weights: from `compose`.
         Returns: float32 [N, P_out * F], positions in the order x * height + y.
         """
         rows = self.rows(frame, goal)

@@ -39,10 +39,10 @@ class StudentWeights(NamedTuple):
 
 
 class Student(CellEmbedding, StudentNetwork):
-    """Policy and baseline from a full view of the grid, the carried object and, if goal_conditioned, a goal.
+    """Policy and baseline from a view of the grid, the carried object and, if goal_conditioned, a goal.
 
     Args:
-        frame_shape: (W, H, 3k), sides up to 32 cells.
+        frame_shape: (W, H, 3k), sides up to 32 cells: of the full grid, or of the view (7, 7, 3).
         num_actions: A.
         goal_conditioned: whether the goal's one-hot map is the last input channel.
         goal_dim: width of embed_goal and embed_agent_loc, which published checkpoints hold and no forward pass uses.
@@ -138,7 +138,8 @@ class Student(CellEmbedding, StudentNetwork):
 
         Args:
             inputs: frame uint8 [T, B, W, H, 3k]; carried_obj and carried_col uint8 [T, B]; goal int64 [T, B], cells
-                x * H + y, if goal_conditioned; done bool [T, B] with LSTM, whose state is zeroed before such a step.
+                x * H + y, or W * H where it is none of them, if goal_conditioned; done bool [T, B] with LSTM, whose state is
+                zeroed before such a step.
             core_state: the LSTM's state before step 0.
             weights: `compose()` of the present parameters; None composes them here.
         Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1).
