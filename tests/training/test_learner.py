@@ -40,6 +40,7 @@ def _seed():
 
 STUDENTS = {
     "plain": {},
+    "partial view": {"student_view": "partial"},
     "two LSTM layers, no decay, momentum": {"use_lstm": True, "num_lstm_layers": 2, "total_frames": 10**9, "momentum": 0.5},
     "clipped gradient": {"baseline_cost": 300.0},
     "raw channels, no extrinsic rewards": {

@@ -2,14 +2,98 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 
+from models.grid import MAX_SIDE, are_cells
+from torchbeast.core import forms
 from torchbeast.core.compiled import compiled
+from torchbeast.core.environment import LAST, Environment, Output, Wrapper
+from torchbeast.core.rollouts import Field
+from utils_folder.minigrid.base import CARRIED_FIELDS
 from utils_folder.minigrid.levels import AGENT, DOOR, EMPTY, GREY, OPEN, STEP_X, STEP_Y, WALL
+from utils_folder.minigrid.names import PARTIAL_VIEW
 
-VIEW_SIZE = 7
+VIEW_SIZE, _ = PARTIAL_VIEW
 VIEW_SHAPE = (VIEW_SIZE, VIEW_SIZE, 3)
+OUT_OF_VIEW = VIEW_SIZE * VIEW_SIZE  # in place of a cell of the view
+LOOKED_AT = ("frame", *CARRIED_FIELDS)
+VIEW_FIELDS = {  # of `Views`
+    "view": Field(VIEW_SHAPE, np.uint8, fits=are_cells),
+    "pose": Field((3,), np.int64, fits=forms.within(0, MAX_SIDE - 1)),
+}
+
+
+class Views(Wrapper):
+    """Environments, not stacked ones, whose output also has what their agents see and where they stand, for each state once:
+
+        view   uint8   [E, 7, 7, 3]  `partial_view`
+        pose   int64   [E, 3]        column, row and direction of the agent in the full grid (0: right, 1: down, 2, 3)
+    """
+
+    def __init__(self, environment: Environment):
+        super().__init__(environment)
+        self._own = {name: np.zeros((self.num_envs, *field.shape), field.dtype) for name, field in VIEW_FIELDS.items()}
+
+    def keep_last(self, names: Sequence[str]) -> None:
+        others = [name for name in names if name not in VIEW_FIELDS]
+        own = VIEW_FIELDS if len(others) < len(names) else {}
+        super().keep_last(tuple(dict.fromkeys([*others, *(LOOKED_AT if own else ())])))
+        self._own.update({LAST + name: np.zeros_like(self._own[name]) for name in own})
+
+    def _looked(self, out: Output) -> Output:
+        self._own["view"][...], self._own["pose"][...] = looks(*(out[name] for name in LOOKED_AT))
+        if LAST + "view" in self._own:
+            self._keep(out)
+        return out | self._own
+
+    def _keep(self, out: Output) -> None:
+        ended = out["truncated"]
+        view, pose = (self._own[LAST + name] for name in VIEW_FIELDS)
+        view[...], pose[...] = 0, 0
+        if ended.any():
+            view[ended], pose[ended] = looks(*(out[LAST + name][ended] for name in LOOKED_AT))
+
+    def initial(self) -> Output:
+        return self._looked(self._env.initial())
+
+    def step(self, actions: np.ndarray) -> Output:
+        return self._looked(self._env.step(actions))
+
+    def restart(self, where: np.ndarray) -> Output:
+        out = self._env.restart(where)
+        return self._looked(out) if where.any() else out | self._own
+
+    def load_state_dict(self, state: dict) -> Output:
+        return self._looked(self._env.load_state_dict(state))
+
+
+def looks(frame: np.ndarray, carried_obj: np.ndarray, carried_col: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`Views`' view and pose of full observations; arguments as `partial_view` has them."""
+    return partial_view(frame, carried_obj, carried_col), poses(frame)
+
+
+def look_once() -> None:
+    """So that what it compiles is there before a fork."""
+    nothing = np.zeros(1, np.uint8)
+    looks(np.zeros((1, 1, 1, 3), np.uint8), nothing, nothing)
+
+
+def cell_in_view(cell, pose, *, height: int):
+    """Which cell of the agent's view a cell of the full grid is, hidden there or not: i * 7 + j, or OUT_OF_VIEW.
+
+    Args:
+        cell: x * height + y (integers of any shape, or tensors); pose: [..., 3], as `Views` gives it.
+    """
+    direction = pose[..., 2]
+    east, south = cell // height - pose[..., 0], cell % height - pose[..., 1]
+    step_x, step_y = (1 - direction) * (1 - direction % 2), (2 - direction) * (direction % 2)  # STEP_X, STEP_Y
+    forward, sideways = east * step_x + south * step_y, south * step_x - east * step_y
+    i, j = sideways + VIEW_SIZE // 2, VIEW_SIZE - 1 - forward
+    inside = (i >= 0) & (i < VIEW_SIZE) & (j >= 0) & (j < VIEW_SIZE)
+    return OUT_OF_VIEW + (i * VIEW_SIZE + j - OUT_OF_VIEW) * inside
 
 
 @compiled
@@ -36,16 +120,30 @@ def partial_view(frame: np.ndarray, carried_obj: np.ndarray, carried_col: np.nda
     return view
 
 
+@compiled
+def poses(frame: np.ndarray) -> np.ndarray:
+    """Each agent's column, row and direction, int64 [E, 3], in full observations uint8 [E, W, H, 3]."""
+    found = np.zeros((len(frame), 3), np.int64)
+    for e in range(len(frame)):
+        found[e, 0], found[e, 1], found[e, 2] = _pose(frame[e])
+    return found
+
+
+@njit
+def _pose(frame):
+    agent_x, agent_y = 0, 0
+    for x in range(frame.shape[0]):
+        for y in range(frame.shape[1]):
+            if frame[x, y, 0] == AGENT:
+                agent_x, agent_y = x, y
+    return agent_x, agent_y, frame[agent_x, agent_y, 2]
+
+
 @njit
 def _look(frame, view):
     """The cells before the agent, hidden or not. The agent's own is left empty: one sees past what it stands on."""
     W, H = frame.shape[:2]
-    agent_x, agent_y = 0, 0
-    for x in range(W):
-        for y in range(H):
-            if frame[x, y, 0] == AGENT:
-                agent_x, agent_y = x, y
-    ahead = frame[agent_x, agent_y, 2]
+    agent_x, agent_y, ahead = _pose(frame)
     right = (ahead + 1) % 4
     for i in range(VIEW_SIZE):
         for j in range(VIEW_SIZE):

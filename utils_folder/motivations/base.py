@@ -78,7 +78,8 @@ class Motivation(abc.ABC):
         example: flags that it is worth trying with.
         columns: what `learn` and `intrinsic_reward` may report.
         goal_conditioned: the student sees a goal.
-        rollout_fields: what its actors add to a rollout.
+        rollout_fields: what its actors add to a rollout; of utils_folder/minigrid/view.py's VIEW_FIELDS those that it reads:
+            the environments give them.
         waiting_keys: the keys of `training_state_dict` that hold what waits to be learned from on this rank: tensors [N, ...]
             by name.
         own_keys: the keys of `state_dict` that hold what else each rank has for itself; rank 0's is saved. All else is the

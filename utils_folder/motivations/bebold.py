@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.distinct import over_distinct
-from models.grid import COLOURS, CellSettings, are_cells
+from models.grid import COLOURS, CellSettings
 from models.novelty import RandomNetwork
 from torchbeast.core import forms
 from torchbeast.core.columns import Column
@@ -20,7 +20,7 @@ from torchbeast.core.optimizer import METHODS, LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field
 from torchbeast.core.settings import TRAINING, Settings, flag
-from utils_folder.minigrid.view import VIEW_SHAPE, partial_view
+from utils_folder.minigrid.view import VIEW_FIELDS, VIEW_SHAPE
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown, Task
 
@@ -56,15 +56,11 @@ class NoveltySettings:
 
 
 class BeBoldActor(MotivationActor):
-    """Counts how often each full frame has been seen in the current episode of each environment.
+    """Counts how often each full frame has been seen in the current episode of each environment."""
 
-    `partial`: also gives what novelty is judged by, the partial view.
-    """
-
-    def __init__(self, num_envs: int, *, partial: bool):
+    def __init__(self, num_envs: int):
         self._counts = [Counter() for _ in range(num_envs)]
         self._row = {"visits": np.zeros(num_envs, np.int32)}
-        self._partial = partial
 
     def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
         frames = out["frame"][..., -3:]
@@ -74,8 +70,6 @@ class BeBoldActor(MotivationActor):
             key = frames[e].tobytes()
             counts[key] += 1
             self._row["visits"][e] = counts[key]
-        if self._partial:
-            self._row["view"] = partial_view(frames, out["carried_obj"], out["carried_col"])
         return self._row
 
     def state_dict(self) -> dict:
@@ -107,7 +101,7 @@ class BeBold(Motivation):
         self._partial = own.novelty_view == "partial"
         self.rollout_fields = {"visits": Field((), np.int32, fits=forms.within(1, MOST_VISITS))}
         if self._partial:
-            self.rollout_fields["view"] = Field(VIEW_SHAPE, np.uint8, fits=are_cells)
+            self.rollout_fields["view"] = VIEW_FIELDS["view"]
         shape = VIEW_SHAPE if self._partial else task.frame_shape
         options = {"use_embedding": not settings[CellSettings].disable_use_embedding, "output": own.novelty_output}
         self.target = RandomNetwork(shape, **options).requires_grad_(False)
@@ -121,7 +115,7 @@ class BeBold(Motivation):
         )
 
     def actor(self, num_envs: int, generator: torch.Generator) -> BeBoldActor:
-        return BeBoldActor(num_envs, partial=self._partial)
+        return BeBoldActor(num_envs)
 
     def to(self, device: torch.device) -> None:
         self.target.to(device)
