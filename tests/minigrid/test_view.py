@@ -126,6 +126,12 @@ def test_nothing_is_told_that_nobody_asked_for():
     assert environment.initial().keys() >= {*VIEW_FIELDS, "last_frame"} and "last_view" not in environment.initial()
 
 
+@pytest.mark.parametrize("pose, fits", [((31, 31, 3), True), ((0, 32, 0), False), ((0, 0, 4), False), ((-1, 0, 0), False)])
+def test_a_pose_from_elsewhere_is_looked_at(pose, fits):
+    """Compiled code would read beyond its tables."""
+    assert bool(VIEW_FIELDS["pose"].fits(torch.tensor([[pose]])).all()) == fits
+
+
 # -- Cells of the grid in it -----------------------------------------------------------------------------------------------
 
 WIDTH, HEIGHT = 9, 5
