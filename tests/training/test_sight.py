@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import gym
 import numpy as np
@@ -23,6 +24,7 @@ from tests.helpers.learning import (
     make_agent,
     real_settings,
 )
+from tests.helpers.marks import rarer
 from tests.helpers.program import command
 from tests.helpers.runs import assert_learns_a_small_task, assert_resumes_to_the_last_bit, assert_trains_and_plays
 from tests.helpers.views import plain_cells_in_view, views_made
@@ -32,6 +34,7 @@ from utils_folder.motivations import MOTIVATIONS
 MODELS = list(MOTIVATIONS)
 CORRIDOR = "MiniGrid-ObstructedMaze-1Dl-v0"  # 11 x 6: doors hide, and balls are carried
 PARTIAL = ("--student_view", "partial")
+SHORT = ("--env_args", '{"max_steps": 9}')
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +60,9 @@ class Game:
         return game.gen_obs()["image"], [*map(int, game.agent_pos), int(game.agent_dir)]
 
 
-@pytest.mark.parametrize("engine", ["compiled", "gym"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "engine, model", [("compiled", MODELS[0]), ("gym", MODELS[-1]), *rarer(product(["compiled", "gym"], MODELS))]
+)
 def test_rollouts_hold_gym_minigrids_own_view_of_every_state(model, engine):
     """As the actor's student saw it: the learner makes of rollouts what it acted with (below)."""
     settings = real_settings(model=model, env=CORRIDOR, student_view="partial", engine=engine, unroll_length=90, batch_size=2)
@@ -145,9 +149,10 @@ def test_stacked_views_are_refused_with_a_remedy(tmp_path, capsys):
 # -- whole runs ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [MODELS[0], *rarer(MODELS[1:])])
 def test_an_agent_trains_and_plays_and_is_filmed(tmp_path, capsys, model):
-    assert_trains_and_plays(tmp_path, capsys, "--model", model, *PARTIAL, "--bootstrap_time_limit")
+    assert_trains_and_plays(tmp_path, capsys, "--model", model, *PARTIAL, "--bootstrap_time_limit", *SHORT)
     film = tmp_path / "film.gif"
     more = ("--num_episodes", "1", "--record_video", "--video_path", str(film))
     assert entry.main(["--mode", "test", "--weight_path", str(tmp_path / "run"), *more]) == 0
@@ -160,7 +165,7 @@ def test_an_agent_trains_and_plays_and_is_filmed(tmp_path, capsys, model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [MODELS[0], *rarer(MODELS[1:])])
 def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path, monkeypatch, model):
     more = ("--use_lstm", "--bootstrap_time_limit")
     assert_resumes_to_the_last_bit(tmp_path, monkeypatch, "--model", model, *PARTIAL, *more)
