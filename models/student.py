@@ -18,6 +18,8 @@ from models.grid import CARRIED, COLOURS, RELU_GAIN, CellEmbedding, CellSettings
 from models.linear import linear
 from torchbeast.core.settings import Settings, flag
 
+SEEN = ("frame", "carried_obj", "carried_col", "goal")
+
 
 @dataclass(frozen=True)
 class StudentSettings:
@@ -148,7 +150,11 @@ class Student(CellEmbedding, StudentNetwork):
         """
         weights = self.compose() if weights is None else weights
         T, B = inputs["carried_obj"].shape
-        scores = self._learn(weights, inputs) if weights.act is None else self._act(weights.act, inputs)
+        if weights.act is None:
+            scores = self._learn(weights, inputs)
+        else:
+            seen = {name: inputs[name].flatten(0, 1).numpy() for name in SEEN if name in inputs}
+            scores = torch.from_numpy(self._act(weights.act, seen))
         if self.core is not None:
             hidden, core_state = self._recur(scores.view(T, B, -1), inputs["done"], core_state)
             scores = linear(hidden.flatten(0, 1), *weights.heads)
@@ -163,13 +169,20 @@ class Student(CellEmbedding, StudentNetwork):
         others = carried.long() if goal is None else goal * CARRIED + carried
         return over_distinct(functools.partial(self._features, weights), (frame, goal, carried), frame, others)
 
-    def _act(self, act: Known, inputs: dict[str, Tensor]) -> Tensor:
-        """The same without gradients: NumPy's calls take a third of the time of PyTorch's."""
-        frame, objects, colours = (inputs[name].numpy() for name in ("frame", "carried_obj", "carried_col"))
-        carried = objects.reshape(-1) * np.int64(COLOURS) + colours.reshape(-1)
-        goal = inputs["goal"].numpy().reshape(-1) if self.goal_conditioned else None
+    def act(
+        self, seen: dict[str, np.ndarray], core_state: tuple[Tensor, ...], weights: StudentWeights
+    ) -> tuple[np.ndarray, np.ndarray, tuple[Tensor, ...]]:
+        if weights.act is None or self.core is not None:
+            return super().act(seen, core_state, weights)
+        scores = self._act(weights.act, seen)
+        return scores[:, :-1], scores[:, -1], ()
+
+    def _act(self, act: Known, seen: dict[str, np.ndarray]) -> np.ndarray:
+        """The same without gradients, of rows [N, ...]."""
+        carried = seen["carried_obj"] * np.int64(COLOURS) + seen["carried_col"]
+        goal = seen["goal"] if self.goal_conditioned else None
         others = carried if goal is None else goal * CARRIED + carried
-        return torch.from_numpy(act(frame.reshape(len(carried), *frame.shape[2:]), others, goal, carried))
+        return act(seen["frame"], others, goal, carried)
 
     def _features(self, weights: StudentWeights, frame: Tensor, goal: Tensor | None, carried: Tensor) -> Tensor:
         """What the LSTM gets, float32 [N, hidden], or policy and baseline, [N, A + 1]; `models.acting.Forward` does the same.

@@ -67,11 +67,10 @@ class Actor:
         """Acts in the present state, in every environment; returns the row of the state that this led to."""
         self._student.refresh()
         self._motivation.refresh()
-        inputs = {name: torch.from_numpy(self.row[name]).unsqueeze(0) for name in STUDENT_INPUTS if name in self.row}
-        outputs, self._core_state = self._student.network(inputs, self._core_state, self._student.composed)
-        logits = outputs["policy_logits"][0]
-        action = (logits.argmax(-1) if self._greedy else sample(logits, self._generator)).numpy()
-        results = {"action": action, "policy_logits": logits.numpy(), "baseline": outputs["baseline"][0].numpy()}
+        seen = {name: self.row[name] for name in STUDENT_INPUTS if name in self.row}
+        logits, baseline, self._core_state = self._student.network.act(seen, self._core_state, self._student.composed)
+        action = logits.argmax(-1) if self._greedy else sample(torch.from_numpy(logits), self._generator).numpy()
+        results = {"action": action, "policy_logits": logits, "baseline": baseline}
         return self._arrive(self.environment.step(action), results)
 
     def _arrive(self, out: dict, results: dict) -> dict[str, np.ndarray]:
