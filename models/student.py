@@ -16,6 +16,7 @@ from models.base import StudentNetwork
 from models.distinct import Known, over_distinct
 from models.grid import CARRIED, COLOURS, RELU_GAIN, CellEmbedding, CellSettings, ConvWeights, GridConvolutions, initialise
 from models.linear import linear
+from models.lstm import recur
 from torchbeast.core.settings import Settings, flag
 
 SEEN = ("frame", "carried_obj", "carried_col", "goal")
@@ -156,7 +157,8 @@ class Student(CellEmbedding, StudentNetwork):
             seen = {name: inputs[name].flatten(0, 1).numpy() for name in SEEN if name in inputs}
             scores = torch.from_numpy(self._act(weights.act, seen))
         if self.core is not None:
-            hidden, core_state = self._recur(scores.view(T, B, -1), inputs["done"], core_state)
+            keep = (~inputs["done"]).to(scores.dtype)[..., None]
+            hidden, core_state = recur(self.core, scores.view(T, B, -1), keep, core_state)
             scores = linear(hidden.flatten(0, 1), *weights.heads)
         scores = scores.view(T, B, -1)
         return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
@@ -193,11 +195,3 @@ class Student(CellEmbedding, StudentNetwork):
         for weight, bias in weights.fc:
             hidden = linear(hidden, weight, bias, "relu")
         return hidden if self.core is not None else linear(hidden, *weights.heads)
-
-    def _recur(self, hidden: Tensor, done: Tensor, core_state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The LSTM over hidden [T, B, hidden], its state zeroed where done [T, B]."""
-        outputs = []
-        for step, keep in zip(hidden, (~done).to(hidden.dtype)[..., None]):
-            output, core_state = self.core(step[None], tuple(state * keep for state in core_state))
-            outputs.append(output)
-        return torch.cat(outputs), core_state
