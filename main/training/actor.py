@@ -70,11 +70,9 @@ class Actor:
         self._student.refresh()
         self._motivation.refresh()
         seen = {**self._sight.inputs(self.row, self.row.get("goal")), "done": self.row["done"]}
-        inputs = {name: torch.from_numpy(value).unsqueeze(0) for name, value in seen.items()}
-        outputs, self._core_state = self._student.network(inputs, self._core_state, self._student.composed)
-        logits = outputs["policy_logits"][0]
-        action = (logits.argmax(-1) if self._greedy else sample(logits, self._generator)).numpy()
-        results = {"action": action, "policy_logits": logits.numpy(), "baseline": outputs["baseline"][0].numpy()}
+        logits, baseline, self._core_state = self._student.network.act(seen, self._core_state, self._student.composed)
+        action = logits.argmax(-1) if self._greedy else sample(torch.from_numpy(logits), self._generator).numpy()
+        results = {"action": action, "policy_logits": logits, "baseline": baseline}
         return self._arrive(self.environment.step(action), results)
 
     def _arrive(self, out: dict, results: dict) -> dict[str, np.ndarray]:

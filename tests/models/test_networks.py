@@ -293,7 +293,7 @@ def test_linear_is_torchs(N, K, size_out, activation, with_bias):
 
 def test_gradient_of_rows_without_the_compiled_loop():
     """What other devices compute (index_add_) is what the compiled loop does, and what autograd says."""
-    rows = torch.randint(11, (6, 4), dtype=torch.int32)
+    rows = torch.randint(11, (6, 18), dtype=torch.int32)
     table = torch.randn(11, 3, requires_grad=True)
     grad = torch.randn(6, 3)
     outputs = F.elu(table[rows.long()].sum(1))
@@ -301,6 +301,8 @@ def test_gradient_of_rows_without_the_compiled_loop():
     (expected,) = torch.autograd.grad(outputs, table, grad)
     (actual,) = torch.autograd.grad(elu_of_rows(rows, table), table, grad.clone())
     torch.testing.assert_close(actual, expected)
+    with pytest.raises(ValueError, match="multiple of 9"):
+        elu_of_rows(rows[:, 1:], table)
 
     torch.testing.assert_close(
         _gradient_of_rows(grad.as_subclass(Elsewhere), rows, outputs.detach(), table.shape).as_subclass(torch.Tensor), expected

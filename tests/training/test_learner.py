@@ -75,6 +75,19 @@ def test_the_learning_rate_has_fallen_to_zero_after_total_frames():
 # -- columns ---------------------------------------------------------------------------------------------------------------
 
 
+def test_denormal_numbers_are_zero_while_it_learns_and_only_then(monkeypatch):
+    """They are what makes the updates of a nearly certain policy take twice as long."""
+    settings = learner_settings()
+    agent = make_agent(settings)
+    learner, tiny, found = agent.learner(), torch.full((9,), 1e-40), []
+    with monkeypatch.context() as patch:
+        patch.setattr(agent.motivation, "intrinsic_reward", lambda batch: found.append((tiny * 0.5).sum().item()) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            learner.learn(random_batch(TASK, settings))
+    learner.learn(random_batch(TASK, settings))
+    assert found == [0] and (tiny * 0.5).sum() > 0
+
+
 def test_columns_of_a_batch_with_and_without_ended_episodes():
     settings = learner_settings()
     learner = make_agent(settings).learner()
