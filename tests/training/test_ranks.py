@@ -222,12 +222,16 @@ def test_two_ranks_with_half_a_batch_each_make_the_students_update_of_one_with_t
     assert stats[-1]["frames"] == 5 * T * 2 * B and sum(row["episodes"] for row in stats) > 5
 
 
+OPTIMIZER = {
+    "learning_rate": 0.1, "frames_per_update": 1, "total_frames": 100, "alpha": 0.9, "epsilon": 0.01, "momentum": 0,
+    "max_norm": 40,
+}  # fmt: skip
+
+
 def step_not_finite(ranks: Ranks, updates):
     ranks.connect(CPU)
     parameter = torch.nn.Parameter(torch.tensor([1.0]))
-    optimizer = Optimizer(
-        [parameter], learning_rate=0.1, frames_per_update=1, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0, ranks=ranks
-    )
+    optimizer = Optimizer([parameter], **OPTIMIZER, ranks=ranks)
     values = []
     try:
         for scale in updates[ranks.rank]:
@@ -248,9 +252,7 @@ def test_all_ranks_leave_out_the_update_that_is_not_finite_on_one(store):
 def step_large(ranks: Ranks):
     ranks.connect(CPU)
     parameter = nn.Parameter(torch.tensor([0.0, 0.0]))
-    optimizer = Optimizer(
-        [parameter], learning_rate=0.1, frames_per_update=1, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0, ranks=ranks
-    )
+    optimizer = Optimizer([parameter], **OPTIMIZER, ranks=ranks)
     scale = torch.tensor([(120.0, 0.0), (0.0, 160.0)][ranks.rank])
     return optimizer.step((scale * parameter).sum()).item(), parameter.grad.tolist()
 
