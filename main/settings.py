@@ -199,6 +199,8 @@ def problems(settings: Settings) -> list[str]:
     found += spread(settings).problems()
     found += settings[FileSettings].problems()
     run, environment = settings[RunSettings], settings[EnvironmentSettings]
+    if settings[RewardSettings].no_extrinsic_rewards and not MOTIVATIONS[run.model].pays:
+        found.append(f"--no_extrinsic_rewards leaves --model {run.model} no reward at all: leave out one of the two")
     found += minigrid.problems(run.env, environment)
     try:
         size = minigrid.survey(environment.task(run.env), environment.fixed_seed).size

@@ -7,11 +7,13 @@ import difflib
 from utils_folder.motivations.amigo import Amigo, WindowAmigo
 from utils_folder.motivations.base import Motivation
 from utils_folder.motivations.bebold import BeBold
+from utils_folder.motivations.vanilla import Vanilla
 
 MOTIVATIONS: dict[str, type[Motivation]] = {
     "default": Amigo,
     "window_adaptive": WindowAmigo,
     "novelty_based": BeBold,
+    "vanilla": Vanilla,
 }
 ALIASES = {"window_addaptive": "window_adaptive"}  # so spelled in the document's own command
 

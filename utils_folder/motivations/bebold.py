@@ -100,7 +100,6 @@ class BeBold(Motivation):
         Column("first_visits", "share of states seen for the first time in their episode"),
         Column("novelty_loss", "the predictor's loss"),
     )
-    goal_conditioned = False
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         own = self._settings = settings[NoveltySettings]
