@@ -27,6 +27,7 @@ from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Motivation, Task
 from utils_folder.motivations.rewards import RewardSettings
+from utils_folder.motivations.together import Together
 
 CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
 
@@ -72,7 +73,8 @@ class Agent(NamedTuple):
         """Fresh networks, drawn from torch's global generator: the motivation's, then the student's."""
         run = settings[RunSettings]
         make_optimizer = optimizer_maker(settings[LearningSettings], total_frames=run.total_frames, ranks=ranks)
-        motivation = MOTIVATIONS[run.model](settings, task, make_optimizer, ranks)
+        parts = [motivation(settings, task, make_optimizer, ranks) for motivation in run.motivations]
+        motivation = parts[0] if len(parts) == 1 else Together(parts)
         student = STUDENTS[run.student_network].make(
             settings, task.frame_shape, task.num_actions, goal_conditioned=motivation.goal_conditioned
         )
@@ -114,14 +116,10 @@ class Agent(NamedTuple):
         student = Reader(copy.deepcopy(self.student), self.shared)
         motivation = self.motivation.actor(len(seeds), generator)
         environment = make_environments(self.settings, seeds)
-        if self._last_fields:
-            environment.keep_last(self._last_fields)
+        held = [name.removeprefix(LAST) for name in self.rollout_fields() if name.startswith(LAST)]
+        if last := dict.fromkeys((*held, *motivation.last_fields)):
+            environment.keep_last(tuple(last))
         return Actor(environment, student, motivation, generator, greedy=greedy, weights=weights)
-
-    @property
-    def _last_fields(self) -> tuple[str, ...]:
-        """What the learner wants to know of states in which time ran out."""
-        return OBSERVED if self.settings[LearningSettings].bootstrap_time_limit else ()
 
     def rollout_fields(self) -> dict[str, Field]:
         """All that a rollout holds: the agent's, MiniGrid's and the motivation's fields, and the LSTM's state at state 0."""
@@ -131,7 +129,7 @@ class Agent(NamedTuple):
         }
         fields = agent_fields(self.task.frame_shape, self.task.num_actions) | minigrid.CARRIED_FIELDS
         fields["frame"] = fields["frame"]._replace(fits=are_cells)
-        last = {LAST + name: fields[name] for name in self._last_fields}
+        last = {LAST + name: fields[name] for name in OBSERVED} if self.settings[LearningSettings].bootstrap_time_limit else {}
         return fields | last | core_state | self.motivation.rollout_fields
 
     @property

@@ -156,7 +156,7 @@ class AmigoActor(MotivationActor):
         self._inner_height = task.frame_shape[1] if settings.inner else None
         self._fields = row_fields(task, settings, teacher.network.num_goals)
         self._row = {name: np.zeros((num_envs, *field.shape), field.dtype) for name, field in self._fields.items()}
-        self._started = False
+        self._started, self._proposed = False, np.empty(0, np.int64)
 
     def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
         row = self._row

@@ -49,7 +49,13 @@ class Task(NamedTuple):
 
 
 class MotivationActor:
-    """A motivation's part in an actor process: it watches E environments. As it stands, it notes nothing."""
+    """A motivation's part in an actor process: it watches E environments. As it stands, it notes nothing.
+
+    Attributes:
+        last_fields: of which fields of the output it wants to see what they were in an episode's last state (`keep_last`).
+    """
+
+    last_fields: tuple[str, ...] = ()
 
     def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
         """Called on arrival in each state; returns the motivation's rollout fields for it, [E, ...] each.
