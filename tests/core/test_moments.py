@@ -29,7 +29,7 @@ def test_they_are_those_of_all_values_so_far():
     for values in chunks(1):
         moments.update(values)
         seen += values.flatten().tolist()
-        assert (moments.mean, moments.std) == pytest.approx(plain(seen), rel=1e-9) and moments.count == len(seen)
+        assert (moments.mean, moments.std) == pytest.approx(plain(seen), rel=1e-9) and moments.seen == len(seen)
 
 
 def test_saved_and_loaded_they_go_on():
@@ -56,5 +56,5 @@ def test_all_ranks_have_those_of_all_ranks_values(tmp_path):
     assert first == second
     seen = [value for rank in (0, 1) for values in chunks(rank) for value in values.flatten().tolist()]
     mean, std = plain(seen)
-    assert first["mean"] == pytest.approx(mean, rel=1e-9) and first["count"] == len(seen)
-    assert math.sqrt(first["squares"] / first["count"]) == pytest.approx(std, rel=1e-9)
+    assert first["mean"] == pytest.approx(mean, rel=1e-9) and first["seen"] == len(seen)
+    assert math.sqrt(first["squares"] / first["seen"]) == pytest.approx(std, rel=1e-9)

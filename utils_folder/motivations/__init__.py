@@ -7,6 +7,7 @@ import difflib
 from utils_folder.motivations.amigo import Amigo, WindowAmigo
 from utils_folder.motivations.base import Motivation
 from utils_folder.motivations.bebold import BeBold
+from utils_folder.motivations.count import Count
 from utils_folder.motivations.vanilla import Vanilla
 
 MOTIVATIONS: dict[str, type[Motivation]] = {
@@ -14,6 +15,7 @@ MOTIVATIONS: dict[str, type[Motivation]] = {
     "window_adaptive": WindowAmigo,
     "novelty_based": BeBold,
     "vanilla": Vanilla,
+    "count": Count,
 }
 ALIASES = {"window_addaptive": "window_adaptive"}  # so spelled in the document's own command
 
