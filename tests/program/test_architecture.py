@@ -161,6 +161,7 @@ def agents() -> list[Agent]:
 def base_names() -> set[str]:
     """Names that the interfaces themselves give meaning to, whoever uses them."""
     shared = {"goal"}  # what a goal-conditioned student reads
+    shared |= {column.panel for motivation in MOTIVATIONS.values() for column in motivation.columns}
     generic = [group for group in settings_module.groups() if not any(group in m.groups for m in MOTIVATIONS.values())]
     return shared | {*flags_of(generic)} | {column.name for column in learner.COLUMNS} | {"default"}
 
