@@ -10,7 +10,13 @@ from torch import Tensor
 from torchbeast.core import forms
 from torchbeast.core.ranks import ALONE, Alone
 
-FORM = forms.record({"seen": forms.whole(), "mean": forms.number(), "squares": forms.number(0)})
+FORM = forms.record(
+    {
+        "seen": forms.whole(),
+        "mean": forms.number(-forms.LARGEST, forms.LARGEST),
+        "squares": forms.number(0, forms.LARGEST**2),
+    }
+)
 
 
 class Moments:
