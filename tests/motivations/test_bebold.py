@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from main.training.recipe import make_environments
-from tests.helpers.agents import ScriptedEnvironment, make_inline, make_motivation, make_settings, random_frames
+from tests.helpers.agents import AGENT, ScriptedEnvironment, make_inline, make_motivation, make_settings, random_frames
 from tests.helpers.learning import TASK, B, T, assert_student_updates_are_the_twins, learner_settings, make_agent
 from tests.helpers.motivations.bebold import plain_random_network, random_batch
 from tests.helpers.twins import PlainRMSprop, assert_same_change, snapshot
@@ -139,6 +139,7 @@ NUMBERS = [
     {"novelty_learning_rate": 0.002},
     {"novelty_view": "partial"},
     {"novelty_output": "linear"},
+    {"novelty_view": "partial", "novelty_scale": 0.5},  # NovelD
 ]
 
 
@@ -160,6 +161,29 @@ def test_intrinsic_reward_and_predictor_are_the_twins(overrides):
     assert_same_change(motivation.networks["predictor"], twin.predictor, before, unused=())
     for name, value in motivation.networks["target"].named_parameters():
         assert torch.equal(value, target[name]), name
+
+
+def test_novelds_recipe_judges_by_the_view_and_counts_by_the_full_grid():
+    """Its command's flags: states that look the same are equally novel, and yet each is visited first once."""
+    settings = novelty_settings(novelty_view="partial", novelty_scale=0.5, novelty_coef=0.3)
+    motivation = make_motivation(settings, TASK)
+    batch = random_batch(TASK, settings)
+    for name in ("view", "carried_obj", "carried_col"):
+        batch[name][:] = batch[name][0, 0]
+    reward, novelty = motivation.intrinsic_reward(dict(batch)), motivation.novelty(batch)
+    assert (novelty - novelty[0, 0]).abs().max() < 1e-5 < novelty[0, 0]
+    expected = 0.3 * 0.5 * novelty[0, 0] * (batch["visits"][1:] == 1)
+    torch.testing.assert_close(reward, expected, rtol=1e-4, atol=1e-6)
+    frames = random_frames(2, 1, 20, 20, 3).numpy()
+    frames[:] = frames[0]
+    frames[..., 0] = np.where(frames[..., 0] == AGENT, 1, frames[..., 0])
+    frames[:, :, 0, 0, 0], frames[:, :, 0, 0, 2] = AGENT, 2  # looks left from the corner, and sees walls
+    frames[1, 0, 15, 15, 0] = 5 - frames[0, 0, 15, 15, 0] % 2
+    environment = ScriptedEnvironment(frames)
+    actor = make_motivation(settings, Task.of(environment)).actor(1, torch.Generator())
+    seen = [{name: values.copy() for name, values in actor.observe(environment.initial(), environment).items()}]
+    seen.append(actor.observe(environment.step(np.zeros(1, int)), environment))
+    assert np.array_equal(seen[0]["view"], seen[1]["view"]) and [row["visits"][0] for row in seen] == [1, 1]
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ class Ride(Dynamics):
 
     Loss: forward_coef ||phi_hat(s, a) - phi(s')||^2 - inverse_coef log p(a | phi(s), phi(s')), each summed over the T steps
     and averaged over the batch.
-    Source: RIDE (arXiv 2002.12292), equation 2 and section 3; weights and learning rate, its appendix.
+    Source: RIDE (arXiv 2002.12292), section 3; weights and learning rate as in its published code.
     """
 
     groups = (RideSettings,)
