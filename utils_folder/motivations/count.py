@@ -38,8 +38,8 @@ class Count(Motivation):
 
     Where an episode ends, what counts is its last state.
     Source: the bonus 1 / sqrt(n), Bellemare et al. 2016 (arXiv 1606.01868), section 5, and Strehl and Littman 2008 before; of
-    counts in the episode, RIDE (arXiv 2002.12292), section 3; 1[n = 1], NovelD (arXiv 2012.08621), section 3. Andres et al. 2022
-    compare both on MiniGrid.
+    counts in the episode, RIDE (arXiv 2002.12292), section 3; 1[n = 1], NovelD (arXiv 2012.08621), section 3. Andres et al.
+    2022 compare both on MiniGrid.
     """
 
     groups = (CountSettings,)

@@ -24,9 +24,9 @@ class RideSettings:
     """What impact earns, and how it is learned what it is."""
 
     title = "RIDE"
-    example = "--model ride --ride_coef 0.5"
+    example = "--model ride --ride_coef 0.02"
     needs = TRAINING
-    ride_coef: float = flag(0.1, "scale of the reward for impact", at_least=0, agent=True)
+    ride_coef: float = flag(0.01, "scale of the reward for impact", at_least=0, agent=True)
     ride_forward_coef: float = flag(10.0, "weight of the forward model's loss", at_least=0)
     ride_inverse_coef: float = flag(0.1, "weight of the inverse model's loss", at_least=0)
     ride_learning_rate: float = flag(0.0001, "learning rate of RIDE's networks (RMSprop)", at_least=0)
