@@ -68,9 +68,14 @@ class RunSettings:
     )
 
     @property
-    def motivations(self) -> list[type[Motivation]]:
+    def variants(self) -> list[str]:
         """Those that are asked for: one, or two whose rewards are added."""
-        return [MOTIVATIONS[name] for name in (self.model, self.also) if name is not None]
+        return [self.model] if self.also is None else [self.model, self.also]
+
+    @property
+    def motivations(self) -> list[type[Motivation]]:
+        """What they are."""
+        return [MOTIVATIONS[name] for name in self.variants]
 
     def problems(self) -> list[str]:
         """Why these cannot be had together, with the remedy."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -16,6 +19,7 @@ from tests.helpers.learning import (
     make_agent,
     real_settings,
 )
+from tests.helpers.playing import play, train, watch
 from torchbeast.core.settings import UsageError, flags_of
 from utils_folder.motivations import MOTIVATIONS
 
@@ -74,6 +78,24 @@ def test_what_cannot_go_together_is_refused_with_the_remedy():
         settings_module.parse(["--also", "novelty"])
     for second in SECOND:
         assert problems("--also", second) == problems("--model", "vanilla", "--also", second, "--no_extrinsic_rewards") == []
+
+
+def test_an_agent_of_two_plays_and_says_so(tmp_path, capfd):
+    weights = train(tmp_path, "--model", "default", "--also", SECOND[-1]) / "model.tar"
+    assert f"default and {SECOND[-1]} on MiniGrid-Empty-5x5-v0: " in capfd.readouterr().err
+    out = tmp_path / "score.json"
+    assert play(weights, "--num_episodes", "2", "--json", str(out)) == 0
+    told = json.loads(out.read_text())
+    assert (told["model"], told["also"]) == ("default", SECOND[-1])
+    assert trained_alone(tmp_path).keys() == told.keys() - {"also"}
+    _, ((first, *_),) = watch(weights, 1)
+    assert first.goal is not None and "target distance t*" in first.lines
+
+
+def trained_alone(tmp_path: Path) -> dict:
+    out = tmp_path / "alone.json"
+    assert play(train(tmp_path / "alone") / "model.tar", "--num_episodes", "2", "--json", str(out)) == 0
+    return json.loads(out.read_text())
 
 
 @pytest.mark.parametrize("second", SECOND)
