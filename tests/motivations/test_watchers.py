@@ -47,17 +47,17 @@ def test_arrivals_are_of_the_episode_that_the_step_was_made_in(engine):
 def test_streams_tell_what_goes_on_from_what():
     streams, others = Streams(3, torch.Generator().manual_seed(1)), Streams(3, torch.Generator().manual_seed(2))
     rows = [{name: values.copy() for name, values in streams.observe({}, None).items()} for _ in range(3)]
-    assert [row["clock"].tolist() for row in rows] == [[t] * 3 for t in range(3)]
-    numbers = {*rows[0]["stream"].tolist(), *others.observe({}, None)["stream"].tolist()}
-    assert len(numbers) == 6 and np.array_equal(rows[0]["stream"], rows[2]["stream"])
+    assert [row["stream_clock"].tolist() for row in rows] == [[t] * 3 for t in range(3)]
+    numbers = {*rows[0]["stream_id"].tolist(), *others.observe({}, None)["stream_id"].tolist()}
+    assert len(numbers) == 6 and np.array_equal(rows[0]["stream_id"], rows[2]["stream_id"])
     file = io.BytesIO()
     torch.save(streams.state_dict(), file)
     file.seek(0)
     others.load_state_dict(torch.load(file, weights_only=True))
     assert_same_tree(others.state_dict(), streams.state_dict())
-    assert others.observe({}, None)["clock"].tolist() == [3] * 3
-    with pytest.raises(EntryError, match="source/actor/motivation/clock"):
-        others.load_state_dict({**streams.state_dict(), "clock": torch.tensor([0, -1, 2])})
+    assert others.observe({}, None)["stream_clock"].tolist() == [3] * 3
+    with pytest.raises(EntryError, match="source/actor/motivation/stream_clock"):
+        others.load_state_dict({**streams.state_dict(), "stream_clock": torch.tensor([0, -1, 2])})
 
 
 def test_several_watchers_are_one():
@@ -68,7 +68,7 @@ def test_several_watchers_are_one():
     assert watchers.last_fields == ("frame",)
     environment.keep_last(watchers.last_fields)
     row = watchers.observe(environment.initial(), environment)
-    assert set(row) == {"visits", "arrivals", "stream", "clock"}
+    assert set(row) == {"visits", "arrivals", "stream_id", "stream_clock"}
     other.load_state_dict(watchers.state_dict())
     assert_same_tree(other.state_dict(), watchers.state_dict())
     for wrong in ({"more": 1}, {"counts": None}):

@@ -18,6 +18,7 @@ from main import settings as settings_module
 from main.training import learner
 from main.training.recipe import Agent
 from tests.helpers.program import ROOT
+from torchbeast.core.environment import LAST
 from torchbeast.core.settings import flags_of
 from utils_folder.motivations import ALIASES, MOTIVATIONS
 from utils_folder.motivations.base import Task
@@ -172,7 +173,8 @@ def declared() -> dict[str, str]:
     for agent in agents():
         motivation = agent.motivation
         model = settings_of(agent)
-        names = [*flags_of(motivation.groups), *(column.name for column in motivation.columns), *motivation.rollout_fields]
+        fields = [name for name in motivation.rollout_fields if not name.startswith(LAST)]  # those are the environment's
+        names = [*flags_of(motivation.groups), *(column.name for column in motivation.columns), *fields]
         names += [*motivation.state_dict(), *motivation.training_state_dict(), model]
         found |= dict.fromkeys(names, model)
     found |= ALIASES

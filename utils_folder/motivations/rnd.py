@@ -85,7 +85,8 @@ class Rnd(Learned):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         error = batch["rnd_error"]
-        self._moments.update(self._returns.go_on(error.detach(), batch["stream"][0].tolist(), batch["clock"][0].tolist()))
+        streams, clocks = (batch[name][0].tolist() for name in Streams.FIELDS)
+        self._moments.update(self._returns.go_on(error.detach(), streams, clocks))
         loss = error.mean()
         return loss, {"rnd_error": loss.item(), "rnd_deviation": self._moments.std}
 

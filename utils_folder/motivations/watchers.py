@@ -78,29 +78,29 @@ class PartialView(MotivationActor):
 class Streams(MotivationActor):
     """Which environment's states these are, and how many came before: by that a learner knows which rollout goes on from which.
 
-    Its fields, int64 [E] each: `stream`, a number that no other environment has, drawn from `generator` as the actor begins;
-    `clock`, the states since then. A rollout goes on from another one if it is of the same stream and its first state is the
-    other's last, so that both have the same clock.
+    Its fields, int64 [E] each: `stream_id`, a number that no other environment has, drawn from `generator` as the actor begins;
+    `stream_clock`, the states since then. A rollout goes on from another one if it is of the same stream and its first state is
+    the other's last, so that both have the same clock.
     """
 
     FIELDS = {
-        "stream": Field((), np.int64, fits=forms.within(0, forms.MOST)),
-        "clock": Field((), np.int64, fits=forms.within(0, forms.MOST)),
+        "stream_id": Field((), np.int64, fits=forms.within(0, forms.MOST)),
+        "stream_clock": Field((), np.int64, fits=forms.within(0, forms.MOST)),
     }
 
     def __init__(self, num_envs: int, generator: torch.Generator):
         stream = torch.randint(forms.MOST, (num_envs,), generator=generator).numpy()
-        self._row = {"stream": stream, "clock": np.full(num_envs, -1)}
+        self._row = {"stream_id": stream, "stream_clock": np.full(num_envs, -1)}
 
     def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
-        self._row["clock"] += 1
+        self._row["stream_clock"] += 1
         return self._row
 
     def state_dict(self) -> dict:
         return {name: torch.from_numpy(values.copy()) for name, values in self._row.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        num_envs = len(self._row["clock"])
+        num_envs = len(self._row["stream_clock"])
         forms.record({name: field.form(num_envs) for name, field in self.FIELDS.items()})(WHERE, state)
         for name, values in state.items():
             self._row[name][...] = values.numpy()
