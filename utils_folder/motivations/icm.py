@@ -22,7 +22,7 @@ class IcmSettings:
     title = "ICM"
     example = "--model icm --icm_coef 0.01"
     needs = TRAINING
-    icm_coef: float = flag(0.003, "eta, the scale of the reward for what was not foretold", at_least=0, agent=True)
+    icm_coef: float = flag(0.001, "eta, the scale of the reward for what was not foretold", at_least=0, agent=True)
     icm_beta: float = flag(0.2, "weight of the forward model's loss; the inverse model's has 1 less it", at_least=0, at_most=1)
     icm_learning_rate: float = flag(0.001, "learning rate of ICM's networks (Adam)", at_least=0)
 
