@@ -19,6 +19,7 @@ from torchbeast.core.settings import TRAINING, Flag, Settings, UsageError, flag
 from utils_folder import minigrid
 from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations import MOTIVATIONS, canonical_name
+from utils_folder.motivations.base import Motivation
 from utils_folder.motivations.rewards import GoalRewardSettings, RewardSettings
 
 logger = logging.getLogger("amigo")
@@ -52,6 +53,9 @@ class RunSettings:
         first=True,
     )
     model: str = flag("default", "variant: " + ", ".join(MOTIVATIONS), canonical=canonical_name, agent=True, first=True)
+    also: str | None = flag(
+        None, "a second variant, whose intrinsic reward is added to that of the first", canonical=canonical_name, agent=True
+    )
     student_network: str = flag(
         "convolutional", "the student's network: " + ", ".join(STUDENTS), choices=tuple(STUDENTS), agent=True
     )
@@ -62,6 +66,29 @@ class RunSettings:
     seed: int | None = flag(
         None, "everything random derives from it (default: drawn, and recorded)", at_least=0, experiment=False, first=True
     )
+
+    @property
+    def variants(self) -> list[str]:
+        """Those that are asked for: one, or two whose rewards are added."""
+        return [self.model] if self.also is None else [self.model, self.also]
+
+    @property
+    def motivations(self) -> list[type[Motivation]]:
+        """What they are."""
+        return [MOTIVATIONS[name] for name in self.variants]
+
+    def problems(self) -> list[str]:
+        """Why these cannot be had together, with the remedy."""
+        if self.also is None:
+            return []
+        first, second = self.motivations
+        if second.goal_conditioned:
+            return [f"--also {self.also}: a variant with goals is the --model, and --also names the other one"]
+        if not second.pays:
+            return [f"--also {self.also} adds no reward: leave it out, or name another variant"]
+        if self.also == self.model or set(first.groups) & set(second.groups):
+            return [f"--also {self.also} is the --model, or has the same flags: leave it out, or name another variant"]
+        return []
 
 
 @dataclass(frozen=True)
@@ -199,17 +226,20 @@ def problems(settings: Settings) -> list[str]:
     found += spread(settings).problems()
     found += settings[FileSettings].problems()
     run, environment = settings[RunSettings], settings[EnvironmentSettings]
+    found += run.problems()
+    if settings[RewardSettings].no_extrinsic_rewards and not any(motivation.pays for motivation in run.motivations):
+        found.append(f"--no_extrinsic_rewards leaves --model {run.model} no reward at all: leave out one of the two")
     found += minigrid.problems(run.env, environment)
     try:
         size = minigrid.survey(environment.task(run.env), environment.fixed_seed).size
     except ValueError:  # said above
         return found
-    return found + MOTIVATIONS[run.model].problems(settings, *size)
+    return found + [problem for motivation in run.motivations for problem in motivation.problems(settings, *size)]
 
 
 def idle(settings: Settings, names: Iterable[str]) -> dict[str, str]:
     """Those of these flags that do nothing among these settings, and whose they are."""
-    return core.idle(settings, names, _users())
+    return core.idle(settings, names, _users(settings[RunSettings]))
 
 
 def warn_of_idle(settings: Settings, given: Iterable[str]) -> None:
@@ -223,10 +253,11 @@ def tell_idle(found: Mapping[str, str]) -> None:
         logger.warning(f"without effect here: {', '.join(f'{name} ({reason})' for name, reason in found.items())}")
 
 
-def _users() -> dict[type, list[str]]:
+def _users(run: RunSettings) -> dict[type, list[str]]:
     """By group of what is registered: the choices that use it."""
     users: dict[type, list[str]] = {}
-    for flag_name, registry in (("model", MOTIVATIONS), ("student_network", STUDENTS)):
+    also = {run.also: MOTIVATIONS[run.also]} if run.also is not None else {}
+    for flag_name, registry in (("model", MOTIVATIONS), ("also", also), ("student_network", STUDENTS)):
         for name, registered in registry.items():
             for group in registered.groups:
                 if group is not CellSettings:  # of all networks, whoever has them

@@ -1,4 +1,7 @@
-"""Random network distillation (Burda et al., arXiv 1810.12894): the network of both target and predictor."""
+"""The network that represents a state: target and predictor of random network distillation (Burda et al., arXiv 1810.12894).
+
+ICM and RIDE learn such a one, with linear outputs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from models.grid import AGENT, CELL_CHANNELS, COLOURS, RELU_GAIN, CellEmbedding,
 from models.linear import linear
 
 AGENT_DIM = 10  # of the embedding of the agent's cell
+SIZE = 128  # of a representation
 
 
 class RandomNetwork(CellEmbedding):
@@ -27,7 +31,7 @@ class RandomNetwork(CellEmbedding):
         super().__init__(frame_shape, use_embedding)
         self.embed_agent_loc = nn.Embedding(self.num_cells + 1, AGENT_DIM)
         self.feat_extract = GridConvolutions(frame_shape, sum(self.cell_dims), (32,) * 5, 2)
-        self.fc = nn.Sequential(nn.Linear(32 + AGENT_DIM + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, 128))
+        self.fc = nn.Sequential(nn.Linear(32 + AGENT_DIM + self.carried_dim, 128), nn.ReLU(), nn.Linear(128, SIZE))
         self.activations = ("relu", None if output == "linear" else "relu")
         for layer in (*self.feat_extract.convolutions(), self.fc[0], self.fc[2]):
             initialise(layer, RELU_GAIN)

@@ -34,7 +34,8 @@ def evaluate(settings: Settings, given: dict[str, Any]) -> None:
         weights = str(Path(own.weight_path))
         env_args = agent.settings[EnvironmentSettings].env_args
         env = {"env": run.env} if env_args is None else {"env": run.env, "env_args": json.loads(env_args)}
-        about = {**env, "weights": weights, "model": run.model, "greedy": own.greedy, "seed": run.seed}
+        variant = {"model": run.model} if run.also is None else {"model": run.model, "also": run.also}
+        about = {**env, "weights": weights, **variant, "greedy": own.greedy, "seed": run.seed}
         outputs.write({own.json: (json.dumps({**about, **summary}, indent=2, allow_nan=False) + "\n").encode()})
     if own.record_video:
         try:

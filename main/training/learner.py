@@ -36,7 +36,7 @@ COLUMNS = (
     Column("success_rate", "the share of those episodes with a return above 0", "episodes", panel="success",
            label="success rate\n(share of episodes)"),
     Column("episodes", "episodes that ended in this batch", "sum"),
-    Column("grad_norm", "norm of the student's gradient before it is clipped at 40"),
+    Column("grad_norm", "norm of the student's gradient before it is clipped at max_grad_norm"),
     Column("policy_lag", "how many updates old the weights were that this batch's rollouts began with (mean)"),
 )  # fmt: skip
 RECENT_EPISODES = 100

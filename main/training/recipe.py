@@ -29,6 +29,7 @@ from utils_folder.minigrid.view import VIEW_FIELDS, look_once
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Motivation, Task
 from utils_folder.motivations.rewards import RewardSettings
+from utils_folder.motivations.together import Together
 
 CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
 
@@ -75,7 +76,8 @@ class Agent(NamedTuple):
         """Fresh networks, drawn from torch's global generator: the motivation's, then the student's."""
         run = settings[RunSettings]
         make_optimizer = optimizer_maker(settings[LearningSettings], total_frames=run.total_frames, ranks=ranks)
-        motivation = MOTIVATIONS[run.model](settings, task, make_optimizer, ranks)
+        parts = [motivation(settings, task, make_optimizer, ranks) for motivation in run.motivations]
+        motivation = parts[0] if len(parts) == 1 else Together(parts)
         shape = settings[EnvironmentSettings].student_shape(task.frame_shape)
         student = STUDENTS[run.student_network].make(
             settings, shape, task.num_actions, goal_conditioned=motivation.goal_conditioned
@@ -127,14 +129,10 @@ class Agent(NamedTuple):
         student = Reader(copy.deepcopy(self.student), self.shared)
         motivation = self.motivation.actor(len(seeds), generator)
         environment = make_environments(self.settings, seeds, views=self._views)
-        if self._last_fields:
-            environment.keep_last(self._last_fields)
+        held = [name.removeprefix(LAST) for name in self.rollout_fields() if name.startswith(LAST)]
+        if last := dict.fromkeys((*held, *motivation.last_fields)):
+            environment.keep_last(tuple(last))
         return Actor(environment, student, motivation, generator, greedy=greedy, weights=weights, sight=self._sight)
-
-    @property
-    def _last_fields(self) -> tuple[str, ...]:
-        """What the learner wants to know of states in which time ran out."""
-        return self._sight.fields if self.settings[LearningSettings].bootstrap_time_limit else ()
 
     def rollout_fields(self) -> dict[str, Field]:
         """All that a rollout holds: the agent's, MiniGrid's and the motivation's fields, and the LSTM's state at state 0."""
@@ -145,7 +143,8 @@ class Agent(NamedTuple):
         fields = agent_fields(self.task.frame_shape, self.task.num_actions) | minigrid.CARRIED_FIELDS
         fields["frame"] = fields["frame"]._replace(fits=are_cells)
         fields |= {name: field for name, field in VIEW_FIELDS.items() if name in self._sight.fields}
-        last = {LAST + name: fields[name] for name in self._last_fields}
+        timed_out = self._sight.fields if self.settings[LearningSettings].bootstrap_time_limit else ()
+        last = {LAST + name: fields[name] for name in timed_out}
         return fields | last | core_state | self.motivation.rollout_fields
 
     @property

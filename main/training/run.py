@@ -290,7 +290,7 @@ def announce(settings: Settings, device: torch.device, rollouts: Rollouts, run_d
     engine = minigrid.choose_engine(task, own.engine)
     several = "" if ranks.alone else f"{ranks.size} ranks, each: "
     logger.info(
-        f"{run.model} on {task}: {several}{processes.num_actors} environments in {where}, {engine} engine, "
+        f"{' and '.join(run.variants)} on {task}: {several}{processes.num_actors} environments in {where}, {engine} engine, "
         f"learning on {device}, {rollouts.nbytes / 2**20:.0f} MiB of rollouts, seed {run.seed}; writing {run_dir}"
     )
     if why := minigrid.why_not_first(task, own.engine):

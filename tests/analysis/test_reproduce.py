@@ -68,7 +68,8 @@ def log(folder: Path, rows: list[tuple]) -> Path:
 def test_the_shipped_table_is_one_that_works():
     experiments = read_table(ROOT / "results" / "experiments.ini", command.check_run)
     named = {(e.arguments[1].split("-")[1], e.arguments[e.arguments.index("--model") + 1]) for e in experiments}
-    assert named >= {(task, model) for task in ("KeyCorridorS3R3", "ObstructedMaze") for model in MOTIVATIONS}
+    for task in ("KeyCorridorS3R3", "ObstructedMaze"):
+        assert len({model for env, model in named if env == task and model in MOTIVATIONS}) >= 3
     assert any(e.name.endswith("as-published") for e in experiments)
     assert any("S4R3" in e.arguments[1] for e in experiments)
     assert all(e.published and e.seeds and 0 < e.reach <= 1 for e in experiments)

@@ -13,7 +13,7 @@ from torch import nn, tensor
 from torchbeast.core.optimizer import LearningSettings, Optimizer, optimizer_maker
 
 SETTINGS = dict(
-    learning_rate=0.5, frames_per_update=30, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0.0
+    learning_rate=0.5, frames_per_update=30, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0.0, max_norm=40.0
 )  # fmt: skip
 
 
@@ -85,6 +85,12 @@ def test_the_gradients_norm_is_clipped_at_40_over_all_parameters():
     assert a.item() == pytest.approx(-step, rel=1e-5)
 
 
+def test_another_norm_is_kept_to():
+    optimizer = Optimizer([a := parameter(0.0), b := parameter(0.0)], **SETTINGS | dict(max_norm=2.5))
+    assert optimizer.step(3.0 * a.sum() + 4.0 * b.sum()).item() == pytest.approx(5.0)
+    assert (a.grad.item(), b.grad.item()) == pytest.approx((1.5, 2.0))
+
+
 def test_smaller_gradients_are_not_scaled():
     a, b = parameter(0.0), parameter(0.0)
     Optimizer([a, b], **SETTINGS).step(23.0 * a.sum() + 32.0 * b.sum())  # norm 39.4
@@ -141,11 +147,11 @@ def test_a_saved_optimizer_goes_on_identically(momentum):
 
 
 def test_the_maker_gives_all_of_a_run_one_schedule():
-    learning = LearningSettings(unroll_length=5, batch_size=3, alpha=0.8, epsilon=0.2, momentum=0.3)
+    learning = LearningSettings(unroll_length=5, batch_size=3, alpha=0.8, epsilon=0.2, momentum=0.3, max_grad_norm=7.5)
     optimizer = optimizer_maker(learning, total_frames=60)([p := parameter(1.0)], learning_rate=0.25)
     (group,) = optimizer.rule.param_groups
     assert (group["lr"], group["alpha"], group["eps"], group["momentum"]) == (0.25, 0.8, 0.2, 0.3)
-    assert optimizer.max_norm == 40
+    assert optimizer.max_norm == 7.5 and LearningSettings().max_grad_norm == 40
     optimizer.step(p.sum())
     assert rate(optimizer) == pytest.approx(0.25 * (1 - 15 / 60))
 

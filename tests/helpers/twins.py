@@ -97,7 +97,7 @@ class PlainStudentLearner:
 
 
 class PlainRMSprop:
-    """RMSprop by hand in float64: norm clipped at 40, rate * (1 - updates * T * B / total_frames), floor 0."""
+    """RMSprop by hand in float64: norm clipped, rate * (1 - updates * T * B / total_frames), floor 0."""
 
     def __init__(self, network: nn.Module, rate: float, settings: Settings):
         self.parameters = [p for p in network.parameters() if p.requires_grad]
@@ -115,7 +115,7 @@ class PlainRMSprop:
         for p, g, square, buffer in zip(self.parameters, gradients, self.squares, self.buffers):
             if g is None:
                 continue
-            g = g * min(1.0, 40 / norm)
+            g = g * min(1.0, own.max_grad_norm / norm)
             square.copy_(own.alpha * square + (1 - own.alpha) * g**2)
             buffer.copy_(own.momentum * buffer + g / (square.sqrt() + own.epsilon))
             p.data.sub_(rate * buffer)

@@ -188,7 +188,7 @@ def test_an_episode_that_runs_out_of_time_is_told_from_one_that_ends(engine, k):
 @pytest.mark.parametrize("name", [LAVA, PICKUP, CORRIDOR])
 @pytest.mark.parametrize("engine", REGISTRY)
 @pytest.mark.parametrize("k", [1, 3])
-def test_the_last_state_is_kept_where_time_ran_out(name, engine, k):
+def test_the_last_state_of_an_episode_is_kept(name, engine, k):
     """Against single episodes of gym-minigrid that nobody resets; an engine that keeps nothing gives the same besides."""
     task = f'{name} {{"max_steps": 7}}'
     environment = make_environments(task, SEEDS, engine=engine, num_input_frames=k)
@@ -201,8 +201,9 @@ def test_the_last_state_is_kept_where_time_ran_out(name, engine, k):
         env.unwrapped.max_steps = 7
     frames = [[look(env)["frame"]] * k for env in envs]
     actions = random_actions(60, seed=8, weights=(1, 1, 3, 3, 1, 1, 0))
-    environment.initial(), other.initial()
-    kept = 0
+    assert not any(values.any() for name, values in environment.initial().items() if name.startswith("last_"))
+    other.initial()
+    kept = solved = 0
     for row in actions:
         out, plain = environment.step(row), other.step(row)
         for field, values in plain.items():
@@ -212,8 +213,9 @@ def test_the_last_state_is_kept_where_time_ran_out(name, engine, k):
             seen = look(env)
             frames[e] = [*frames[e][1:], seen["frame"]]
             last = {**seen, "frame": np.concatenate(frames[e], axis=-1)}
-            over = truncated and not terminated
-            assert out["truncated"][e] == over
+            over = truncated or terminated
+            assert out["truncated"][e] == (truncated and not terminated)
+            solved += terminated
             kept += over and bool((last["frame"] != out["frame"][e]).any())
             for field in fields:
                 assert out[f"last_{field}"].dtype == out[field].dtype
@@ -221,7 +223,26 @@ def test_the_last_state_is_kept_where_time_ran_out(name, engine, k):
             if terminated or truncated:
                 env.reset()
                 frames[e] = [look(env)["frame"]] * k
-    assert kept >= 12
+    assert kept >= 12 and (solved or name != LAVA)
+
+
+@pytest.mark.parametrize("engine", REGISTRY)
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_last_state_before_a_restart_is_kept_too(engine, k):
+    environment = make_environments(PICKUP, SEEDS, engine=engine, num_input_frames=k)
+    environment.keep_last(("frame", "carried_obj"))
+    environment.initial()
+    for row in random_actions(8, seed=8, weights=(1, 1, 3, 3, 1, 1, 0)):
+        out = environment.step(row)
+    before = {name: out[name].copy() for name in ("frame", "carried_obj")}
+    where = np.array([True, False, True])
+    out = environment.restart(where)
+    assert out["done"].tolist() == where.tolist()
+    for name, values in before.items():
+        assert (values[where] != out[name][where]).any() or name != "frame"
+        np.testing.assert_array_equal(out[f"last_{name}"], np.where(where.reshape(-1, *[1] * (values.ndim - 1)), values, 0))
+    out = environment.step(np.zeros(len(SEEDS), int))
+    assert not out["last_frame"].any() and not out["done"].any()
 
 
 def test_nothing_is_carried_at_first_and_then_what_was_picked_up():

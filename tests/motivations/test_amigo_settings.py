@@ -67,7 +67,7 @@ def test_goals_inside_the_wall_need_an_inside(monkeypatch):
 def test_what_the_agent_needs_again_when_it_plays():
     """How goals are proposed and judged is the checkpoint's; how the teacher learned does not matter then."""
     agent = {name for name, about in flags_of(Amigo.groups).items() if about.agent}
-    assert agent == {"inner", "modify", "no_boundary_awareness", "as_published", "intrinsic_reward_coef"}
+    assert agent == {"teacher", "inner", "modify", "no_boundary_awareness", "as_published", "intrinsic_reward_coef"}
     assert {name: about.published for name, about in flags_of(Amigo.groups).items() if about.published is not None} == {
         "as_published": True
     }
@@ -88,10 +88,20 @@ def test_what_the_agent_needs_again_when_it_plays():
         ("--window_rule tracking --generator_maximum 9", {"window_rule": "belongs to --model window_adaptive"}),
         ("--mode test --generator_counts 3 --restart_episode", {"generator_counts": "belongs to --mode train"}),
         ("--intrinsic_reward_coef 2 --modify --generator_counts 3", {}),
+        ("--teacher uniform --modify --inner --no_boundary_awareness --intrinsic_reward_coef 2 --generator_counts 3",
+         {"generator_counts": "not with --teacher uniform"}),
     ],
 )  # fmt: skip
 def test_what_does_nothing_is_told(words, told):
     assert settings_module.idle(*settings_module.parse(shlex.split(words))) == told
+
+
+def test_what_a_teacher_learns_by_does_nothing_where_chance_proposes():
+    own = flags_of([TeacherSettings])
+    settings = settings_module.make({"teacher": "uniform"})
+    idle = {name for name, why in settings_module.idle(settings, own).items() if why == "not with --teacher uniform"}
+    learned = {name for name in own if name.startswith("generator_")}
+    assert idle == learned and settings_module.idle(settings.replace(teacher="learned"), learned) == {}
 
 
 def test_one_variants_flags_are_told_of_with_another():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from main.training.recipe import make_environments
-from tests.helpers.agents import ScriptedEnvironment, make_inline, make_motivation, make_settings, random_frames
+from tests.helpers.agents import AGENT, ScriptedEnvironment, make_inline, make_motivation, make_settings, random_frames
 from tests.helpers.learning import TASK, B, T, assert_student_updates_are_the_twins, learner_settings, make_agent
 from tests.helpers.motivations.bebold import plain_random_network, random_batch
 from tests.helpers.twins import PlainRMSprop, assert_same_change, snapshot
@@ -92,7 +92,7 @@ def test_each_row_is_counted_once_though_rollouts_overlap():
 def test_the_agents_cell_is_embedded_in_ten_numbers_whatever_goal_dim_says():
     """--goal_dim sizes what no forward pass of the student's uses, not the novelty networks."""
     motivation = make_motivation(make_settings(model="novelty_based", goal_dim=3), TASK)
-    for network in (motivation.target, motivation.predictor):
+    for network in motivation.networks.values():
         assert network.embed_agent_loc.weight.shape == (25, 10)
 
 
@@ -106,8 +106,8 @@ class PlainBeBold:
         own = self.own = settings[NoveltySettings]
         self.seen = "view" if own.novelty_view == "partial" else "frame"
         task = TASK._replace(frame_shape=(7, 7, 3)) if self.seen == "view" else TASK
-        self.target = plain_random_network(motivation.target, task, own.novelty_output).requires_grad_(False)
-        self.predictor = plain_random_network(motivation.predictor, task, own.novelty_output)
+        self.target = plain_random_network(motivation.networks["target"], task, own.novelty_output).requires_grad_(False)
+        self.predictor = plain_random_network(motivation.networks["predictor"], task, own.novelty_output)
         rate = own.novelty_learning_rate
         rate = settings[LearningSettings].learning_rate if rate is None else rate
         self.optimizer = PlainRMSprop(self.predictor, rate, settings)
@@ -140,6 +140,7 @@ NUMBERS = [
     {"novelty_learning_rate": 0.002},
     {"novelty_view": "partial"},
     {"novelty_output": "linear"},
+    {"novelty_view": "partial", "novelty_scale": 0.5},  # NovelD
 ]
 
 
@@ -148,7 +149,7 @@ def test_intrinsic_reward_and_predictor_are_the_twins(overrides):
     settings = novelty_settings(**overrides)
     motivation = make_motivation(settings, TASK)
     twin = PlainBeBold(motivation, settings)
-    before, target = snapshot(motivation.predictor), snapshot(motivation.target)
+    before, target = snapshot(motivation.networks["predictor"]), snapshot(motivation.networks["target"])
     for _ in range(4):
         batch = random_batch(TASK, settings)
         mine = dict(batch)
@@ -158,9 +159,32 @@ def test_intrinsic_reward_and_predictor_are_the_twins(overrides):
         torch.testing.assert_close(reward.double(), expected, rtol=1e-3, atol=1e-4)
         stats = motivation.learn(mine)
         assert stats["novelty_loss"] == pytest.approx(twin.learn(batch), rel=1e-3)
-    assert_same_change(motivation.predictor, twin.predictor, before, unused=())
-    for name, value in motivation.target.named_parameters():
+    assert_same_change(motivation.networks["predictor"], twin.predictor, before, unused=())
+    for name, value in motivation.networks["target"].named_parameters():
         assert torch.equal(value, target[name]), name
+
+
+def test_novelds_recipe_judges_by_the_view_and_counts_by_the_full_grid():
+    """Its command's flags: states that look the same are equally novel, and yet each is visited first once."""
+    settings = novelty_settings(novelty_view="partial", novelty_scale=0.5, novelty_coef=0.3)
+    motivation = make_motivation(settings, TASK)
+    batch = random_batch(TASK, settings)
+    for name in ("view", "carried_obj", "carried_col"):
+        batch[name][:] = batch[name][0, 0]
+    reward, novelty = motivation.intrinsic_reward(dict(batch)), motivation.novelty(batch)
+    assert (novelty - novelty[0, 0]).abs().max() < 1e-5 < novelty[0, 0]
+    expected = 0.3 * 0.5 * novelty[0, 0] * (batch["visits"][1:] == 1)
+    torch.testing.assert_close(reward, expected, rtol=1e-4, atol=1e-6)
+    frames = random_frames(2, 1, 20, 20, 3).numpy()
+    frames[:] = frames[0]
+    frames[..., 0] = np.where(frames[..., 0] == AGENT, 1, frames[..., 0])
+    frames[:, :, 0, 0, 0], frames[:, :, 0, 0, 2] = AGENT, 2  # looks left from the corner, and sees walls
+    frames[1, 0, 15, 15, 0] = 5 - frames[0, 0, 15, 15, 0] % 2
+    environment = ScriptedEnvironment(frames)
+    actor = make_motivation(settings, Task.of(environment)).actor(1, torch.Generator())
+    seen = [{name: values.copy() for name, values in actor.observe(environment.initial(), environment).items()}]
+    seen.append(actor.observe(environment.step(np.zeros(1, int)), environment))
+    assert np.array_equal(seen[0]["view"], seen[1]["view"]) and [row["visits"][0] for row in seen] == [1, 1]
 
 
 @pytest.mark.slow
@@ -177,8 +201,8 @@ def test_known_states_lose_their_novelty_with_linear_outputs_only():
             motivation.intrinsic_reward(batch)
             motivation.learn(batch)
         known = motivation.novelty(batch)[1:].mean().item()
-        dead = (motivation.predictor(batch) == 0).flatten(0, 1).all(0)
-        floor = motivation.target(batch)[..., dead].norm(dim=-1)[1:].mean().item()
+        dead = (motivation.networks["predictor"](batch) == 0).flatten(0, 1).all(0)
+        floor = motivation.networks["target"](batch)[..., dead].norm(dim=-1)[1:].mean().item()
         left[output] = known, floor
     assert left["relu"][0] > left["relu"][1] > 0.5
     assert left["linear"][0] < 0.2 * left["relu"][0] and left["linear"][1] == 0
@@ -188,11 +212,11 @@ def test_the_predictor_learns_by_adam_where_that_is_asked_for():
     """Adam's first step moves every weight that has a gradient by the learning rate, however large the gradient."""
     settings = novelty_settings(novelty_optimizer="adam", novelty_learning_rate=0.004)
     motivation = make_motivation(settings, TASK)
-    before = snapshot(motivation.predictor)
+    before = snapshot(motivation.networks["predictor"])
     batch = random_batch(TASK, settings)
     motivation.intrinsic_reward(batch)
     motivation.learn(batch)
-    change = motivation.predictor.fc[2].bias.detach() - before["fc.2.bias"]
+    change = motivation.networks["predictor"].fc[2].bias.detach() - before["fc.2.bias"]
     moved = change[change != 0]
     assert len(moved) > 10
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 0.004), rtol=1e-3, atol=0)
@@ -241,7 +265,7 @@ def test_state_0_belongs_to_the_rollout_before_and_is_not_learned_again():
         batch["frame"][0] = first
         motivation.intrinsic_reward(batch)
         motivation.learn(batch)
-        learned.append(snapshot(motivation.predictor))
+        learned.append(snapshot(motivation.networks["predictor"]))
     for name, value in learned[0].items():
         torch.testing.assert_close(value, learned[1][name], rtol=0, atol=1e-6)
 
@@ -251,7 +275,7 @@ def test_state_0_belongs_to_the_rollout_before_and_is_not_learned_again():
 
 def plain_intrinsic(motivation, batch, own):
     """[T][B], t = 1..T."""
-    target, predictor = (plain_random_network(network, TASK, "relu") for network in (motivation.target, motivation.predictor))
+    target, predictor = (plain_random_network(motivation.networks[name], TASK, "relu") for name in ("target", "predictor"))
     with torch.no_grad():
         N = ((predictor(batch) - target(batch)) ** 2).sum(-1).sqrt()
     gain, first = own.novelty_coef * (N[1:] - own.novelty_scale * N[:-1]), batch["visits"][1:] == 1

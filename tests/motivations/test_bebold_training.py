@@ -17,6 +17,7 @@ def _threads():
     "more",
     [
         ["--novelty_scale", "0.5", "--novelty_coef", "0.3", "--num_input_frames", "2"],
+        ["--novelty_view", "partial", "--novelty_scale", "0.5"],  # NovelD
         ["--novelty_view", "partial", "--novelty_output", "linear"],
         ["--novelty_optimizer", "adam", "--novelty_learning_rate", "0.0005"],
     ],

@@ -21,6 +21,7 @@ from main import plot
 from main import settings as settings_module
 from main.training import recipe
 from tests.helpers.damage import changed, contents, flag, leaves, others, replaced, unended
+from tests.helpers.marks import some
 from tests.helpers.program import command, rows
 from torchbeast.core import checkpoint
 from utils_folder.motivations import MOTIVATIONS
@@ -62,7 +63,7 @@ def run(whole_run, tmp_path) -> Path:
     return Path(shutil.copytree(whole_run, tmp_path / "runs" / "run"))
 
 
-@pytest.fixture(scope="module", params=list(MOTIVATIONS))
+@pytest.fixture(scope="module", params=some(MOTIVATIONS))
 def every_run(request, tmp_path_factory) -> Path:
     """A run's folder, of each variant in turn; a test leaves it as it was."""
     folder, more = tmp_path_factory.mktemp("every"), ["--model", request.param, "--num_actor_processes", "0"]

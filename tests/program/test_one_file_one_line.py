@@ -21,7 +21,7 @@ import pytest
 from tests.helpers.program import ROOT, rows
 
 CODE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-(MOTIVATION,) = [code for code in CODE.findall((ROOT / "utils_folder/README.md").read_text()) if "(Motivation)" in code]
+(MOTIVATION,) = [code for code in CODE.findall((ROOT / "utils_folder/README.md").read_text()) if "(Learned)" in code]
 (NETWORK,) = CODE.findall((ROOT / "models/README.md").read_text())
 COMMON = "--env MiniGrid-Empty-5x5-v0 --num_actors 4 --batch_size 2 --unroll_length 5 --state_embedding_dim 16"
 
@@ -100,7 +100,7 @@ def test_it_is_kept_and_plays_with_the_flag_it_was_trained_with(tree, run):
         shown = done(tree, "tests.helpers.show", "--weight_path", str(weights), "--seed", "1")
         assert "coefficient 0.7" in shown
     kept = done(tree, "tests.helpers.show", "--keys", str(tree / "kept/guesses-1/model.tar"))
-    assert "guess_state_dict" in kept and "guess_rule" not in kept
+    assert "guess_state_dict" in kept and "guess_optimizer_state_dict" not in kept
     refused = call(tree, "main.main", "--resume", "kept/guesses-1")
     assert refused.returncode == 2 and "cannot be gone on from" in refused.stderr
 

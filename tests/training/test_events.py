@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams import metadata
 from main import command as command_module
 from main import main as entry
 from main.training import beside
+from tests.helpers.marks import some
 from tests.helpers.program import command
 from torchbeast.core import checkpoint
 from utils_folder.motivations import MOTIVATIONS
@@ -40,7 +41,7 @@ def joined(name: str, some: list[dict[str, float]]) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.2, 1000.0])
-@pytest.mark.parametrize("model", list(MOTIVATIONS))
+@pytest.mark.parametrize("model", some(MOTIVATIONS))
 def test_each_point_is_of_all_rows_since_the_last(tmp_path, monkeypatch, model, seconds):
     monkeypatch.setattr(beside, "SCALARS_SECONDS", seconds)
     args = ("--model", model, "--num_actor_processes", "0", "--seed", "2", "--env", "MiniGrid-Empty-Random-5x5-v0")

@@ -15,7 +15,9 @@ from torchbeast.core import run_folder
 from utils_folder.motivations import MOTIVATIONS
 
 YOUNGER = {"training_keys", "frames_per_update", "at_end", "truncated"}
-YOUNGER_FLAGS = {"student_network", "env_args", "bootstrap_time_limit", "evaluate_minutes", "video_minutes"}
+YOUNGER_FLAGS = {
+    "student_network", "env_args", "bootstrap_time_limit", "evaluate_minutes", "video_minutes", "max_grad_norm", "also",
+}  # fmt: skip
 
 
 def without(tree, keys):

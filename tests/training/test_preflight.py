@@ -147,7 +147,8 @@ def test_a_dry_run_measures_and_leaves_nothing(tmp_path, monkeypatch, capfd):
 
 
 def small_optimizer(parameter: nn.Parameter) -> Optimizer:
-    return Optimizer([parameter], learning_rate=0.1, frames_per_update=1, total_frames=100, alpha=0.9, epsilon=0.1, momentum=0)
+    about = {"learning_rate": 0.1, "frames_per_update": 1, "total_frames": 100, "alpha": 0.9, "epsilon": 0.1, "momentum": 0}
+    return Optimizer([parameter], **about, max_norm=40)
 
 
 def test_an_update_that_is_not_finite_is_not_applied_and_three_in_a_row_end_it():

@@ -25,7 +25,7 @@ from main.training import preflight
 from main.training.run import Run
 from main.training.sources import ActorProcesses, ActorsFailed
 from tests.helpers.agents import make_settings, random_batch
-from tests.helpers.marks import rarer
+from tests.helpers.marks import rarer, some
 from tests.helpers.program import LEARNABLE, ROOT, alive, children, command, rows, scripts
 from tests.helpers.ranks import (
     CPU,
@@ -202,7 +202,7 @@ def test_ranks_that_never_come_are_not_waited_for(store):
 LEARNERS_OWN = ("model_state_dict", "optimizer_state_dict", "scheduler_state_dict", "frames", "weights_version")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(MODELS))
 def test_two_ranks_with_half_a_batch_each_make_the_students_update_of_one_with_the_whole(store, model):
     """And all else that they learn is the same on both; whether it is what one would learn the variant's own tests look at."""
     settings = make_settings(
@@ -222,12 +222,16 @@ def test_two_ranks_with_half_a_batch_each_make_the_students_update_of_one_with_t
     assert stats[-1]["frames"] == 5 * T * 2 * B and sum(row["episodes"] for row in stats) > 5
 
 
+OPTIMIZER = {
+    "learning_rate": 0.1, "frames_per_update": 1, "total_frames": 100, "alpha": 0.9, "epsilon": 0.01, "momentum": 0,
+    "max_norm": 40,
+}  # fmt: skip
+
+
 def step_not_finite(ranks: Ranks, updates):
     ranks.connect(CPU)
     parameter = torch.nn.Parameter(torch.tensor([1.0]))
-    optimizer = Optimizer(
-        [parameter], learning_rate=0.1, frames_per_update=1, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0, ranks=ranks
-    )
+    optimizer = Optimizer([parameter], **OPTIMIZER, ranks=ranks)
     values = []
     try:
         for scale in updates[ranks.rank]:
@@ -248,9 +252,7 @@ def test_all_ranks_leave_out_the_update_that_is_not_finite_on_one(store):
 def step_large(ranks: Ranks):
     ranks.connect(CPU)
     parameter = nn.Parameter(torch.tensor([0.0, 0.0]))
-    optimizer = Optimizer(
-        [parameter], learning_rate=0.1, frames_per_update=1, total_frames=100, alpha=0.9, epsilon=0.01, momentum=0, ranks=ranks
-    )
+    optimizer = Optimizer([parameter], **OPTIMIZER, ranks=ranks)
     scale = torch.tensor([(120.0, 0.0), (0.0, 160.0)][ranks.rank])
     return optimizer.step((scale * parameter).sum()).item(), parameter.grad.tolist()
 
@@ -263,7 +265,7 @@ def test_the_gradient_is_averaged_before_it_is_clipped(store):
 
 # -- whole runs of two ranks -------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("model, processes", list(zip(MODELS, itertools.cycle(("2", "0")))))
+@pytest.mark.parametrize("model, processes", some(zip(MODELS, itertools.cycle(("2", "0")))))
 def test_after_200_updates_the_weights_are_equal(tmp_path, store, model, processes):
     settings = run_settings(tmp_path, "--model", model, "--num_actor_processes", processes, "--total_frames", str(200 * 24))
     (code_0, state_0), (code_1, state_1) = in_ranks(2, run_to_the_end, settings, store=store)

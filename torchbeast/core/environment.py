@@ -46,11 +46,12 @@ class Environment(abc.ABC):
     max_steps: int
 
     def keep_last(self, names: Sequence[str]) -> None:
-        """From now on the output also has `last_NAME`: where `truncated`, what NAME was in the state that the action led to.
+        """From now on the output also has `last_NAME`: where `done`, what NAME was in the state that the action led to.
 
-        That state is replaced by the next episode's first one; elsewhere it is 0. NAME is a field of the observation.
+        That state is replaced by the next episode's first one; elsewhere, and in the first output of all, `last_NAME` is 0.
+        NAME is a field of the observation.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot keep last states: --bootstrap_time_limit needs them")
+        raise NotImplementedError(f"{type(self).__name__} cannot keep last states, which these settings need")
 
     @abc.abstractmethod
     def initial(self) -> Output:
@@ -98,13 +99,15 @@ class LastStates:
         self._names = (*self._names, *names)
         self._out.update({LAST + name: np.zeros_like(self._out[name]) for name in names})
 
-    def keep(self) -> None:
-        """Called when `truncated` and the observation are the action's, before a reset."""
-        truncated = self._out["truncated"]
+    def clear(self) -> None:
+        """Called before each action, and in the first state of all."""
         for name in self._names:
-            last = self._out[LAST + name]
-            last[...] = 0
-            last[truncated] = self._out[name][truncated]
+            self._out[LAST + name][...] = 0
+
+    def keep(self, ended: np.ndarray) -> None:
+        """Called where (bool [E]) an episode has just ended, while the observation is the action's, before a reset."""
+        for name in self._names:
+            self._out[LAST + name][ended] = self._out[name][ended]
 
 
 def generator_state(generator: np.random.Generator) -> dict:
@@ -237,13 +240,16 @@ class GymEnvironment(Environment):
             out["episode_step"][e] += 1
             if self._last or not out["done"][e]:
                 self._put(e, self._observe(env, observation))
-        self._last.keep()
+        self._last.clear()
+        self._last.keep(out["done"])
         for e in np.flatnonzero(out["done"]):
             self._put(e, self._reset(e))
         return out
 
     def restart(self, where: np.ndarray) -> Output:
-        for e in np.flatnonzero(where & ~self._out["done"]):
+        going_on = where & ~self._out["done"]
+        self._last.keep(going_on)
+        for e in np.flatnonzero(going_on):
             self._out["done"][e] = True
             self._put(e, self._reset(e))
         return self._out
@@ -338,18 +344,20 @@ class FrameStack(Wrapper):
         self._channels = channels
         self._stack = np.zeros((self.num_envs, *self.frame_shape), np.uint8)
         self._own = {"frame": self._stack}  # of the output
+        self._out: Output = {}
 
     def keep_last(self, names: Sequence[str]) -> None:
         super().keep_last(names)
         if "frame" in names:
             self._own[LAST + "frame"] = np.zeros_like(self._stack)
 
-    def _stacked(self, out: Output) -> Output:
-        c = self._channels
+    def _stacked(self, out: Output, ended: np.ndarray) -> Output:
+        """`ended`: where an episode had a last state."""
+        c, self._out = self._channels, out
         self._stack[..., :-c] = self._stack[..., c:]
         self._stack[..., -c:] = out["frame"]
         if LAST + "frame" in self._own:
-            last, ended = self._own[LAST + "frame"], out["truncated"]
+            last = self._own[LAST + "frame"]
             last[...] = 0
             last[ended] = np.concatenate([self._stack[ended, ..., :-c], out[LAST + "frame"][ended]], axis=-1)
         self._repeat_first(out, out["done"])
@@ -359,12 +367,17 @@ class FrameStack(Wrapper):
         self._stack[where] = np.tile(out["frame"][where], self._k)
 
     def initial(self) -> Output:
-        return self._stacked(self._env.initial())
+        out = self._env.initial()
+        return self._stacked(out, np.zeros_like(out["done"]))
 
     def step(self, actions: np.ndarray) -> Output:
-        return self._stacked(self._env.step(actions))
+        out = self._env.step(actions)
+        return self._stacked(out, out["done"])
 
     def restart(self, where: np.ndarray) -> Output:
+        if LAST + "frame" in self._own:
+            going_on = where & ~self._out["done"]
+            self._own[LAST + "frame"][going_on] = self._stack[going_on]
         out = self._env.restart(where)
         self._repeat_first(out, where)
         return out | self._own
@@ -375,6 +388,6 @@ class FrameStack(Wrapper):
     def load_state_dict(self, state: dict) -> Output:
         stack = forms.tensor(self._stack.shape, torch.uint8)
         forms.record({"env": forms.mapping, "stack": stack})("source/actor/environment", state)
-        out = self._env.load_state_dict(state["env"])
+        self._out = out = self._env.load_state_dict(state["env"])
         self._stack[...] = state["stack"].numpy()
         return out | self._own

@@ -37,6 +37,9 @@ class LearningSettings:
     )
     entropy_cost: float = flag(0.0005, "weight of the entropy loss", at_least=0)
     baseline_cost: float = flag(0.5, "weight of the baseline loss (student and teacher)", at_least=0)
+    max_grad_norm: float = flag(
+        40.0, "a gradient with a larger norm is scaled down to this norm (the student's, and those of the motivation)", above=0
+    )
     alpha: float = flag(0.99, "RMSprop's smoothing constant", above=0, at_most=1)
     momentum: float = flag(0.0, "RMSprop's momentum", at_least=0)
     epsilon: float = flag(0.01, "RMSprop's epsilon", above=0)
@@ -72,7 +75,7 @@ class Optimizer:
         epsilon: float,
         momentum: float,
         method: str = "rmsprop",
-        max_norm: float = 40.0,
+        max_norm: float,
         ranks: Alone = ALONE,
     ):
         self.parameters = list(parameters)
@@ -204,5 +207,6 @@ def optimizer_maker(learning: LearningSettings, *, total_frames: int, ranks: Alo
         alpha=learning.alpha,
         epsilon=learning.epsilon,
         momentum=learning.momentum,
+        max_norm=learning.max_grad_norm,
         ranks=ranks,
     )

@@ -127,7 +127,7 @@ class Flag(NamedTuple):
     def given(self, value: Any) -> Any:
         """The value that is meant. Raises: UsageError."""
         try:
-            return self.canonical(value)
+            return value if value is None else self.canonical(value)
         except ValueError as error:
             raise UsageError(str(error)) from None
 

@@ -168,7 +168,7 @@ class CompiledEnvironment(Environment):
         self._world.reward[:] = 0
         self._world.done[:] = True
         self._world.truncated[:] = False
-        self._last.keep()
+        self._last.clear()
         self._world.episode_return[:] = 0
         self._world.episode_step[:] = 0
         self._begin(self._world.done)
@@ -183,8 +183,9 @@ class CompiledEnvironment(Environment):
         if returns:
             self._live.step(actions, returns)
             ended = self._world.done.any()
-        self._last.keep()
+        self._last.clear()
         if ended:
+            self._last.keep(self._world.done)
             self._begin(self._world.done)
         return self._output
 
@@ -193,6 +194,7 @@ class CompiledEnvironment(Environment):
         if where.shape != (self.num_envs,):
             raise ValueError(f"expected {self.num_envs} booleans, got an array of shape {where.shape}")
         going_on = where & ~self._world.done
+        self._last.keep(going_on)
         self._world.done[going_on] = True
         self._begin(going_on)
         return self._output

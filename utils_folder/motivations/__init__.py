@@ -7,11 +7,21 @@ import difflib
 from utils_folder.motivations.amigo import Amigo, WindowAmigo
 from utils_folder.motivations.base import Motivation
 from utils_folder.motivations.bebold import BeBold
+from utils_folder.motivations.count import Count
+from utils_folder.motivations.icm import Icm
+from utils_folder.motivations.ride import Ride
+from utils_folder.motivations.rnd import Rnd
+from utils_folder.motivations.vanilla import Vanilla
 
 MOTIVATIONS: dict[str, type[Motivation]] = {
     "default": Amigo,
     "window_adaptive": WindowAmigo,
     "novelty_based": BeBold,
+    "vanilla": Vanilla,
+    "count": Count,
+    "rnd": Rnd,
+    "icm": Icm,
+    "ride": Ride,
 }
 ALIASES = {"window_addaptive": "window_adaptive"}  # so spelled in the document's own command
 

@@ -33,6 +33,7 @@ from utils_folder.motivations.difficulty import Difficulty
 from utils_folder.motivations.rewards import GoalRewardSettings, RewardSettings
 
 DEFAULT_START = 7
+UNIFORM = ("teacher=uniform",)  # where nothing of the teacher is learned
 WINDOW_START = 100
 UPDATE_COLUMNS = (  # of a teacher update, in the order in which `Amigo._loss` gives them
     Column("gen_rewards", "mean of what the teacher learned from (in rows with a teacher update; the next five too)",
@@ -52,22 +53,36 @@ class TeacherSettings:
     title = "Teacher"
     example = "--modify --generator_batch_size 150 --generator_threshold -.1 --generator_reward_negative -.3"
     needs = TRAINING
-    generator_batch_size: int = flag(32, "ended goals in a teacher update (for each rank)", at_least=1)
-    generator_learning_rate: float = flag(0.002, "teacher's learning rate", at_least=0)
-    generator_entropy_cost: float = flag(0.05, "weight of its entropy loss", at_least=0)
-    generator_reward_negative: float = flag(-0.1, "its reward (-beta) for a goal that failed or was too easy")
-    generator_reward_coef: float = flag(1.0, "scale of the positive part of its reward", at_least=0)
-    generator_threshold: float = flag(-0.5, "mean reward from which a teacher update counts as good")
-    generator_counts: int = flag(10, "good updates before t* moves", at_least=1)
+    teacher: str = flag(
+        "learned",
+        "who proposes goals: the teacher, which learns to (learned), or chance, each of its cells as likely as any other "
+        "(uniform; there is no t* then)",
+        choices=("learned", "uniform"),
+        agent=True,
+    )
+    generator_batch_size: int = flag(32, "ended goals in a teacher update (for each rank)", at_least=1, not_with=UNIFORM)
+    generator_learning_rate: float = flag(0.002, "teacher's learning rate", at_least=0, not_with=UNIFORM)
+    generator_entropy_cost: float = flag(0.05, "weight of its entropy loss", at_least=0, not_with=UNIFORM)
+    generator_reward_negative: float = flag(
+        -0.1, "its reward (-beta) for a goal that failed or was too easy", not_with=UNIFORM
+    )
+    generator_reward_coef: float = flag(1.0, "scale of the positive part of its reward", at_least=0, not_with=UNIFORM)
+    generator_threshold: float = flag(-0.5, "mean reward from which a teacher update counts as good", not_with=UNIFORM)
+    generator_counts: int = flag(10, "good updates before t* moves", at_least=1, not_with=UNIFORM)
     generator_maximum: int = flag(
         100,
         "t* grows while it is not above this",
         at_least=0,
         at_most=difficulties.MOST_STEPS,
         needs=("model=default", "window_rule=tracking"),
+        not_with=UNIFORM,
     )
     generator_start: int | None = flag(
-        None, "t* at the start (default: 7; window_adaptive: 100)", at_least=1, at_most=difficulties.MOST_STEPS
+        None,
+        "t* at the start (default: 7; window_adaptive: 100)",
+        at_least=1,
+        at_most=difficulties.MOST_STEPS,
+        not_with=UNIFORM,
     )
     window: int = flag(
         50,
@@ -75,9 +90,14 @@ class TeacherSettings:
         at_least=0,
         at_most=difficulties.MOST_STEPS,
         needs=("model=window_adaptive",),
+        not_with=UNIFORM,
     )
     window_rule: str = flag(
-        "published", "window_adaptive: how t* moves", choices=("published", "tracking"), needs=("model=window_adaptive",)
+        "published",
+        "window_adaptive: how t* moves",
+        choices=("published", "tracking"),
+        needs=("model=window_adaptive",),
+        not_with=UNIFORM,
     )
     inner: bool = flag(False, "propose no goals on the outer wall", agent=True)
     modify: bool = flag(
@@ -136,6 +156,13 @@ def row_fields(task: Task, settings: TeacherSettings, num_goals: int) -> dict[st
     }
 
 
+def rollout_fields(task: Task, settings: TeacherSettings, num_goals: int) -> dict[str, Field]:
+    """Of what an actor says of a state, what this run's rollouts hold."""
+    unused = {"late_goal"} if not settings.as_published else set()
+    unused |= {"restarted"} if not settings.restart_episode else set()
+    return {name: field for name, field in row_fields(task, settings, num_goals).items() if name not in unused}
+
+
 class AmigoActor(MotivationActor):
     """Proposes a goal whenever the last one has been reached or its episode is over.
 
@@ -150,13 +177,14 @@ class AmigoActor(MotivationActor):
     def __init__(self, teacher: Reader, num_envs: int, task: Task, settings: TeacherSettings, generator: torch.Generator):
         self._teacher = teacher
         self._generator = generator
+        self._uniform = settings.teacher == "uniform"
         self._modify = settings.modify
         self._boundary_awareness = not settings.no_boundary_awareness
         self._restart_episode = settings.restart_episode
         self._inner_height = task.frame_shape[1] if settings.inner else None
         self._fields = row_fields(task, settings, teacher.network.num_goals)
         self._row = {name: np.zeros((num_envs, *field.shape), field.dtype) for name, field in self._fields.items()}
-        self._started = False
+        self._started, self._proposed = False, np.empty(0, np.int64)
 
     def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
         row = self._row
@@ -188,13 +216,20 @@ class AmigoActor(MotivationActor):
         if not len(self._proposed):
             return
         frames = out["frame"][self._proposed]
-        logits, _ = self._teacher.network(torch.from_numpy(frames), self._teacher.composed)
+        logits = self._logits(frames)
         goal = sample(logits, self._generator).numpy()
         if self._inner_height is not None:
             goal = goals.inner_to_cell(goal, height=self._inner_height)
         self._row["goal"][self._proposed] = goal
         self._row["goal_frame"][self._proposed] = frames
         self._row["generator_logits"][self._proposed] = logits.numpy()
+
+    def _logits(self, frames: np.ndarray) -> Tensor:
+        """Of each cell as a goal, float32 [N, G], for frames [N, W, H, 3k]."""
+        if self._uniform:
+            return torch.zeros(len(frames), self._teacher.network.num_goals)
+        logits, _ = self._teacher.network(torch.from_numpy(frames), self._teacher.composed)
+        return logits
 
     def refresh(self) -> None:
         self._teacher.refresh()
@@ -253,23 +288,17 @@ class Amigo(Motivation):
         self._shared = SharedWeights(self.teacher)
         self._optimizer = make_optimizer(self.teacher.parameters(), learning_rate=own.generator_learning_rate)
         self._reward_scale = {"negative": own.generator_reward_negative, "coef": own.generator_reward_coef}
+        self._uniform = own.teacher == "uniform"
         self._waiting: Batch = {}
         self._alarms = TeacherAlarms(self.difficulty.target)
         self._curriculum = Curriculum(task.frame_shape)
-        self.rollout_fields = self._rollout_fields()
+        self.rollout_fields = rollout_fields(task, own, self.teacher.num_goals)
 
     @classmethod
     def problems(cls, settings: Settings, width: int, height: int) -> list[str]:
         if settings[TeacherSettings].inner and min(width, height) < 3:
             return [f"--inner: a {width}x{height} grid has no cells inside its outer wall"]
         return []
-
-    def _rollout_fields(self) -> dict[str, Field]:
-        """Of what the actor says, what this run's rollouts hold."""
-        unused = {"late_goal"} if not self._settings.as_published else set()
-        unused |= {"restarted"} if not self._settings.restart_episode else set()
-        fields = row_fields(self._task, self._settings, self.teacher.num_goals)
-        return {name: field for name, field in fields.items() if name not in unused}
 
     def actor(self, num_envs: int, generator: torch.Generator) -> AmigoActor:
         reader = Reader(copy.deepcopy(self.teacher), self._shared)
@@ -286,11 +315,16 @@ class Amigo(Motivation):
         return rewards.student_bonus(batch["reached"][1:], batch["goal_step"][1:], **scale)
 
     def learn(self, batch: Batch) -> dict[str, float]:
+        stats = {} if self._uniform else self._teach(batch)
+        self._curriculum.see(batch, self.difficulty.target, ranks=self._ranks.size)
+        return _reached(batch) | stats
+
+    def _teach(self, batch: Batch) -> dict[str, float]:
+        """The teacher's updates, as many as the goals that have ended are enough for."""
         entries = ended_goals(batch)
         self._waiting = {k: torch.cat([self._waiting[k], v]) for k, v in entries.items()} if self._waiting else entries
-        stats = _reached(batch)
         waiting = [int(count) for (count,) in self._ranks.gather([len(self._waiting["goal"])])]
-        updates = []
+        updates, stats = [], {}
         while taken := shares(waiting, self._settings.generator_batch_size * len(waiting)):
             size = taken[self._ranks.rank]
             updates.append(self._update({k: v[:size] for k, v in self._waiting.items()}, counts=not updates))
@@ -298,9 +332,8 @@ class Amigo(Motivation):
             waiting = [count - share for count, share in zip(waiting, taken)]
         if updates:
             self._shared.publish(self.teacher)
-            stats |= {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
+            stats = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
         self._alarms.see(batch["reached"][1:], self.difficulty)
-        self._curriculum.see(batch, self.difficulty.target, ranks=self._ranks.size)
         return stats | {"generator_current_target": self.difficulty.target}
 
     def _update(self, entries: Batch, *, counts: bool) -> dict[str, float]:
@@ -374,24 +407,27 @@ class Amigo(Motivation):
         self._curriculum.load_state_dict(state[curriculum.KEY])
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
+        goal, steps = int(row["goal"][0]), int(row["goal_step"][0])
         width, height, _ = self._task.frame_shape
-        goal, logits = int(row["goal"][0]), torch.from_numpy(row["generator_logits"][0])
-        cells = np.arange(len(logits))
-        probabilities = np.zeros(width * height, np.float32)
-        probabilities[goals.inner_to_cell(cells, height=height) if self._settings.inner else cells] = logits.softmax(-1).numpy()
-        steps = int(row["goal_step"][0])
+        probabilities = goals.probability_map(row["generator_logits"][0], (width, height), inner=self._settings.inner)
         event = f"goal reached in {steps} step{'s' * (steps != 1)}" if row["reached"][0] else ""
-        target = str(self.difficulty.target) if self._difficulty_known else "not stored"
-        notes = (("goal's probability", f"{probabilities[goal]:.3f}"), ("target distance t*", target))
-        return Shown(goal, probabilities.reshape(width, height), event, notes)
+        notes = [("goal's probability", f"{probabilities.flat[goal]:.3f}")]
+        if not self._uniform:
+            notes.append(("target distance t*", str(self.difficulty.target) if self._difficulty_known else "not stored"))
+        return Shown(goal, probabilities, event, tuple(notes))
 
     def histograms(self) -> dict[str, Histogram]:
-        return self._curriculum.recent.take()
+        found = self._curriculum.recent.take()
+        if self._uniform:
+            found.pop(curriculum.T_STAR, None)
+        return found
 
     def progress(self) -> str:
-        return f"t* {self.difficulty.target}"
+        return "" if self._uniform else f"t* {self.difficulty.target}"
 
     def warnings(self) -> Iterator[str]:
+        if self._uniform:
+            return
         yield from self.difficulty.warnings()
         yield from self._alarms.warnings(self.difficulty)
         yield from self._optimizer.warnings("teacher", "generator_learning_rate")

@@ -48,16 +48,22 @@ class Task(NamedTuple):
         return cls(environment.frame_shape, environment.num_actions, environment.max_steps)
 
 
-class MotivationActor(abc.ABC):
-    """A motivation's part in an actor process: it watches E environments."""
+class MotivationActor:
+    """A motivation's part in an actor process: it watches E environments. As it stands, it notes nothing.
 
-    @abc.abstractmethod
+    Attributes:
+        last_fields: of which fields of the output it wants to see what they were in an episode's last state (`keep_last`).
+    """
+
+    last_fields: tuple[str, ...] = ()
+
     def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
         """Called on arrival in each state; returns the motivation's rollout fields for it, [E, ...] each.
 
         `out` is the environment's output; a motivation may end episodes by `environment.restart`, which updates `out`. The
         arrays may be overwritten by the next call. A goal-conditioned student reads `goal` (int64 [E]) among them.
         """
+        return {}
 
     def refresh(self) -> None:
         """Takes over newly published weights."""
@@ -71,12 +77,13 @@ class MotivationActor(abc.ABC):
 
 
 class Motivation(abc.ABC):
-    """A motivation's part in the learner. Built on the CPU, before actors are forked.
+    """A motivation's part in the learner. Built on the CPU, before actors are forked. As it stands, it learns nothing.
 
     Attributes:
         groups: its settings: frozen dataclasses of flags.
         example: flags that it is worth trying with.
         columns: what `learn` and `intrinsic_reward` may report.
+        pays: it has an intrinsic reward.
         goal_conditioned: the student sees a goal.
         rollout_fields: what its actors add to a rollout; of utils_folder/minigrid/view.py's VIEW_FIELDS those that it reads:
             the environments give them.
@@ -95,24 +102,23 @@ class Motivation(abc.ABC):
     groups: ClassVar[tuple[type, ...]] = ()
     example: ClassVar[str] = ""
     columns: ClassVar[tuple[Column, ...]] = ()
+    pays: ClassVar[bool] = True
     waiting_keys: ClassVar[tuple[str, ...]] = ()
     own_keys: ClassVar[tuple[str, ...]] = ()
-    goal_conditioned: bool
-    rollout_fields: dict[str, Field]
+    goal_conditioned: bool = False
 
-    @abc.abstractmethod
-    def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE): ...
+    def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
+        self.rollout_fields: dict[str, Field] = {}
 
     @classmethod
     def problems(cls, settings: Settings, width: int, height: int) -> list[str]:
         """Why these settings cannot work on a grid of this size, a line each with the remedy."""
         return []
 
-    @abc.abstractmethod
     def actor(self, num_envs: int, generator: torch.Generator) -> MotivationActor:
         """Its part in an actor that hosts E environments; all randomness comes from `generator`."""
+        return MotivationActor()
 
-    @abc.abstractmethod
     def to(self, device: torch.device) -> None:
         """Moves what is learned to the learner's device; called once, after the fork."""
 
@@ -124,18 +130,17 @@ class Motivation(abc.ABC):
     def intrinsic_reward(self, batch: Batch) -> Tensor:
         """float32 [T, B], for arriving in states 1..T, without gradient. May add to the batch what `learn` needs again."""
 
-    @abc.abstractmethod
     def learn(self, batch: Batch) -> dict[str, float]:
         """Learns from a batch that `intrinsic_reward` has seen, publishes weights to the actors, returns log values.
 
         Called on all ranks at once: each must make the same updates, however much it has to learn from.
         """
+        return {}
 
-    @abc.abstractmethod
     def state_dict(self) -> dict:
         """Its part of a checkpoint: what playing with the agent needs. Its keys are known to nobody else."""
+        return {}
 
-    @abc.abstractmethod
     def load_state_dict(self, state: dict) -> None:
         """Restores and publishes that; a checkpoint of the published code may lack what only we save."""
 

@@ -24,6 +24,7 @@ PROPOSED, REACHED = range(2)
 NAMES = ("proposed", "reached")  # where a run did not count them apart
 NAMES_APART = ("proposed", "reached inside", "reached at the end")
 FATE_NAMES = ("not reached", "reached", "reached as the episode ended")  # of examples
+T_STAR = "t_star"  # the histogram of it
 KEY = "curriculum"  # of a checkpoint
 COUNTS = ("counts", "at_end")  # goals
 SUMMED = (*COUNTS, "steps")  # of two moments that become one; of the rest the later one's stays
@@ -108,7 +109,7 @@ class Recent:
         if not targets:
             return {}
         values, counts = zip(*sorted(targets.items()))
-        found = {"t_star": Histogram(np.array(values), np.array(counts), "frames by the target distance t*, in steps")}
+        found = {T_STAR: Histogram(np.array(values), np.array(counts), "frames by the target distance t*, in steps")}
         meaning = ", ".join(f"{number} {name}" for name, number in sorted(OBJECT_TO_IDX.items(), key=lambda pair: pair[1]))
         for which, name in enumerate(NAMES):
             found[f"goals_{name}_by_kind"] = Histogram(np.arange(KINDS), kinds[which], f"goals by what lay there: {meaning}")

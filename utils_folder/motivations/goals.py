@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from models.grid import AGENT
 
@@ -15,6 +16,16 @@ def cell_to_inner(cell, *, height: int):
 def inner_to_cell(index, *, height: int):
     """The full grid's cell of an index among the cells inside the outer wall; inverse of `cell_to_inner`."""
     return (index // (height - 2) + 1) * height + (index % (height - 2) + 1)
+
+
+def probability_map(logits: np.ndarray, size: tuple[int, int], *, inner: bool) -> np.ndarray:
+    """With which probability each cell is the goal, float32 [W, H], where these are the logits, float32 [G], of all cells or,
+    if `inner`, of those inside the outer wall."""
+    width, height = size
+    cells = np.arange(len(logits))
+    probabilities = np.zeros(width * height, np.float32)
+    probabilities[inner_to_cell(cells, height=height) if inner else cells] = torch.from_numpy(logits).softmax(-1).numpy()
+    return probabilities.reshape(width, height)
 
 
 def cell_contents(frame: np.ndarray, cell: np.ndarray) -> np.ndarray:

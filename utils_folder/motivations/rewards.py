@@ -61,6 +61,22 @@ def novelty_bonus(novelty: Tensor, visits: Tensor, *, coef: float, scale: float)
     return coef * gain * (visits[1:] == 1)
 
 
+def rarity(visits: Tensor) -> Tensor:
+    """1 / sqrt(n): float32, for int32 n of any shape, each at least 1.
+
+    Source: Bellemare et al. 2016 (arXiv 1606.01868), section 5, whose n is an estimate: 1 / sqrt(n + 0.01).
+    """
+    return visits.float().rsqrt()
+
+
+def first_visit(visits: Tensor) -> Tensor:
+    """1 where n is 1, else 0: float32, for int32 n of any shape.
+
+    Source: NovelD (arXiv 2012.08621), section 3.
+    """
+    return (visits == 1).float()
+
+
 def student_reward(reward: Tensor, intrinsic: Tensor, *, extrinsic: bool = True) -> Tensor:
     """What the student learns from: clip(reward + intrinsic, -1, 1) + [reward > 0].
 

@@ -1,0 +1,107 @@
+"""What actors note, and whole transitions, on real environments: against lists that are kept by hand."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from main.training.recipe import make_environments
+from tests.helpers.agents import assert_same_tree, make_settings, random_batch
+from tests.helpers.learning import TASK, B, T, learner_settings
+from torchbeast.core.environment import LAST
+from torchbeast.core.forms import EntryError
+from utils_folder.motivations import transitions
+from utils_folder.motivations.watchers import EpisodicCounts, Streams, Watchers
+
+SETTINGS = make_settings(env="MiniGrid-LavaGapS5-v0", env_args='{"max_steps": 9}')
+
+
+@pytest.mark.parametrize("engine", ["compiled", "gym"])
+def test_arrivals_are_of_the_episode_that_the_step_was_made_in(engine):
+    environment = make_environments(SETTINGS.replace(engine=engine), [1, 2, 3])
+    counts = EpisodicCounts(3, arrivals=True)
+    environment.keep_last(counts.last_fields)
+    random, visited, ends, again = np.random.default_rng(0), [[], [], []], 0, 0
+    out = environment.initial()
+    counts.observe(out, environment)
+    for t in range(150):
+        for e in range(3):
+            visited[e] += [out["frame"][e].copy()]  # of this state's episode, this state included
+        if t == 70:  # saved and loaded in the middle of episodes
+            state, counts = counts.state_dict(), EpisodicCounts(3, arrivals=True)
+            counts.load_state_dict(state)
+        out = environment.step(random.integers(7, size=3))
+        (arrivals,) = counts.observe(out, environment).values()
+        for e in range(3):
+            done = out["done"][e]
+            arrived = out[LAST + "frame" if done else "frame"][e]
+            assert arrivals[e] == 1 + sum(np.array_equal(frame, arrived) for frame in visited[e])
+            ends, again = ends + done, again + (done and arrivals[e] > 1)
+            visited[e] = [] if done else visited[e]
+    assert ends > 30 and again > 3
+
+
+def test_streams_tell_what_goes_on_from_what():
+    streams, others = Streams(3, torch.Generator().manual_seed(1)), Streams(3, torch.Generator().manual_seed(2))
+    rows = [{name: values.copy() for name, values in streams.observe({}, None).items()} for _ in range(3)]
+    assert [row["stream_clock"].tolist() for row in rows] == [[t] * 3 for t in range(3)]
+    numbers = {*rows[0]["stream_id"].tolist(), *others.observe({}, None)["stream_id"].tolist()}
+    assert len(numbers) == 6 and np.array_equal(rows[0]["stream_id"], rows[2]["stream_id"])
+    file = io.BytesIO()
+    torch.save(streams.state_dict(), file)
+    file.seek(0)
+    others.load_state_dict(torch.load(file, weights_only=True))
+    assert_same_tree(others.state_dict(), streams.state_dict())
+    assert others.observe({}, None)["stream_clock"].tolist() == [3] * 3
+    with pytest.raises(EntryError, match="source/actor/motivation/stream_clock"):
+        others.load_state_dict({**streams.state_dict(), "stream_clock": torch.tensor([0, -1, 2])})
+
+
+def test_several_watchers_are_one():
+    def make():
+        return Watchers(EpisodicCounts(2), Streams(2, torch.Generator().manual_seed(1)), EpisodicCounts(2, arrivals=True))
+
+    environment, watchers, other = make_environments(SETTINGS, [1, 2]), make(), make()
+    assert watchers.last_fields == ("frame",)
+    environment.keep_last(watchers.last_fields)
+    row = watchers.observe(environment.initial(), environment)
+    assert set(row) == {"visits", "arrivals", "stream_id", "stream_clock"}
+    other.load_state_dict(watchers.state_dict())
+    assert_same_tree(other.state_dict(), watchers.state_dict())
+    for wrong in ({"more": 1}, {"counts": None}):
+        with pytest.raises(EntryError):
+            other.load_state_dict({**watchers.state_dict(), **wrong})
+
+
+def test_a_transition_ends_in_the_last_state_of_its_episode():
+    settings = learner_settings()
+    batch = random_batch(TASK, settings) | {LAST + name: random_batch(TASK, settings)[name] for name in transitions.STATE}
+    batch["done"][1, 0], batch["done"][2, 0] = True, False
+    before, after = transitions.before(batch), transitions.after(batch)
+    for name in transitions.STATE:
+        for t in range(T):
+            for b in range(B):
+                source = LAST + name if batch["done"][t + 1, b] else name
+                assert torch.equal(before[name][t, b], batch[name][t, b])
+                assert torch.equal(after[name][t, b], batch[source][t + 1, b])
+    assert {name: field.shape for name, field in transitions.fields(TASK).items()} == {
+        LAST + "frame": TASK.frame_shape, LAST + "carried_obj": (), LAST + "carried_col": (),
+    }  # fmt: skip
+
+
+def test_of_states_is_what_is_computed_of_each_by_itself():
+    states = transitions.before(random_batch(TASK, learner_settings(unroll_length=60, batch_size=4)))
+    states = {name: values[[0, 1, 2] * 20] for name, values in states.items()}  # 12 distinct ones of 240
+    calls = []
+
+    def compute(some):
+        calls.append(len(some["frame"]))
+        return torch.stack([some["frame"].flatten(1).float().sum(1), some["carried_obj"] * 7.0 + some["carried_col"]], 1)
+
+    found = transitions.of_states(compute, states)
+    assert found.shape == (60, 4, 2) and calls == [12]
+    assert torch.equal(found[..., 0], states["frame"].float().sum((2, 3, 4)))
+    assert torch.equal(found[..., 1], states["carried_obj"] * 7.0 + states["carried_col"])

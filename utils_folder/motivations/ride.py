@@ -1,0 +1,77 @@
+"""RIDE, rewarding impact-driven exploration: a reward for actions that change much, in states seldom visited in the episode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchbeast.core.columns import Column
+from torchbeast.core.optimizer import OptimizerMaker
+from torchbeast.core.ranks import ALONE, Alone
+from torchbeast.core.settings import TRAINING, Settings, flag
+from utils_folder.motivations import rewards
+from utils_folder.motivations.base import Batch, Shown, Task
+from utils_folder.motivations.dynamics import Dynamics
+from utils_folder.motivations.watchers import EpisodicCounts
+
+
+@dataclass(frozen=True)
+class RideSettings:
+    """What impact earns, and how it is learned what it is."""
+
+    title = "RIDE"
+    example = "--model ride --ride_coef 0.02"
+    needs = TRAINING
+    ride_coef: float = flag(0.01, "scale of the reward for impact", at_least=0, agent=True)
+    ride_forward_coef: float = flag(10.0, "weight of the forward model's loss", at_least=0)
+    ride_inverse_coef: float = flag(0.1, "weight of the inverse model's loss", at_least=0)
+    ride_learning_rate: float = flag(0.0001, "learning rate of RIDE's networks (RMSprop)", at_least=0)
+
+
+class Ride(Dynamics):
+    """Reward ||phi(s') - phi(s)||_2 / sqrt(N_ep(s')), where N_ep(s') says how often s' has been visited in the episode.
+
+    Loss: forward_coef ||phi_hat(s, a) - phi(s')||^2 - inverse_coef log p(a | phi(s), phi(s')), each summed over the T steps
+    and averaged over the batch.
+    Source: RIDE (arXiv 2002.12292), section 3; weights and learning rate as in its published code.
+    """
+
+    groups = (RideSettings,)
+    columns = (
+        Column("ride_impact", "mean distance of phi(s') from phi(s)"),
+        Column("ride_forward_loss", "mean squared distance of phi(s') from what was foretold of it"),
+        Column("ride_inverse_loss", "cross-entropy of the action, told from phi(s) and phi(s')"),
+    )
+    learner, rate_flag = "ride", "ride_learning_rate"
+
+    def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
+        super().__init__(settings, task, make_optimizer, ranks)
+        self._settings = settings[RideSettings]
+        self.rollout_fields |= EpisodicCounts.ARRIVALS
+
+    def optimizing(self, settings: Settings) -> dict[str, Any]:
+        return {"learning_rate": settings[RideSettings].ride_learning_rate}
+
+    def actor(self, num_envs: int, generator: torch.Generator) -> EpisodicCounts:
+        return EpisodicCounts(num_envs, arrivals=True)
+
+    def intrinsic_reward(self, batch: Batch) -> Tensor:
+        phi, following = (values.detach() for values in self.encode(batch))
+        batch["ride_impacts"] = torch.linalg.vector_norm(following - phi, dim=-1)
+        return self._settings.ride_coef * batch["ride_impacts"] * rewards.rarity(batch["arrivals"][1:])
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        own, steps = self._settings, len(batch["ride_impacts"])
+        forward, inverse = self.forward_errors(batch).mean(), self.inverse_errors(batch).mean()
+        return steps * (own.ride_forward_coef * forward + own.ride_inverse_coef * inverse), {
+            "ride_impact": batch["ride_impacts"].mean().item(),
+            "ride_forward_loss": forward.item(),
+            "ride_inverse_loss": inverse.item(),
+        }
+
+    def shown(self, row: dict[str, np.ndarray]) -> Shown:
+        return Shown(notes=(("visits of this state", str(row["arrivals"][0])),))
