@@ -51,7 +51,7 @@ class Views(Wrapper):
         return out | self._own
 
     def _keep(self, out: Output) -> None:
-        ended = out["truncated"]
+        ended = out[LAST + "frame"].any(axis=(1, 2, 3))  # where none was kept it is 0
         view, pose = (self._own[LAST + name] for name in VIEW_FIELDS)
         view[...], pose[...] = 0, 0
         if ended.any():
