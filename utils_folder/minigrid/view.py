@@ -44,34 +44,31 @@ class Views(Wrapper):
         super().keep_last(tuple(dict.fromkeys([*others, *(LOOKED_AT if own else ())])))
         self._own.update({LAST + name: np.zeros_like(self._own[name]) for name in own})
 
-    def _looked(self, out: Output, ended: np.ndarray) -> Output:
-        """`ended`: where an episode had a last state."""
+    def _looked(self, out: Output) -> Output:
         self._own["view"][...], self._own["pose"][...] = looks(*(out[name] for name in LOOKED_AT))
         if LAST + "view" in self._own:
-            self._keep(out, ended)
+            self._keep(out)
         return out | self._own
 
-    def _keep(self, out: Output, ended: np.ndarray) -> None:
+    def _keep(self, out: Output) -> None:
+        ended = out[LAST + "frame"].any(axis=(1, 2, 3))  # where none was kept it is 0
         view, pose = (self._own[LAST + name] for name in VIEW_FIELDS)
         view[...], pose[...] = 0, 0
         if ended.any():
             view[ended], pose[ended] = looks(*(out[LAST + name][ended] for name in LOOKED_AT))
 
     def initial(self) -> Output:
-        out = self._env.initial()
-        return self._looked(out, np.zeros_like(out["done"]))
+        return self._looked(self._env.initial())
 
     def step(self, actions: np.ndarray) -> Output:
-        out = self._env.step(actions)
-        return self._looked(out, out["done"])
+        return self._looked(self._env.step(actions))
 
     def restart(self, where: np.ndarray) -> Output:
         out = self._env.restart(where)
-        return self._looked(out, out["done"]) if where.any() else out | self._own
+        return self._looked(out) if where.any() else out | self._own
 
     def load_state_dict(self, state: dict) -> Output:
-        out = self._env.load_state_dict(state)
-        return self._looked(out, np.zeros_like(out["done"]))
+        return self._looked(self._env.load_state_dict(state))
 
 
 def looks(frame: np.ndarray, carried_obj: np.ndarray, carried_col: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
