@@ -81,7 +81,7 @@ def played(name):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("k", [1, 2])
 def test_every_engine_tells_what_gym_minigrids_agent_sees_and_where_it_stands(name, engine, k):
-    """In each state, in the last ones of episodes that ran out of time, and after a restart and a saved state."""
+    """In each state, in the last ones of episodes, and after a restart and a saved state."""
     task, made = f'{name} {{"max_steps": 7}}', {"engine": engine, "num_input_frames": k, "views": True}
     environment, plain = (make_environments(task, SEEDS, **made | {"views": on}) for on in (True, False))
     environment.keep_last(LAST)
@@ -103,12 +103,12 @@ def test_every_engine_tells_what_gym_minigrids_agent_sees_and_where_it_stands(na
                 assert field.startswith("last_") or np.array_equal(values, out[field]), field
         for e, env in enumerate(envs):
             _, _, terminated, truncated, _ = env.step(actions[e])
-            over = truncated and not terminated
+            over = terminated or truncated
             view, pose = shown(env) if over else (0, [0, 0, 0])
             if t != 30:  # what was kept before is the actor's to know
                 assert (out["last_view"][e] == view).all() and out["last_pose"][e].tolist() == pose
                 kept += over
-            if terminated or truncated:
+            if over:
                 env.reset()
         if t == 40:
             where = np.array([True, False, True]) & ~out["done"]
