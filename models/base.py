@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from torchbeast.core.settings import Settings
@@ -33,12 +35,20 @@ class StudentNetwork(abc.ABC):
         """Policy logits and values of T steps.
 
         Args:
-            inputs: frame uint8 [T, B, W, H, 3k]; carried_obj and carried_col uint8 [T, B]; done bool [T, B]; goal int64
-                [T, B], cells x * H + y, if goal_conditioned.
+            inputs: frame uint8 [T, B, W, H, 3k], the full grid or the 7x7 view; carried_obj and carried_col uint8 [T, B];
+                done bool [T, B]; goal int64 [T, B], if goal_conditioned: cells x * H + y of the frame, W * H where the goal
+                is in none of them.
             core_state: a recurrent network's state before step 0, as `initial_state` has it; it is zeroed where done.
             weights: `compose()` of the present parameters; None composes them here.
         Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1).
         """
+
+    def act(
+        self, seen: dict[str, np.ndarray], core_state: tuple[Tensor, ...], weights: Any
+    ) -> tuple[np.ndarray, np.ndarray, tuple[Tensor, ...]]:
+        """`forward` of one step, without its axis: (policy_logits [E, A], baseline [E], the state after it)."""
+        outputs, core_state = self({name: torch.from_numpy(value)[None] for name, value in seen.items()}, core_state, weights)
+        return outputs["policy_logits"][0].numpy(), outputs["baseline"][0].numpy(), core_state
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """A recurrent network's first state, float32 [layers, B, hidden] each; () if it is none."""

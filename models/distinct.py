@@ -31,40 +31,42 @@ def over_distinct(compute: Callable[..., Tensor], columns: Columns, frame: Tenso
     count = len(frame)
     if count < LEAST_ROWS or not frame.is_cpu:
         return compute(*columns)
-    first, group = Rows(count).find(frame, others)
+    first, group = Rows(count).find(frame.numpy(), np.zeros(count, np.int64) if others is None else others.numpy())
     if len(first) >= WORTH * count:
         return compute(*columns)
-    return compute(*_selected(columns, first)).index_select(0, group)
+    first = torch.from_numpy(first)
+    seen = [column if column is None else column.index_select(0, first) for column in columns]
+    return compute(*seen).index_select(0, torch.from_numpy(group))
 
 
 class Known:
     """What has been computed of rows, under weights that do not change meanwhile: such a row is not computed again.
 
-    Of the last some thousand rows: where there is no room for more, all are forgotten. Without gradients, on the CPU.
+    Of the last some thousand rows: where there is no room for more, all are forgotten.
+
+    Args:
+        compute: a function of each row by itself, float32 [M, D] of M rows' places.
     """
 
-    def __init__(self):
+    def __init__(self, compute: Callable[..., np.ndarray]):
+        self._compute = compute
         self._rows: Rows | None = None
-        self._results: Tensor | None = None
+        self._results: np.ndarray | None = None
 
-    def over(self, compute: Callable[..., Tensor], columns: Columns, frame: Tensor, others: Tensor | None = None) -> Tensor:
-        """As `over_distinct`."""
-        count = frame.shape[0]
+    def __call__(self, frame: np.ndarray, others: np.ndarray, *more: np.ndarray | None) -> np.ndarray:
+        """compute(frame, *more, places), float32 [N, D] in the end, of the N rows that frame and others tell apart."""
+        count = len(frame)
         if self._rows is None or not self._rows.has_room(count):
-            room = min(MOST_KNOWN, MOST_KNOWN_BYTES * count // frame.numel())
+            room = min(MOST_KNOWN, MOST_KNOWN_BYTES * count // frame.size)
             self._rows, self._results = Rows(max(count, room)), None
         before = self._rows.found
         first, group = self._rows.find(frame, others)
         if self._rows.found > before:
-            results = compute(*_selected(columns, first))
+            results = self._compute(frame, *more, first)
             if self._results is None:
-                self._results = results.new_empty(self._rows.capacity, *results.shape[1:])
+                self._results = np.empty((self._rows.capacity, results.shape[1]), np.float32)
             self._results[before : self._rows.found] = results
-        return self._results.index_select(0, group)
-
-
-def _selected(columns: Columns, index: Tensor) -> list[Tensor | None]:
-    return [column if column is None else column.index_select(0, index) for column in columns]
+        return self._results.take(group, axis=0)
 
 
 class Rows:
@@ -84,19 +86,18 @@ class Rows:
     def has_room(self, count: int) -> bool:
         return self.found + count <= self.capacity
 
-    def find(self, frame: Tensor, others: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def find(self, frame: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(where each row stands first that was not there yet, the number of each one): int64 [M], [N].
 
         frame: uint8 [N, ...], always of one shape; others: int64 [N].
         """
-        frames = frame.reshape(frame.shape[0], -1).numpy()
-        others = np.zeros(len(frames), np.int64) if others is None else others.numpy()
+        frames = frame.reshape(len(frame), -1)
         if self._words is None:
             self._words = np.zeros((self.capacity + 1, frames.shape[1] // 8 + 2), np.uint64)  # one more to compare with
         known = (self._words, self._words.view(np.uint8), self._hashes, self._table, self._shift, self.found)
         first, group = _find(frames, others, _factors(self._words.shape[1]), *known)
         self.found += len(first)
-        return torch.from_numpy(first), torch.from_numpy(group)
+        return first, group
 
 
 @functools.cache

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.linear import elu_, linear, product
+from models.linear import elu_, linear
 from torchbeast.core.compiled import compiled
 from torchbeast.core.settings import flag
 
@@ -89,16 +89,6 @@ class CellSettings:
     disable_use_embedding: bool = flag(False, "feed raw channel values to the networks, not embeddings", agent=True)
 
 
-@compiled(nogil=True)
-def _join(features, carried, table, joined):
-    size = features.shape[1]
-    for i in range(len(joined)):
-        for j in range(size):
-            joined[i, j] = features[i, j]
-        for j in range(table.shape[1]):
-            joined[i, size + j] = table[carried[i], j]
-
-
 class CellEmbedding(nn.Module):
     """Base of the networks: the tables that turn cells and the carried object into numbers.
 
@@ -135,11 +125,7 @@ class CellEmbedding(nn.Module):
     @staticmethod
     def with_carried(features: Tensor, carried: Tensor, table: Tensor) -> Tensor:
         """features [N, F] and beside them what each pair `carried`, int32 [N], becomes by `compose_carried`."""
-        if torch.is_grad_enabled() or not features.is_cpu:
-            return torch.cat([features, F.embedding(carried, table)], dim=1)
-        joined = torch.empty(features.shape[0], features.shape[1] + table.shape[1])
-        _join(features.numpy(), carried.numpy(), table.numpy(), joined.numpy())
-        return joined
+        return torch.cat([features, F.embedding(carried, table)], dim=1)
 
     def compose_carried(self) -> Tensor:
         """float32 [66, 8]: what each pair object * 6 + colour becomes (raw: [66, 2])."""
@@ -162,22 +148,24 @@ def _add_to_rows(table, rows, grad, outputs):
 
 
 @compiled(nogil=True)
-def _sums(rows, table, sums):
-    """sums[i] = sum over j of table[rows[i, j]]: of few rows in less time than embedding_bag's call takes."""
+def sum_rows(rows, table, sums):
+    """sums[i] = sum over j of table[rows[i, j]], of 9k rows each: of few in less time than embedding_bag's call takes."""
     for i in range(rows.shape[0]):
-        for channel in range(sums.shape[1]):
-            sums[i, channel] = table[rows[i, 0], channel]
-        for j in range(1, rows.shape[1]):
-            row = rows[i, j]
-            for channel in range(sums.shape[1]):
-                sums[i, channel] += table[row, channel]
+        for j in range(0, rows.shape[1], TAPS):
+            r = rows[i, j : j + TAPS]
+            r0, r1, r2 = table[r[0]], table[r[1]], table[r[2]]
+            r3, r4, r5 = table[r[3]], table[r[4]], table[r[5]]
+            r6, r7, r8 = table[r[6]], table[r[7]], table[r[8]]
+            for c in range(sums.shape[1]):
+                nine = r0[c] + r1[c] + r2[c] + r3[c] + r4[c] + r5[c] + r6[c] + r7[c] + r8[c]
+                sums[i, c] = nine if j == 0 else sums[i, c] + nine
 
 
 def _sum_of_rows(rows: Tensor, table: Tensor) -> Tensor:
     if not rows.is_cpu or rows.shape[0] > FEW_POSITIONS:
         return F.embedding_bag(rows, table, mode="sum")
     sums = torch.empty(rows.shape[0], table.shape[1])
-    _sums(rows.numpy(), table.numpy(), sums.numpy())
+    sum_rows(rows.numpy(), table.numpy(), sums.numpy())
     return sums
 
 
@@ -213,16 +201,19 @@ def elu_of_rows(rows: Tensor, table: Tensor) -> Tensor:
     embedding_bag's own gradient sorts all the indices first and takes 15 times as long.
 
     Args:
-        rows: int32 [M, J], all of them rows of the table; table: float32 [R, F].
+        rows: int32 [M, 9k], all of them rows of the table; table: float32 [R, F].
     Returns: float32 [M, F].
+    Raises: ValueError for another number of rows to add up.
     """
+    if rows.shape[1] % TAPS:
+        raise ValueError(f"sums of {rows.shape[1]} rows: expected a multiple of {TAPS}")
     if torch.is_grad_enabled():
         return _EluOfRows.apply(rows, table)
     return elu_(_sum_of_rows(rows, table))
 
 
 @compiled(nogil=True)
-def _gather(hidden, reads, patches):
+def gather_patches(hidden, reads, patches):
     """patches[n, i] = hidden[n, reads[i]], and zero where that is outside: padding and selection in one."""
     count, positions, channels = hidden.shape
     for n in range(count):
@@ -237,7 +228,7 @@ def _gather(hidden, reads, patches):
 
 @compiled(nogil=True)
 def _scatter(patches, reads, hidden):
-    """hidden[n, reads[i]] += patches[n, i]: the gradient of `_gather`."""
+    """hidden[n, reads[i]] += patches[n, i]: the gradient of `gather_patches`."""
     count, positions, channels = hidden.shape
     for n in range(count):
         for i in range(reads.shape[0]):
@@ -268,7 +259,7 @@ class _Patches(torch.autograd.Function):
 def _patches(hidden: Tensor, reads: Tensor) -> Tensor:
     if hidden.is_cpu:
         patches = torch.empty(hidden.shape[0], reads.shape[0], hidden.shape[2])
-        _gather(hidden.numpy(), reads.numpy(), patches.numpy())
+        gather_patches(hidden.numpy(), reads.numpy(), patches.numpy())
         return patches
     return F.pad(hidden, (0, 0, 0, 1)).index_select(1, reads)
 
@@ -289,19 +280,19 @@ class Patches(nn.Module):
 
 
 @compiled(nogil=True)
-def _rows(frame, goal, columns, starts, factors, goal_bit, outside, rows):
+def find_rows(frame, goal, columns, starts, factors, goal_bit, outside, rows):
     """`GridConvolutions.rows` in one pass over frame [N, cells * k, 3], goal [N or 0]. Nothing else bounds what it reads."""
     codes = np.empty(frame.shape[1] + 1, np.int32)
-    codes[-1] = outside
     for n in range(frame.shape[0]):
         for i in range(frame.shape[1]):
             if frame[n, i, 0] >= OBJECTS or frame[n, i, 1] >= COLOURS or frame[n, i, 2] >= STATES:
                 raise IndexError("a frame has numbers that are none of an object, colour and state")
             codes[i] = frame[n, i, 0] * factors[0] + frame[n, i, 1] * factors[1] + frame[n, i, 2] * factors[2]
         if len(goal):
-            if not 0 <= goal[n] < frame.shape[1]:
+            if not 0 <= goal[n] <= frame.shape[1]:  # the last is none of the cells: no mark
                 raise IndexError("a goal is no cell of the grid")
             codes[goal[n]] += goal_bit
+        codes[-1] = outside
         for i in range(columns.shape[0]):
             rows[n, i] = codes[columns[i]] + starts[i]
 
@@ -342,10 +333,10 @@ class GridConvolutions(nn.Module):
         for i, sizes in enumerate(pairwise((cell_dim * self.num_frames + goal_conditioned, *channels))):
             self.add_module(str(2 * i), nn.Conv2d(*sizes, 3, stride, padding=1))
         self.patches = nn.ModuleList(Patches(*sides) for sides in self.sides[1:-1] if stride == 2 and max(sides) > 2)
-        self._reads = [patches.reads for patches in self.patches]  # of a network on the CPU, as `_lookup`
+        self.reads = [patches.reads.numpy() for patches in self.patches]  # of a network on the CPU, as `lookup`
         if stride == 1:  # in the order in which its kernels lie in memory
             cells = tap_cells(width, height, 1).view(-1, 3, 3).transpose(1, 2).flatten()
-            self._reads = [torch.where(cells >= 0, cells, width * height)] * (len(channels) - 1)
+            self.reads = [torch.where(cells >= 0, cells, width * height).numpy()] * (len(channels) - 1)
         self._register_lookup()
 
     def _register_lookup(self) -> None:
@@ -367,7 +358,7 @@ class GridConvolutions(nn.Module):
         self.register_buffer("starts", starts.flatten().int(), persistent=False)
         self.register_buffer("goal_bit", torch.tensor([[CODES * TAPS]], dtype=torch.int32), persistent=False)
         self.register_buffer("code_factors", torch.from_numpy(FACTORS).float(), persistent=False)
-        self._lookup = (self.columns.numpy(), self.starts.numpy(), FACTORS, CODES * TAPS, self.outside_code)
+        self.lookup = (self.columns.numpy(), self.starts.numpy(), FACTORS, CODES * TAPS, self.outside_code)
 
     def convolutions(self) -> list[nn.Conv2d]:
         return [module for module in self.children() if isinstance(module, nn.Conv2d)]
@@ -406,43 +397,35 @@ class GridConvolutions(nn.Module):
         """int32 [N * positions, 9k]: the table's rows to add up at each position."""
         N = frame.shape[0]
         if frame.is_cpu:
-            rows = torch.empty(N, self._lookup[0].shape[0], dtype=torch.int32)
+            rows = torch.empty(N, self.lookup[0].shape[0], dtype=torch.int32)
             goals = NO_GOAL if goal is None else goal.numpy() * self.num_frames
-            _rows(frame.reshape(N, -1, CELL_CHANNELS).numpy(), goals, *self._lookup, rows.numpy())
+            find_rows(frame.reshape(N, -1, CELL_CHANNELS).numpy(), goals, *self.lookup, rows.numpy())
             return rows.view(-1, TAPS * self.num_frames)
         codes = torch.mv(frame.reshape(-1, CELL_CHANNELS).float(), self.code_factors).int().view(N, -1)
-        codes = F.pad(codes, (0, 1), value=self.outside_code)
+        codes = F.pad(codes, (0, 1))
         if goal is not None:
             codes.scatter_add_(1, goal[:, None] * self.num_frames, self.goal_bit.expand(N, 1))
+        codes[:, -1] = self.outside_code
         return codes.gather(1, self.columns.expand(N, -1)).add_(self.starts).view(-1, TAPS * self.num_frames)
 
     def forward(self, frame: Tensor, goal: Tensor | None, weights: ConvWeights) -> Tensor:
         """ELU features of the last convolution.
 
         Args:
-            frame: uint8 [N, W, H, 3k]; goal: int64 [N], the cell x * H + y, or None; weights: from `compose`.
+            frame: uint8 [N, W, H, 3k]; goal: int64 [N], the cell x * H + y, W * H for none, or None; weights: from `compose`.
         Returns: float32 [N, P_out * F], positions in the order x * height + y.
         """
         rows = self.rows(frame, goal)
         hidden = elu_of_rows(rows, weights.table).view(frame.shape[0], -1)
-        if hidden.is_cpu and not torch.is_grad_enabled() and (self.stride == 2 or rows.shape[0] <= FEW_POSITIONS // 2):
-            return self._without_gradient(hidden, weights)
         for i, (kernel, bias) in enumerate(weights.layers):
             hidden = self._convolve(hidden, i, kernel, bias)
         return hidden
 
-    def _without_gradient(self, hidden: Tensor, weights: ConvWeights) -> Tensor:
-        """What follows the first convolution, in as few calls as it takes: of an actor's few rows they are what costs."""
-        N = hidden.shape[0]
-        for i, (kernel, bias) in enumerate(weights.layers):
-            if self.stride == 1:
-                kernel = kernel.permute(0, 2, 3, 1).flatten(1)
-            if i < len(self._reads):
-                patches = _patches(hidden.view(N, -1, kernel.shape[1] // TAPS), self._reads[i])
-                hidden = elu_(product(patches.view(-1, kernel.shape[1]), kernel, bias)).view(N, -1)
-            else:
-                hidden = elu_(product(hidden, kernel, bias))
-        return hidden
+    def as_products(self, weights: ConvWeights) -> list[tuple[Tensor, Tensor]]:
+        """(weight [F, 9C], bias [F]) of the convolutions after the first, as products with the patches that `reads` tells."""
+        if self.stride == 2:
+            return list(weights.layers)
+        return [(kernel.permute(0, 2, 3, 1).flatten(1), bias) for kernel, bias in weights.layers]
 
     def _convolve(self, hidden: Tensor, i: int, kernel: Tensor, bias: Tensor) -> Tensor:
         """[N, P * C] to [N, P_out * F]."""

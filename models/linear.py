@@ -44,11 +44,6 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return product(grad.t(), x.t()) if grad.shape[1] <= x.shape[1] else product(x.t(), grad.t()).t()
 
 
-def packed(weight: Tensor) -> Tensor:
-    """A copy of the weight [F, K] in the memory order that products of few rows are fastest with."""
-    return weight.t().contiguous().t()
-
-
 @compiled(nogil=True, inline="always")
 def elu(x):
     """The exponential linear unit of a float32: x where it is positive, else e^x - 1, to a relative error of 1e-7.

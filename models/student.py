@@ -7,14 +7,19 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.acting import NONE, RELU, Forward, Layer
 from models.base import StudentNetwork
 from models.distinct import Known, over_distinct
 from models.grid import CARRIED, COLOURS, RELU_GAIN, CellEmbedding, CellSettings, ConvWeights, GridConvolutions, initialise
-from models.linear import linear, packed
+from models.linear import linear
+from models.lstm import recur
 from torchbeast.core.settings import Settings, flag
+
+SEEN = ("frame", "carried_obj", "carried_col", "goal")
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,14 @@ class StudentWeights(NamedTuple):
     carried: Tensor  # [66, 8]
     fc: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # (weight, bias) of the two fully connected layers
     heads: tuple[Tensor, Tensor]  # [A + 1, hidden], [A + 1]: policy and baseline as one layer
-    known: Known | None  # what was computed with them, where they are for acting
+    act: Known | None  # without gradients on the CPU: `_features`, and without an LSTM the heads
 
 
 class Student(CellEmbedding, StudentNetwork):
-    """Policy and baseline from a full view of the grid, the carried object and, if goal_conditioned, a goal.
+    """Policy and baseline from a view of the grid, the carried object and, if goal_conditioned, a goal.
 
     Args:
-        frame_shape: (W, H, 3k), sides up to 32 cells.
+        frame_shape: (W, H, 3k), sides up to 32 cells: of the full grid, or of the view (7, 7, 3).
         num_actions: A.
         goal_conditioned: whether the goal's one-hot map is the last input channel.
         goal_dim: width of embed_goal and embed_agent_loc, which published checkpoints hold and no forward pass uses.
@@ -124,12 +129,13 @@ class Student(CellEmbedding, StudentNetwork):
 
         Compose anew after every change of the parameters: some of the weights are the parameters themselves.
         """
-        fc = [(layer.weight, layer.bias) for layer in (self.fc[0], self.fc[2])]
-        if not torch.is_grad_enabled():
-            fc = [(packed(weight), bias) for weight, bias in fc]
+        fc = tuple((layer.weight, layer.bias) for layer in (self.fc[0], self.fc[2]))
         heads = torch.cat([self.policy.weight, self.baseline.weight]), torch.cat([self.policy.bias, self.baseline.bias])
-        known = Known() if heads[0].is_cpu and not torch.is_grad_enabled() else None
-        return StudentWeights(self.feat_extract.compose(self.tables()), self.compose_carried(), tuple(fc), heads, known)
+        convs, carried, act = self.feat_extract.compose(self.tables()), self.compose_carried(), None
+        if heads[0].is_cpu and not torch.is_grad_enabled():
+            layers = [Layer(*layer, RELU) for layer in fc] + [Layer(*heads, NONE)] * (self.core is None)
+            act = Known(Forward(self.feat_extract, convs, carried, layers))
+        return StudentWeights(convs, carried, fc, heads, act)
 
     def forward(
         self, inputs: dict[str, Tensor], core_state: tuple[Tensor, ...] = (), weights: StudentWeights | None = None
@@ -138,38 +144,55 @@ class Student(CellEmbedding, StudentNetwork):
 
         Args:
             inputs: frame uint8 [T, B, W, H, 3k]; carried_obj and carried_col uint8 [T, B]; goal int64 [T, B], cells
-                x * H + y, if goal_conditioned; done bool [T, B] with LSTM, whose state is zeroed before such a step.
+                x * H + y, or W * H where it is none of them, if goal_conditioned; done bool [T, B] with LSTM, whose state is
+                zeroed before such a step.
             core_state: the LSTM's state before step 0.
             weights: `compose()` of the present parameters; None composes them here.
         Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1).
         """
         weights = self.compose() if weights is None else weights
-        T, B, *shape = inputs["frame"].shape
-        frame, carried = inputs["frame"].reshape(T * B, *shape), inputs["carried_obj"] * COLOURS + inputs["carried_col"]
+        T, B = inputs["carried_obj"].shape
+        if weights.act is None:
+            scores = self._learn(weights, inputs)
+        else:
+            seen = {name: inputs[name].flatten(0, 1).numpy() for name in SEEN if name in inputs}
+            scores = torch.from_numpy(self._act(weights.act, seen))
+        if self.core is not None:
+            keep = (~inputs["done"]).to(scores.dtype)[..., None]
+            hidden, core_state = recur(self.core, scores.view(T, B, -1), keep, core_state)
+            scores = linear(hidden.flatten(0, 1), *weights.heads)
+        scores = scores.view(T, B, -1)
+        return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
+
+    def _learn(self, weights: StudentWeights, inputs: dict[str, Tensor]) -> Tensor:
+        """`_features` of every row, computed once of equal ones."""
+        frame, carried = inputs["frame"].flatten(0, 1), inputs["carried_obj"] * COLOURS + inputs["carried_col"]
         carried = carried.flatten().int()  # at most 65: fits uint8
         goal = inputs["goal"].flatten() if self.goal_conditioned else None
         others = carried.long() if goal is None else goal * CARRIED + carried
-        over = weights.known.over if weights.known is not None else over_distinct
-        if self.core is None:
-            compute = lambda *seen: linear(self._features(weights, *seen), *weights.heads)  # noqa: E731
-            scores = over(compute, (frame, carried, goal), frame, others).view(T, B, -1)
-        else:
-            hidden = over(functools.partial(self._features, weights), (frame, carried, goal), frame, others)
-            hidden, core_state = self._recur(hidden.view(T, B, -1), inputs["done"], core_state)
-            scores = linear(hidden.flatten(0, 1), *weights.heads).view(T, B, -1)
-        return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
+        return over_distinct(functools.partial(self._features, weights), (frame, goal, carried), frame, others)
 
-    def _features(self, weights: StudentWeights, frame: Tensor, carried: Tensor, goal: Tensor | None) -> Tensor:
-        """float32 [N, hidden], what LSTM or heads get: of frame [N, W, H, 3k], carried int32 [N] (pair numbers), goal [N]."""
+    def act(
+        self, seen: dict[str, np.ndarray], core_state: tuple[Tensor, ...], weights: StudentWeights
+    ) -> tuple[np.ndarray, np.ndarray, tuple[Tensor, ...]]:
+        if weights.act is None or self.core is not None:
+            return super().act(seen, core_state, weights)
+        scores = self._act(weights.act, seen)
+        return scores[:, :-1], scores[:, -1], ()
+
+    def _act(self, act: Known, seen: dict[str, np.ndarray]) -> np.ndarray:
+        """The same without gradients, of rows [N, ...]."""
+        carried = seen["carried_obj"] * np.int64(COLOURS) + seen["carried_col"]
+        goal = seen["goal"] if self.goal_conditioned else None
+        others = carried if goal is None else goal * CARRIED + carried
+        return act(seen["frame"], others, goal, carried)
+
+    def _features(self, weights: StudentWeights, frame: Tensor, goal: Tensor | None, carried: Tensor) -> Tensor:
+        """What the LSTM gets, float32 [N, hidden], or policy and baseline, [N, A + 1]; `models.acting.Forward` does the same.
+
+        Of frame [N, W, H, 3k], goal [N], carried int32 [N] (numbers of pairs).
+        """
         hidden = self.with_carried(self.feat_extract(frame, goal, weights.convs), carried, weights.carried)
         for weight, bias in weights.fc:
             hidden = linear(hidden, weight, bias, "relu")
-        return hidden
-
-    def _recur(self, hidden: Tensor, done: Tensor, core_state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The LSTM over hidden [T, B, hidden], its state zeroed where done [T, B]."""
-        outputs = []
-        for step, keep in zip(hidden, (~done).to(hidden.dtype)[..., None]):
-            output, core_state = self.core(step[None], tuple(state * keep for state in core_state))
-            outputs.append(output)
-        return torch.cat(outputs), core_state
+        return hidden if self.core is not None else linear(hidden, *weights.heads)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from models.acting import Forward
 from models.distinct import over_distinct
 from models.grid import CellEmbedding, ConvWeights, GridConvolutions, initialise
+
+MOST_POSITIONS = 500  # of more, PyTorch's own convolutions are faster
 
 
 class TeacherWeights(NamedTuple):
     """The teacher's weights in the form its forward uses."""
 
     convs: ConvWeights
+    act: Forward | None  # without gradients on the CPU: the convolutions
 
 
 class Teacher(CellEmbedding):
@@ -48,7 +53,9 @@ class Teacher(CellEmbedding):
 
         Some of them are the parameters themselves: compose anew after every change of the parameters.
         """
-        return TeacherWeights(self.extract_representation.compose(self.tables()))
+        convs = self.extract_representation.compose(self.tables())
+        acts = convs.table.is_cpu and not torch.is_grad_enabled()
+        return TeacherWeights(convs, Forward(self.extract_representation, convs) if acts else None)
 
     def forward(self, frame: Tensor, weights: TeacherWeights | None = None) -> tuple[Tensor, Tensor]:
         """Goal logits float32 [N, G_out] and baseline float32 [N] of frames uint8 [N, W, H, 3k].
@@ -56,7 +63,10 @@ class Teacher(CellEmbedding):
         weights: `compose()` of the present parameters; None composes them here.
         """
         weights = self.compose() if weights is None else weights
-        maps = over_distinct(lambda frame: self.extract_representation(frame, None, weights.convs), [frame], frame)
+        if weights.act is not None and len(frame) * self.num_cells <= MOST_POSITIONS:
+            maps = torch.from_numpy(weights.act(frame.numpy()))
+        else:
+            maps = over_distinct(lambda frame: self.extract_representation(frame, None, weights.convs), [frame], frame)
         maps = maps.view(-1, self.width, self.height)
         if self.inner:
             maps = maps[:, 1:-1, 1:-1]

@@ -23,7 +23,7 @@ def evaluate(settings: Settings, given: dict[str, Any]) -> None:
     window = _window(settings[EvaluationSettings].weight_path) if settings[RunSettings].mode == "test_render" else None
     agent = trained.load(settings, given)
     run, own = agent.settings[RunSettings], agent.settings[EvaluationSettings]
-    for notice in agent.survey.notices():
+    for notice in agent.survey.notices(partial=agent.settings[EnvironmentSettings].student_is_partial):
         logger.info(notice)
     if window is not None:
         film.watch(agent, own.video_episodes, window.show)

@@ -76,17 +76,20 @@ def _check_task(settings: Settings, stored: dict[str, Any], weights: dict[str, A
         cells, actions = STUDENTS[settings[RunSettings].student_network].trained_on(weights)
     except ValueError as error:
         raise UsageError(f"--weight_path {weight_path}: {error}") from None
+    if settings[EnvironmentSettings].student_is_partial:
+        cells = None  # those of the view
     here, there = _survey(settings), _survey_of_its_own(settings, stored)
     W, H = here.size
     if there is not None and cells in (None, math.prod(there.size)) and actions in (None, there.num_actions):
         fits = (there.size, there.num_actions) == (here.size, here.num_actions)
-        trained = f"a grid of {there.size[0]}x{there.size[1]} ({math.prod(there.size)} cells) with {there.num_actions} actions"
+        grid = f" on a grid of {there.size[0]}x{there.size[1]} ({math.prod(there.size)} cells)"
+        trained = f"{grid} with {there.num_actions} actions"
     else:  # its task is not known here, or no longer what it was
         fits = cells in (None, W * H) and actions in (None, here.num_actions)
-        trained = f"a grid of {cells} cells with {actions} actions"
+        trained = f"{'' if cells is None else f' on a grid of {cells} cells'} with {actions} actions"
     if not fits:
         raise UsageError(
-            f"--weight_path {weight_path}: the agent was trained on {trained} ({stored['env']}), and "
+            f"--weight_path {weight_path}: the agent was trained{trained} ({stored['env']}), and "
             f"{recipe.task_name(settings)} has {W}x{H} and {here.num_actions} actions; choose the agent's own --env"
         )
 

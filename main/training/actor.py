@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from main.training.sight import FULL, Sight
 from torchbeast.core import forms
 from torchbeast.core.console import cut
 from torchbeast.core.environment import LAST, Environment
@@ -20,7 +21,6 @@ from torchbeast.core.weights import Reader
 from utils_folder.motivations.base import MotivationActor
 
 WRONG_INPUT = 2  # exit code of an actor process whose environment cannot be played; starting it again is of no use
-STUDENT_INPUTS = ("frame", "carried_obj", "carried_col", "done", "goal")
 
 
 class Actor:
@@ -39,15 +39,17 @@ class Actor:
         *,
         greedy: bool = False,
         weights: str | None = None,
+        sight: Sight = FULL,
     ):
         """`weights`: where those of an agent that does not learn come from. What it answers must then be finite numbers: where
-        it learns the learner sees to that."""
+        it learns the learner sees to that. `sight`: what the student sees of states."""
         self.environment = environment
         self._student = student
         self._motivation = motivation
         self._generator = generator
         self._greedy = greedy
         self._weights = weights
+        self._sight = sight
         self._core_state = student.network.initial_state(environment.num_envs)
         self.row: dict[str, np.ndarray] = {}
 
@@ -67,11 +69,10 @@ class Actor:
         """Acts in the present state, in every environment; returns the row of the state that this led to."""
         self._student.refresh()
         self._motivation.refresh()
-        inputs = {name: torch.from_numpy(self.row[name]).unsqueeze(0) for name in STUDENT_INPUTS if name in self.row}
-        outputs, self._core_state = self._student.network(inputs, self._core_state, self._student.composed)
-        logits = outputs["policy_logits"][0]
-        action = (logits.argmax(-1) if self._greedy else sample(logits, self._generator)).numpy()
-        results = {"action": action, "policy_logits": logits.numpy(), "baseline": outputs["baseline"][0].numpy()}
+        seen = {**self._sight.inputs(self.row, self.row.get("goal")), "done": self.row["done"]}
+        logits, baseline, self._core_state = self._student.network.act(seen, self._core_state, self._student.composed)
+        action = logits.argmax(-1) if self._greedy else sample(torch.from_numpy(logits), self._generator).numpy()
+        results = {"action": action, "policy_logits": logits, "baseline": baseline}
         return self._arrive(self.environment.step(action), results)
 
     def _arrive(self, out: dict, results: dict) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections import deque
@@ -10,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from main.training.timeouts import OBSERVED, last_values
+from main.training.sight import FULL, Sight
+from main.training.timeouts import last_values
 from torchbeast.core import forms, losses, vtrace
 from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
@@ -49,6 +51,19 @@ LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is j
 LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
 
 
+@contextlib.contextmanager
+def _tiny_is_zero() -> Iterator[None]:
+    """In this thread numbers below 1.2e-38 (denormal ones) are taken for zero.
+
+    Processors compute with them a hundred times slower, and what a policy that is nearly certain learns from is full of them.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)  # nobody else in this thread expects it
+
+
 class Learner:
     """Owns the student, its optimiser and the motivation; learns, publishes weights, saves and loads itself.
 
@@ -69,9 +84,11 @@ class Learner:
         make_optimizer: OptimizerMaker,
         *,
         num_buffers: int,
+        sight: Sight = FULL,
         ranks: Alone = ALONE,
     ):
-        """`shared`: where the student's weights are published; `num_buffers`: rollouts between actors and this."""
+        """`shared`: where the student's weights are published; `num_buffers`: rollouts between actors and this; `sight`: what
+        the student sees of states."""
         self._settings = settings
         self._reward_settings = reward_settings
         self.ranks = ranks
@@ -79,6 +96,7 @@ class Learner:
         self.motivation = motivation
         self.student = student
         self.shared = shared
+        self._sight = sight
         self.frames = 0
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._optimizer = make_optimizer(student.parameters(), learning_rate=settings.learning_rate)
@@ -99,6 +117,7 @@ class Learner:
         self.student.to(device)
         self.motivation.to(device)
 
+    @_tiny_is_zero()
     def learn(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One student update and the motivation's own, from rollouts [T+1, B, ...]. Returns values of the log's columns.
 
@@ -121,7 +140,7 @@ class Learner:
         extrinsic = not self._reward_settings.no_extrinsic_rewards
         reward = rewards.student_reward(batch["reward"][1:], intrinsic, extrinsic=extrinsic)
         if self._settings.bootstrap_time_limit:
-            reward = reward + self._settings.discounting * last_values(self.student, batch, *inputs)
+            reward = reward + self._settings.discounting * last_values(self.student, batch, *inputs, self._sight)
         parts = _losses(self._settings, outputs, batch, reward)
         total_loss = sum(parts.values())
         norm = self._optimizer.step(total_loss)
@@ -130,10 +149,7 @@ class Learner:
 
     def _inputs(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """What the student sees in states 0..T, and the state of its memory before them."""
-        inputs = {name: batch[name] for name in (*OBSERVED, "done")}
-        goal = self.motivation.student_goal(batch)
-        if goal is not None:
-            inputs["goal"] = goal
+        inputs = {**self._sight.inputs(batch, self.motivation.student_goal(batch)), "done": batch["done"]}
         core_state = tuple(
             batch[f"core_state_{i}"].transpose(0, 1).contiguous() for i in range(2) if f"core_state_{i}" in batch
         )

@@ -22,6 +22,7 @@ from torchbeast.core import cgroups, checkpoint, run_folder, spawner
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, local_size
 from torchbeast.core.settings import Settings, UsageError, flags_of
+from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations.base import Task
 
 try:
@@ -133,7 +134,8 @@ def network(settings: Settings, task: Task, weights: Mapping[str, Any] | None = 
     weights: those that it is to have. Raises: UsageError if it does not fit into them, or into memory.
     """
     student = STUDENTS[settings[RunSettings].student_network]
-    size = student.least_size(settings, task.frame_shape, task.num_actions)
+    shape = settings[EnvironmentSettings].student_shape(task.frame_shape)
+    size = student.least_size(settings, shape, task.num_actions)
     asked = [f"--{name} {settings.flat()[name]}" for name, about in flags_of(student.groups).items() if about.type is int]
     if weights is not None:
         there = sum(value.numel() for value in weights.values() if isinstance(value, Tensor))

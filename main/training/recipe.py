@@ -6,12 +6,13 @@ import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from main.settings import RunSettings, spread
 from main.training.actor import Actor
 from main.training.learner import COLUMNS, Learner
-from main.training.timeouts import OBSERVED
+from main.training.sight import Sight
 from models import STUDENTS
 from models.grid import are_cells
 from torchbeast.core.columns import Column, by_name
@@ -24,6 +25,7 @@ from torchbeast.core.settings import Settings
 from torchbeast.core.weights import Reader, SharedWeights
 from utils_folder import minigrid
 from utils_folder.minigrid import EnvironmentSettings
+from utils_folder.minigrid.view import VIEW_FIELDS, look_once
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Motivation, Task
 from utils_folder.motivations.rewards import RewardSettings
@@ -37,8 +39,8 @@ def task_name(settings: Settings) -> str:
     return settings[EnvironmentSettings].task(settings[RunSettings].env)
 
 
-def make_environments(settings: Settings, seeds: Sequence[int]) -> Environment:
-    """Environments of the run's kind; environment e's levels come from seeds[e]."""
+def make_environments(settings: Settings, seeds: Sequence[int], *, views: bool = False) -> Environment:
+    """Environments of the run's kind; environment e's levels come from seeds[e]. `views`: their output has VIEW_FIELDS."""
     own = settings[EnvironmentSettings]
     return minigrid.make_environments(
         task_name(settings),
@@ -46,6 +48,7 @@ def make_environments(settings: Settings, seeds: Sequence[int]) -> Environment:
         engine=own.engine,
         num_input_frames=own.num_input_frames,
         fixed_seed=own.fixed_seed,
+        views=views,
     )
 
 
@@ -75,8 +78,9 @@ class Agent(NamedTuple):
         make_optimizer = optimizer_maker(settings[LearningSettings], total_frames=run.total_frames, ranks=ranks)
         parts = [motivation(settings, task, make_optimizer, ranks) for motivation in run.motivations]
         motivation = parts[0] if len(parts) == 1 else Together(parts)
+        shape = settings[EnvironmentSettings].student_shape(task.frame_shape)
         student = STUDENTS[run.student_network].make(
-            settings, task.frame_shape, task.num_actions, goal_conditioned=motivation.goal_conditioned
+            settings, shape, task.num_actions, goal_conditioned=motivation.goal_conditioned
         )
         agent = cls(settings, task, motivation, student, SharedWeights(student))
         agent._act_once()
@@ -85,15 +89,23 @@ class Agent(NamedTuple):
     @torch.no_grad()
     def _act_once(self) -> None:
         """So that what acting compiles is there before a fork: else each actor process would compile it."""
-        zeros = {name: torch.zeros(1, 1, *field.shape, dtype=torch.uint8) for name, field in self._seen_fields().items()}
-        told = {"done": torch.ones(1, 1, dtype=torch.bool), "goal": torch.zeros(1, 1, dtype=torch.int64)}
-        outputs, _ = self.student(zeros | told, self.student.initial_state(1), self.student.compose())
+        fields = agent_fields(self.task.frame_shape, self.task.num_actions) | minigrid.CARRIED_FIELDS | VIEW_FIELDS
+        zeros = {name: np.zeros((1, *field.shape), field.dtype) for name, field in fields.items()}
+        if self._views:
+            look_once()
+        seen = self._sight.inputs(zeros, np.zeros(1, np.int64)) | {"done": zeros["done"]}
+        inputs = {name: torch.from_numpy(value).unsqueeze(0) for name, value in seen.items()}
+        outputs, _ = self.student(inputs, self.student.initial_state(1), self.student.compose())
         sample(outputs["policy_logits"][0], torch.Generator())
 
-    def _seen_fields(self) -> dict[str, Field]:
-        """What a student sees of the environment."""
-        fields = agent_fields(self.task.frame_shape, self.task.num_actions) | minigrid.CARRIED_FIELDS
-        return {name: fields[name] for name in OBSERVED}
+    @property
+    def _sight(self) -> Sight:
+        return Sight.of(self.settings, self.task)
+
+    @property
+    def _views(self) -> bool:
+        """Whether anybody reads what the environments say of the partial view."""
+        return not VIEW_FIELDS.keys().isdisjoint(self.rollout_fields())
 
     def learner(self, ranks: Alone = ALONE) -> Learner:
         """Learns this agent."""
@@ -106,6 +118,7 @@ class Agent(NamedTuple):
             self.shared,
             optimizer_maker(learning, total_frames=self.settings[RunSettings].total_frames, ranks=ranks),
             num_buffers=spread(self.settings).buffers,
+            sight=self._sight,
             ranks=ranks,
         )
 
@@ -115,11 +128,11 @@ class Agent(NamedTuple):
         """Plays environments of its own with this agent's newest weights. `weights`: as `Actor` has it."""
         student = Reader(copy.deepcopy(self.student), self.shared)
         motivation = self.motivation.actor(len(seeds), generator)
-        environment = make_environments(self.settings, seeds)
+        environment = make_environments(self.settings, seeds, views=self._views)
         held = [name.removeprefix(LAST) for name in self.rollout_fields() if name.startswith(LAST)]
         if last := dict.fromkeys((*held, *motivation.last_fields)):
             environment.keep_last(tuple(last))
-        return Actor(environment, student, motivation, generator, greedy=greedy, weights=weights)
+        return Actor(environment, student, motivation, generator, greedy=greedy, weights=weights, sight=self._sight)
 
     def rollout_fields(self) -> dict[str, Field]:
         """All that a rollout holds: the agent's, MiniGrid's and the motivation's fields, and the LSTM's state at state 0."""
@@ -129,7 +142,9 @@ class Agent(NamedTuple):
         }
         fields = agent_fields(self.task.frame_shape, self.task.num_actions) | minigrid.CARRIED_FIELDS
         fields["frame"] = fields["frame"]._replace(fits=are_cells)
-        last = {LAST + name: fields[name] for name in OBSERVED} if self.settings[LearningSettings].bootstrap_time_limit else {}
+        fields |= {name: field for name, field in VIEW_FIELDS.items() if name in self._sight.fields}
+        wanted = self._sight.fields if self.settings[LearningSettings].bootstrap_time_limit else ()
+        last = {LAST + name: fields[name] for name in wanted}
         return fields | last | core_state | self.motivation.rollout_fields
 
     @property

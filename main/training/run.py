@@ -295,5 +295,5 @@ def announce(settings: Settings, device: torch.device, rollouts: Rollouts, run_d
     )
     if why := minigrid.why_not_first(task, own.engine):
         logger.warning(why)
-    for notice in minigrid.survey(task, own.fixed_seed).notices():
+    for notice in minigrid.survey(task, own.fixed_seed).notices(partial=own.student_is_partial):
         logger.info(notice)

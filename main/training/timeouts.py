@@ -5,15 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from main.training.sight import Sight
 from torchbeast.core.environment import LAST
-from utils_folder.minigrid import CARRIED_FIELDS
-
-OBSERVED = ("frame", *CARRIED_FIELDS)  # what a student sees of the environment
 
 
 @torch.no_grad()
 def last_values(
-    student: nn.Module, batch: dict[str, Tensor], inputs: dict[str, Tensor], core_state: tuple[Tensor, ...]
+    student: nn.Module, batch: dict[str, Tensor], inputs: dict[str, Tensor], core_state: tuple[Tensor, ...], sight: Sight
 ) -> Tensor:
     """V of the last state of each episode that ran out of time, at the step that led there; 0 elsewhere.
 
@@ -22,9 +20,10 @@ def last_values(
 
     Args:
         student: as StudentNetwork has it.
-        batch: rollouts [T+1, B, ...] with `truncated` and the `last_` fields of OBSERVED.
+        batch: rollouts [T+1, B, ...] with `truncated` and the `last_` fields of `sight.fields`.
         inputs: what the student sees in states 0..T.
         core_state: its memory before them.
+        sight: what it sees of a state.
     Returns: float32 [T, B], for t = 1..T.
     Source: Pardo et al. (arXiv 1712.00378), partial-episode bootstrapping.
     """
@@ -34,11 +33,10 @@ def last_values(
         return values
     copies = {name: value[:, b] for name, value in inputs.items()}
     place = t + 1, torch.arange(len(t), device=t.device)
-    for name in OBSERVED:
-        copies[name][place] = batch[LAST + name][t + 1, b]
+    told = {name: batch[LAST + name][t + 1, b] for name in sight.fields}
+    for name, value in sight.inputs(told, batch["goal"][t, b] if "goal" in copies else None).items():
+        copies[name][place] = value
     copies["done"][place] = False
-    if "goal" in copies:
-        copies["goal"][place] = batch["goal"][t, b]
     if core_state:
         outputs, _ = student(copies, tuple(state[:, b] for state in core_state))
         values[t, b] = outputs["baseline"][place]

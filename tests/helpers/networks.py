@@ -16,7 +16,7 @@ def random_inputs(T: int, B: int, width: int, height: int, k: int = 1) -> dict[s
         "carried_obj": torch.randint(11, (T, B), dtype=torch.uint8),
         "carried_col": torch.randint(6, (T, B), dtype=torch.uint8),
         "done": torch.rand(T, B) < 0.3,
-        "goal": torch.randint(width * height, (T, B)),
+        "goal": torch.randint(width * height + 1, (T, B)),  # the last is none of the cells
     }
 
 

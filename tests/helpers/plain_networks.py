@@ -88,7 +88,8 @@ class PlainStudent(PlainCells):
             goal = torch.zeros(T * B, frame.shape[1], frame.shape[2])
             for n, g in enumerate(inputs["goal"].flatten().tolist()):
                 x, y = divmod(g, frame.shape[2])
-                goal[n, x, y] = 1.0
+                if x < frame.shape[1]:
+                    goal[n, x, y] = 1.0
             images = torch.cat([images, to_images(goal[..., None])], dim=1)
         features = self.feat_extract(images).flatten(1)
         carried = self.carried(inputs["carried_obj"].flatten(), inputs["carried_col"].flatten())

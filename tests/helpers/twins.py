@@ -12,8 +12,10 @@ from main.training.recipe import Agent
 from models.grid import CellSettings
 from models.student import StudentSettings
 from tests.helpers.plain_networks import PlainStudent
+from tests.helpers.views import plain_cells_in_view
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.settings import Settings
+from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations.rewards import RewardSettings
 
 
@@ -31,10 +33,15 @@ def sizes(settings: Settings) -> tuple[int, int]:
     return settings[LearningSettings].unroll_length, settings[LearningSettings].batch_size
 
 
+def is_partial(settings: Settings) -> bool:
+    return settings[EnvironmentSettings].student_view == "partial"
+
+
 def plain_student(agent: Agent) -> PlainStudent:
     own = agent.settings[StudentSettings]
     plain = PlainStudent(
-        agent.task.frame_shape, agent.task.num_actions, goal_conditioned=agent.motivation.goal_conditioned,
+        (7, 7, 3) if is_partial(agent.settings) else agent.task.frame_shape, agent.task.num_actions,
+        goal_conditioned=agent.motivation.goal_conditioned,
         goal_dim=own.goal_dim, hidden_dim=own.state_embedding_dim, use_lstm=own.use_lstm,
         num_lstm_layers=own.num_lstm_layers, use_embedding=not agent.settings[CellSettings].disable_use_embedding,
     )  # fmt: skip
@@ -58,6 +65,10 @@ class PlainStudentLearner:
     def loss(self, batch, intrinsic, goals):
         T, B, own = self.T, self.B, self.settings[LearningSettings]
         inputs = {name: batch[name] for name in ("frame", "carried_obj", "carried_col", "done")} | {"goal": goals}
+        if is_partial(self.settings):
+            inputs["frame"] = batch["view"]
+            if goals is not None:
+                inputs["goal"] = plain_cells_in_view(goals, batch["pose"], height=batch["frame"].shape[3])
         core = tuple(batch[f"core_state_{i}"].transpose(0, 1).double() for i in range(2) if f"core_state_{i}" in batch)
         outputs, _ = self.student(inputs, core)
         policy, values = outputs["policy_logits"].log_softmax(-1), outputs["baseline"]

@@ -163,12 +163,13 @@ def test_every_registered_environment_passes_the_first_look(name):
     for _ in range(30):
         game.reset()
         missions.add(game.mission)
-    assert len(look.notices()) == (len(missions) > 1)
-    assert not survey(name, fixed_seed=3).notices()
+    assert len(look.notices(partial=False)) == (len(missions) > 1)
+    assert not survey(name, fixed_seed=3).notices(partial=False)
+    assert len(survey(name, fixed_seed=3).notices(partial=True)) == game.see_through_walls
 
 
 def test_a_mission_that_differs_is_said_to_be_unseen():
-    (notice,) = survey("MiniGrid-GoToDoor-5x5-v0").notices()
+    (notice,) = survey("MiniGrid-GoToDoor-5x5-v0").notices(partial=False)
     assert "differs by episode ('go to the " in notice and "in no input of the agent" in notice and "\n" not in notice
 
 
@@ -178,8 +179,18 @@ def test_a_mission_that_differs_is_said_to_be_unseen():
     + [(name, True) for name in ("RGBImgObsWrapper", "Blind", "Told")],
 )
 def test_observations_of_its_own_are_said_to_be_unseen(name, said):
-    told = survey(f"odd_tasks:{name}-v0").notices()
-    assert told == ["the task has observations of its own, which are in no input of the agent: it sees the whole grid"] * said
+    for partial, seen in ((False, "the whole grid"), (True, "the partial view")):
+        told = survey(f"odd_tasks:{name}-v0", fixed_seed=1).notices(partial=partial)
+        line = f"the task has observations of its own, which are in no input of the agent: it sees {seen}"
+        assert [one for one in told if "observations" in one] == [line] * said
+
+
+def test_a_partial_view_that_is_not_the_tasks_own_is_said_to_be_another():
+    (line,) = survey("MiniGrid-Empty-5x5-v0").notices(partial=True)
+    assert "own view has 7x7 cells and goes through walls, the student's is that of all tasks: 7x7 cells, and walls" in line
+    (line,) = survey('MiniGrid-LavaGapS5-v0 {"agent_view_size": 5}').notices(partial=True)
+    assert "own view has 5x5 cells, the student's is that of all tasks: 7x7 cells" in line
+    assert not survey("MiniGrid-KeyCorridorS3R3-v0", fixed_seed=1).notices(partial=True)
 
 
 def test_actions_have_the_tasks_own_names():

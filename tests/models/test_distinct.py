@@ -82,7 +82,7 @@ def test_a_random_network_of_rows_that_repeat_is_its_plain_twin(width, height, c
 def test_a_row_differs_by_any_of_its_bytes():
     """One bit of the frame or of the number beside it; frames of every length, so that none ends where a word does."""
     for size in range(1, 20):
-        frame, others = torch.zeros(4 * size + 6, size, dtype=torch.uint8), torch.zeros(4 * size + 6, dtype=torch.int64)
+        frame, others = np.zeros((4 * size + 6, size), np.uint8), np.zeros(4 * size + 6, np.int64)
         for i in range(size):
             frame[i + 1, i] = 128
         others[size + 1], others[size + 2] = 1, 2**62
@@ -95,31 +95,36 @@ def test_rows_of_one_hash_are_compared(monkeypatch, worst):
     """With a hash that is the same of all rows, or of many, each row is still in the group of its equals."""
     asked = []
     monkeypatch.setattr(module, "_factors", lambda count: asked.append(count) or np.full(count, worst, np.uint64))
-    pool = torch.randint(256, (40, 9), dtype=torch.uint8)
-    rows = pool[torch.randint(40, (3 * LEAST_ROWS,))]
-    first, group = Rows(len(rows)).find(rows)
+    random = np.random.default_rng(0)
+    pool = random.integers(256, size=(40, 9), dtype=np.uint8)
+    rows = pool[random.integers(40, size=3 * LEAST_ROWS)]
+    first, group = Rows(len(rows)).find(rows, np.zeros(len(rows), np.int64))
     assert len(asked) == 1
-    assert torch.equal(rows[first][group], rows)
-    assert len(first) == len(torch.unique(rows, dim=0)) and (first.diff() > 0).all()
+    assert np.array_equal(rows[first][group], rows)
+    assert len(first) == len(np.unique(rows, axis=0)) and (np.diff(first) > 0).all()
 
 
 @pytest.mark.parametrize("capacity", [40, 80, 4096])
 def test_what_is_known_is_not_computed_again(capacity, monkeypatch):
     """Step by step as an actor asks, with room for one step, for some, and for all; results are the function's own."""
     monkeypatch.setattr(module, "MOST_KNOWN", capacity)
-    known, asked, seen = Known(), [], set()
-    pool, numbers = torch.randint(256, (60, 5, 3), dtype=torch.uint8), torch.randint(3, (60,))
+    random, asked, seen = np.random.default_rng(0), [], set()
+    pool, numbers = random.integers(256, size=(60, 5, 3), dtype=np.uint8), random.integers(3, size=60)
 
-    def compute(frame, number):
-        asked.extend(map(bytes, torch.cat([frame.flatten(1), number[:, None].byte()], 1).numpy()))
-        return torch.stack([frame.flatten(1).sum(1).float(), number.float()], 1)
+    def rows(frame, number):
+        return [frame[i].tobytes() + bytes([number[i]]) for i in range(len(frame))]
 
+    def compute(frame, number, places):
+        asked.extend(rows(frame[places], number[places]))
+        return np.stack([frame[places].sum((1, 2)), number[places]], 1).astype(np.float32)
+
+    known = Known(compute)
     for _ in range(20):
-        index = torch.randint(60, (40,))
+        index = random.integers(60, size=40)
         frame, number = pool[index], numbers[index]
-        expected = torch.stack([frame.flatten(1).sum(1).float(), number.float()], 1)
-        assert torch.equal(known.over(compute, (frame, number), frame, number), expected)
-        seen.update(map(bytes, torch.cat([frame.flatten(1), number[:, None].byte()], 1).numpy()))
+        assert np.array_equal(known(frame, number, number), compute(frame, number, np.arange(40)))
+        del asked[-40:]
+        seen.update(rows(frame, number))
     assert set(asked) == seen
     assert (len(asked) == len(seen)) == (capacity == 4096)
     assert len(asked) < 20 * 40

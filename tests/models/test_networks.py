@@ -293,7 +293,7 @@ def test_linear_is_torchs(N, K, size_out, activation, with_bias):
 
 def test_gradient_of_rows_without_the_compiled_loop():
     """What other devices compute (index_add_) is what the compiled loop does, and what autograd says."""
-    rows = torch.randint(11, (6, 4), dtype=torch.int32)
+    rows = torch.randint(11, (6, 18), dtype=torch.int32)
     table = torch.randn(11, 3, requires_grad=True)
     grad = torch.randn(6, 3)
     outputs = F.elu(table[rows.long()].sum(1))
@@ -301,9 +301,8 @@ def test_gradient_of_rows_without_the_compiled_loop():
     (expected,) = torch.autograd.grad(outputs, table, grad)
     (actual,) = torch.autograd.grad(elu_of_rows(rows, table), table, grad.clone())
     torch.testing.assert_close(actual, expected)
-
-    class Elsewhere(torch.Tensor):
-        is_cpu = False
+    with pytest.raises(ValueError, match="multiple of 9"):
+        elu_of_rows(rows[:, 1:], table)
 
     torch.testing.assert_close(
         _gradient_of_rows(grad.as_subclass(Elsewhere), rows, outputs.detach(), table.shape).as_subclass(torch.Tensor), expected
@@ -332,7 +331,25 @@ def test_everything_lives_on_the_networks_device():
     assert student.feat_extract.convolutions()[0].weight.grad.is_meta
 
 
-@pytest.mark.parametrize("name, value", [("goal", 42), ("goal", -1), ("frame", 255)])
+class Elsewhere(torch.Tensor):
+    is_cpu = False
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("goal_conditioned", [True, False])
+def test_a_gpu_looks_up_the_rows_that_the_cpu_looks_up(k, goal_conditioned):
+    """A goal that is no cell of the grid marks none, and not what lies outside of it either."""
+    convolutions = Student((6, 7, 3 * k), A, goal_conditioned=goal_conditioned).feat_extract
+    frame, goal = random_frames(43, 6, 7, 3 * k), torch.arange(43) if goal_conditioned else None
+    rows = convolutions.rows(frame, goal)
+    assert torch.equal(convolutions.rows(frame.as_subclass(Elsewhere), goal).as_subclass(torch.Tensor), rows)
+    if goal_conditioned:
+        unmarked = convolutions.rows(frame, torch.full_like(goal, 42))
+        marked = (rows != unmarked).view(43, -1).any(1)
+        assert marked[:42].all() and not marked[42]
+
+
+@pytest.mark.parametrize("name, value", [("goal", 43), ("goal", -1), ("frame", 255)])
 @pytest.mark.parametrize("grad", [True, False])
 def test_what_is_no_cell_is_refused(name, value, grad):
     """Compiled code would read, or write, beyond its tables."""

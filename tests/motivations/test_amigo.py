@@ -24,6 +24,7 @@ from tests.helpers.learning import (
 from tests.helpers.motivations.amigo import plain_teacher, random_batch
 from tests.helpers.plain_networks import PlainTeacher
 from tests.helpers.twins import PlainRMSprop, assert_same_change, plain_twin, snapshot
+from tests.helpers.views import plain_cells_in_view
 from torchbeast.core.optimizer import LearningSettings
 from utils_folder.motivations import difficulty, goals, rewards
 from utils_folder.motivations.amigo import AmigoActor, TeacherSettings, ended_goals
@@ -562,6 +563,14 @@ def test_the_goal_of_every_state_reaches_the_loss_at_its_own_state():
                 changed = {**batch, name: batch[name].clone()}
                 changed[name][t] = (changed[name][t] + 1) % 24
                 assert (total_loss(changed) != base) == ((name == "late_goal") == published), (published, name, t)
+
+
+def test_the_partial_view_shows_the_late_goal_where_it_is_in_the_state_of_the_step():
+    """--as_published: the goal of the state before, in this one's view."""
+    settings = learner_settings(as_published=True, student_view="partial")
+    batch = random_batch(TASK, settings)
+    inputs, _ = make_agent(settings).learner()._inputs(batch)
+    assert torch.equal(inputs["goal"], plain_cells_in_view(batch["late_goal"], batch["pose"], height=4))
 
 
 # -- on real environments --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from tests.helpers.agents import AGENT, ScriptedEnvironment, make_inline, make_m
 from tests.helpers.learning import TASK, B, T, assert_student_updates_are_the_twins, learner_settings, make_agent
 from tests.helpers.motivations.bebold import plain_random_network, random_batch
 from tests.helpers.twins import PlainRMSprop, assert_same_change, snapshot
+from tests.helpers.views import views_made
 from torchbeast.core.optimizer import LearningSettings
 from utils_folder.minigrid.view import partial_view
 from utils_folder.motivations.base import Task
@@ -181,9 +182,10 @@ def test_novelds_recipe_judges_by_the_view_and_counts_by_the_full_grid():
     frames[1, 0, 15, 15, 0] = 5 - frames[0, 0, 15, 15, 0] % 2
     environment = ScriptedEnvironment(frames)
     actor = make_motivation(settings, Task.of(environment)).actor(1, torch.Generator())
-    seen = [{name: values.copy() for name, values in actor.observe(environment.initial(), environment).items()}]
-    seen.append(actor.observe(environment.step(np.zeros(1, int)), environment))
-    assert np.array_equal(seen[0]["view"], seen[1]["view"]) and [row["visits"][0] for row in seen] == [1, 1]
+    nothing = np.ones(1, np.uint8), np.full(1, 5, np.uint8)
+    assert np.array_equal(*(partial_view(frame, *nothing) for frame in frames)) and not np.array_equal(*frames)
+    first = actor.observe(environment.initial(), environment)["visits"].tolist()
+    assert first == actor.observe(environment.step(np.zeros(1)), environment)["visits"].tolist() == [1]
 
 
 @pytest.mark.slow
@@ -223,19 +225,23 @@ def test_the_predictor_learns_by_adam_where_that_is_asked_for():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [3, 6])
-def test_actors_give_the_partial_view_where_novelty_is_judged_by_it(channels):
+def test_rollouts_hold_the_partial_view_where_novelty_is_judged_by_it(channels, monkeypatch):
     """Of the newest frame, if frames are stacked; tests/minigrid/test_view.py says what it is."""
     settings = novelty_settings(env="MiniGrid-LavaGapS5-v0", num_input_frames=channels // 3, novelty_view="partial")
-    environment = make_environments(settings, [1, 2, 3])
-    motivation = make_motivation(settings, Task.of(environment))
-    actor = motivation.actor(3, torch.Generator())
-    out = environment.initial()
-    for _ in range(5):
-        observed = actor.observe(out, environment)
-        assert set(observed) == set(motivation.rollout_fields)
-        expected = partial_view(np.ascontiguousarray(out["frame"][..., -3:]), out["carried_obj"], out["carried_col"])
-        assert np.array_equal(observed["view"], expected)
-        out = environment.step(np.array([0, 1, 2]))
+    _, source, rollouts = make_inline(settings, num_envs=4)
+    assert "pose" not in rollouts.fields and views_made(monkeypatch, source) == 4 * (T + 1)
+    batch = source.get(4)
+    seen = [batch[name].flatten(0, 1).numpy() for name in ("frame", "carried_obj", "carried_col")]
+    seen[0] = np.ascontiguousarray(seen[0][..., -3:])
+    assert np.array_equal(batch["view"].flatten(0, 1), partial_view(*seen))
+
+
+def test_a_view_that_student_and_novelty_share_is_made_once(monkeypatch):
+    learner, source, rollouts = make_inline(novelty_settings(novelty_view="partial", student_view="partial"), num_envs=4)
+    assert views_made(monkeypatch, source) == 4 * (T + 1)
+    assert [name for name in rollouts.fields if "view" in name] == ["view"]
+    batch = source.get(4)
+    assert torch.equal(learner.motivation.novelty(batch), learner.motivation.novelty(batch | {"frame": batch["frame"] * 0}))
 
 
 def test_target_and_predictor_start_different_and_the_novelty_of_known_states_falls():

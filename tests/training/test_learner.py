@@ -41,6 +41,7 @@ def _seed():
 
 STUDENTS = {
     "plain": {},
+    "partial view": {"student_view": "partial"},
     "two LSTM layers, no decay, momentum": {"use_lstm": True, "num_lstm_layers": 2, "total_frames": 10**9, "momentum": 0.5},
     "clipped gradient": {"baseline_cost": 300.0},
     "clipped at another norm": {"max_grad_norm": 0.3},
@@ -74,6 +75,19 @@ def test_the_learning_rate_has_fallen_to_zero_after_total_frames():
 
 
 # -- columns ---------------------------------------------------------------------------------------------------------------
+
+
+def test_denormal_numbers_are_zero_while_it_learns_and_only_then(monkeypatch):
+    """They are what makes the updates of a nearly certain policy take twice as long."""
+    settings = learner_settings()
+    agent = make_agent(settings)
+    learner, tiny, found = agent.learner(), torch.full((9,), 1e-40), []
+    with monkeypatch.context() as patch:
+        patch.setattr(agent.motivation, "intrinsic_reward", lambda batch: found.append((tiny * 0.5).sum().item()) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            learner.learn(random_batch(TASK, settings))
+    learner.learn(random_batch(TASK, settings))
+    assert found == [0] and (tiny * 0.5).sum() > 0
 
 
 def test_columns_of_a_batch_with_and_without_ended_episodes():

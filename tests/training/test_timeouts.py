@@ -11,13 +11,17 @@ import torch
 from main.training.timeouts import last_values
 from tests.helpers.agents import assert_same_tree, make_inline
 from tests.helpers.learning import assert_updates_stay_finite, make_agent, real_settings
+from tests.helpers.views import plain_cells_in_view
 from torchbeast.core import vtrace
 from torchbeast.core.environment import LAST
 from utils_folder.motivations import MOTIVATIONS
 
 MODELS = list(MOTIVATIONS)
 SHORT = {"env": "MiniGrid-LavaGapS5-v0", "env_args": '{"max_steps": 4}', "unroll_length": 11, "batch_size": 3}
-KINDS = {"plain": {"use_lstm": False}, "LSTM": {"num_lstm_layers": 2, "num_input_frames": 2}, "gym": {"engine": "gym"}}
+KINDS = {
+    "plain": {"use_lstm": False}, "LSTM": {"num_lstm_layers": 2, "num_input_frames": 2}, "gym": {"engine": "gym"},
+    "view": {"student_view": "partial"},
+}  # fmt: skip
 
 
 def settings_of(model, kind="plain", **more):
@@ -30,10 +34,13 @@ def step_by_step(learner, batch, t, b):
     state = tuple(s[:, b : b + 1].contiguous() for s in core_state)
     for row in range(t):
         _, state = learner.student({name: value[row : row + 1, b : b + 1] for name, value in inputs.items()}, state)
-    last = {name: batch[LAST + name][t : t + 1, b : b + 1] for name in ("frame", "carried_obj", "carried_col")}
+    names = {"frame": "view" if "view" in batch else "frame", "carried_obj": "carried_obj", "carried_col": "carried_col"}
+    last = {name: batch[LAST + field][t : t + 1, b : b + 1] for name, field in names.items()}
     last["done"] = torch.zeros(1, 1, dtype=torch.bool)
     if "goal" in inputs:
         last["goal"] = batch["goal"][t - 1 : t, b : b + 1]
+        if "view" in batch:
+            last["goal"] = plain_cells_in_view(last["goal"], batch["last_pose"][t : t + 1, b : b + 1], height=5)
     outputs, _ = learner.student(last, state)
     return outputs["baseline"].item()
 
@@ -45,7 +52,7 @@ def test_the_last_state_is_worth_what_it_is_step_by_step(model, kind):
     seen = ends = 0
     for _ in range(4):
         batch = source.get(3)
-        values = last_values(learner.student, batch, *learner._inputs(batch))
+        values = last_values(learner.student, batch, *learner._inputs(batch), learner._sight)
         assert values.shape == (11, 3) and not values.requires_grad
         for t in range(1, 12):
             for b in range(3):
@@ -65,7 +72,7 @@ def test_it_is_added_to_the_reward_there_discounted_and_to_no_other(model, monke
     learner, source, _ = make_inline(settings, num_envs=3)
     plain, _, _ = make_inline(settings.replace(bootstrap_time_limit=False), num_envs=3)
     batch = source.get(3)
-    expected = 0.8 * last_values(learner.student, batch, *learner._inputs(batch))
+    expected = 0.8 * last_values(learner.student, batch, *learner._inputs(batch), learner._sight)
     assert (expected != 0).any()
     rewards = []
     original = vtrace.from_log_probs
@@ -89,10 +96,16 @@ def test_it_is_added_to_the_reward_there_discounted_and_to_no_other(model, monke
 def test_rollouts_hold_last_states_only_where_they_are_wanted(model):
     assert_updates_stay_finite(settings_of(model), updates=12)
     with_them, without = (make_inline(settings_of(model, bootstrap_time_limit=on), num_envs=3)[2] for on in (True, False))
-    last = {"last_frame", "last_carried_obj", "last_carried_col"}
     own = make_agent(settings_of(model)).motivation.rollout_fields.keys()
+    last = {"last_frame", "last_carried_obj", "last_carried_col"}
     assert last <= with_them.fields.keys() and with_them.fields.keys() - without.fields.keys() == last - own
     assert "truncated" in without.fields
+    settings = settings_of(model, student_view="partial")
+    with_them, without = (
+        make_inline(settings.replace(bootstrap_time_limit=on), num_envs=3)[2] for on in (True, False)
+    )
+    added = with_them.fields.keys() - without.fields.keys()
+    assert added == {"last_view", "last_pose", "last_carried_obj", "last_carried_col"} - own
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,7 +120,7 @@ def test_a_saved_actor_goes_on_identically(kind):
     _, other, _ = make_inline(settings, num_envs=4)
     other.get(3), other.get(3)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert any(batch["last_frame"].any() for batch in expected)
+    assert any(batch["last_view" if kind == "view" else "last_frame"].any() for batch in expected)
     for batch in expected:
         assert_same_tree(other.get(3), batch)
 

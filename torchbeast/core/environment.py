@@ -308,18 +308,38 @@ class GymEnvironment(Environment):
             env.close()
 
 
-class FrameStack(Environment):
+class Wrapper(Environment):
+    """An environment around another, which says what is not its own to say."""
+
+    def __init__(self, environment: Environment):
+        self._env = environment
+        self.num_envs = environment.num_envs
+        self.frame_shape = environment.frame_shape
+        self.num_actions = environment.num_actions
+        self.max_steps = environment.max_steps
+
+    def keep_last(self, names: Sequence[str]) -> None:
+        self._env.keep_last(names)
+
+    def state_dict(self) -> dict:
+        return self._env.state_dict()
+
+    def missions(self) -> list[str]:
+        return self._env.missions()
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class FrameStack(Wrapper):
     """Stacks the last k frames on the last axis, oldest first; an episode starts with its first frame k times."""
 
     def __init__(self, environment: Environment, num_frames: int):
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-        self._env = environment
+        super().__init__(environment)
         self._k = num_frames
         width, height, channels = environment.frame_shape
-        self.num_envs = environment.num_envs
-        self.num_actions = environment.num_actions
-        self.max_steps = environment.max_steps
         self.frame_shape = (width, height, channels * num_frames)
         self._channels = channels
         self._stack = np.zeros((self.num_envs, *self.frame_shape), np.uint8)
@@ -327,7 +347,7 @@ class FrameStack(Environment):
         self._out: Output = {}
 
     def keep_last(self, names: Sequence[str]) -> None:
-        self._env.keep_last(names)
+        super().keep_last(names)
         if "frame" in names:
             self._own[LAST + "frame"] = np.zeros_like(self._stack)
 
@@ -371,9 +391,3 @@ class FrameStack(Environment):
         self._out = out = self._env.load_state_dict(state["env"])
         self._stack[...] = state["stack"].numpy()
         return out | self._own
-
-    def missions(self) -> list[str]:
-        return self._env.missions()
-
-    def close(self) -> None:
-        self._env.close()

@@ -22,6 +22,7 @@ from utils_folder.minigrid.engine import COMPILED
 from utils_folder.minigrid.gym import GYM
 from utils_folder.minigrid.minigrid3 import MINIGRID3
 from utils_folder.minigrid.names import Survey, UnknownEnvironment, canonical_args, close_to, module_of, task_name
+from utils_folder.minigrid.view import VIEW_SHAPE, Views
 
 __all__ = [
     "CARRIED_FIELDS",
@@ -88,6 +89,12 @@ class EnvironmentSettings:
     fix_seed: bool = flag(False, "every episode is the level of env_seed")
     env_seed: int = flag(1, "seed of that level", at_least=0, needs=("fix_seed",))
     num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, at_most=100, agent=True)
+    student_view: str = flag(
+        "full",
+        "what the student sees: the full grid, or the 7x7 cells before the agent (partial)",
+        choices=("full", "partial"),
+        agent=True,
+    )
 
     def task(self, env: str) -> str:
         """The task that `--env` and `--env_args` mean; other functions take it as `env_name`."""
@@ -97,6 +104,15 @@ class EnvironmentSettings:
     def fixed_seed(self) -> int | None:
         """The seed of every level; None where each is another."""
         return self.env_seed if self.fix_seed else None
+
+    @property
+    def student_is_partial(self) -> bool:
+        """Whether the student sees the partial view, view.py's, in place of the frame."""
+        return self.student_view == "partial"
+
+    def student_shape(self, frame_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Of what the student sees as its frame, where the environments' frames have this one."""
+        return VIEW_SHAPE if self.student_is_partial else frame_shape
 
 
 def survey(env_name: str, fixed_seed: int | None = None) -> Survey:
@@ -150,6 +166,8 @@ def problems(env: str, settings: EnvironmentSettings) -> list[str]:
     """Why this environment cannot be played so, a line each with the remedy."""
     if " " in env:
         return [f"--env {env}: a name has no spaces; arguments are given by --env_args"]
+    if settings.student_is_partial and settings.num_input_frames > 1:
+        return ["--student_view partial is of one frame: leave out --num_input_frames (--use_lstm gives the student a memory)"]
     env_name = settings.task(env)
     try:
         width, height = survey(env_name, settings.fixed_seed).size
@@ -169,6 +187,7 @@ def make_environments(
     engine: str = AUTO,
     num_input_frames: int = 1,
     fixed_seed: int | None = None,
+    views: bool = False,
 ) -> Environment:
     """A batch of len(seeds) environments of one kind.
 
@@ -181,9 +200,11 @@ def make_environments(
         engine: one of `engine_names()`; they all play the same games.
         num_input_frames: how many frames are stacked.
         fixed_seed: if given, every episode of every environment is the level of this seed.
+        views: the output also has the VIEW_FIELDS (view.py), of the newest frame if several are stacked.
     Raises: ValueError with a remedy if there is no such environment, or the engine cannot play it.
     """
     environment = REGISTRY[choose_engine(env_name, engine)].make(env_name, seeds, fixed_seed=fixed_seed)
+    environment = Views(environment) if views else environment
     return environment if num_input_frames == 1 else FrameStack(environment, num_input_frames)
 
 

@@ -24,6 +24,7 @@ from models.grid import MAX_SIDE
 
 LEVELS = 32  # looked at before a task is played
 LONGEST_REASON = 200
+PARTIAL_VIEW = (7, False)  # `Survey.agent_view` of what view.py shows
 LIMITS = ("max_steps", "max_episode_steps")
 SIZES = ("size", "width", "height", "grid_size", "room_size", "num_rows", "num_cols")
 NOT_FOR_USERS = {
@@ -44,7 +45,8 @@ class Survey(NamedTuple):
 
     size: (W, H) of the grid; action_names: of each action; max_steps: the step limit, of levels that set their own the
     largest; missions: those seen that differ; reward_range: the least and the most that a step pays, as the task says itself;
-    own_view: whether what the task shows is not what MiniGrid shows of it.
+    own_view: whether what the task shows is not what MiniGrid shows of it; agent_view: how many cells a side the part has that
+    MiniGrid's agents see of it, and whether they see through walls.
     """
 
     size: tuple[int, int]
@@ -53,13 +55,17 @@ class Survey(NamedTuple):
     missions: tuple[str, ...]
     reward_range: tuple[float, float]
     own_view: bool
+    agent_view: tuple[int, bool]
 
     @property
     def num_actions(self) -> int:
         return len(self.action_names)
 
-    def notices(self) -> list[str]:
-        """What of the task is in no input of the agent, a line each: missions that differ, observations of its own."""
+    def notices(self, *, partial: bool) -> list[str]:
+        """What of the task is in no input of the agent, a line each: missions that differ, observations of its own.
+
+        partial: the student sees the partial view, not the whole grid.
+        """
         told = []
         if len(self.missions) > 1:
             some = ", ".join(repr(mission) for mission in self.missions[:2])
@@ -68,7 +74,14 @@ class Survey(NamedTuple):
                 "of it, it can only guess"
             )
         if self.own_view:
-            told.append("the task has observations of its own, which are in no input of the agent: it sees the whole grid")
+            seen = "the partial view" if partial else "the whole grid"
+            told.append(f"the task has observations of its own, which are in no input of the agent: it sees {seen}")
+        if partial and self.agent_view != PARTIAL_VIEW:
+            side, through = self.agent_view
+            told.append(
+                f"the task's own view has {side}x{side} cells{' and goes through walls' * through}, the student's is that of "
+                f"all tasks: {PARTIAL_VIEW[0]}x{PARTIAL_VIEW[0]} cells, and walls and closed doors hide what is behind them"
+            )
         return told
 
 
@@ -253,7 +266,8 @@ class Tasks:
         with _faults(f"{task} fails at a reset"):
             own_view = self._own_view(env, seeds)
         env.close()
-        return Survey(size, names, max(limits), tuple(missions), _reward_range(env), own_view)
+        agent_view = int(game.agent_view_size), bool(game.see_through_walls)
+        return Survey(size, names, max(limits), tuple(missions), _reward_range(env), own_view, agent_view)
 
     def _own_view(self, env: Any, seeds: Sequence[int]) -> bool:
         """Whether the task shows something else than the part that MiniGrid's agents see, or the whole grid."""

@@ -15,12 +15,12 @@ from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import METHODS, LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import TRAINING, Settings, flag
-from utils_folder.minigrid.view import VIEW_SHAPE
+from utils_folder.minigrid.view import VIEW_FIELDS, VIEW_SHAPE
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Shown, Task
 from utils_folder.motivations.learned import Learned
 from utils_folder.motivations.transitions import of_states
-from utils_folder.motivations.watchers import EpisodicCounts, PartialView, Watchers
+from utils_folder.motivations.watchers import EpisodicCounts
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class BeBold(Learned):
         own = self._settings = settings[NoveltySettings]
         self._partial = own.novelty_view == "partial"
         super().__init__(settings, task, make_optimizer, ranks)
-        self.rollout_fields = EpisodicCounts.VISITS | (PartialView.FIELDS if self._partial else {})
+        self.rollout_fields = EpisodicCounts.VISITS | ({"view": VIEW_FIELDS["view"]} if self._partial else {})
         self._networks_known = True
 
     def make_networks(self, settings: Settings, task: Task) -> dict[str, nn.Module]:
@@ -86,8 +86,8 @@ class BeBold(Learned):
         rate = settings[LearningSettings].learning_rate if rate is None else rate
         return {"learning_rate": rate, "method": self._settings.novelty_optimizer}
 
-    def actor(self, num_envs: int, generator: torch.Generator) -> Watchers:
-        return Watchers(EpisodicCounts(num_envs), *([PartialView()] if self._partial else []))
+    def actor(self, num_envs: int, generator: torch.Generator) -> EpisodicCounts:
+        return EpisodicCounts(num_envs)
 
     def novelty(self, batch: Batch) -> Tensor:
         """N(s_t), float32 [T+1, B], with gradient for the predictor."""

@@ -1,4 +1,4 @@
-"""What actors can note of the states that they arrive in, ready-made: visits, the partial view, whose states they are."""
+"""What actors can note of the states that they arrive in, ready-made: visits in the episode, and whose states they are."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections import Counter
 import numpy as np
 import torch
 
-from models.grid import are_cells
 from torchbeast.core import forms
 from torchbeast.core.environment import LAST, Environment, Output
 from torchbeast.core.rollouts import Field
-from utils_folder.minigrid.view import VIEW_SHAPE, partial_view
 from utils_folder.motivations.base import MotivationActor
 
 MOST_VISITS = 2**31 - 1
@@ -64,15 +62,6 @@ def _count(counts: Counter, frame: np.ndarray) -> int:
     key = frame.tobytes()
     counts[key] += 1
     return counts[key]
-
-
-class PartialView(MotivationActor):
-    """The 7x7 cells before the agent, uint8 [E, 7, 7, 3]."""
-
-    FIELDS = {"view": Field(VIEW_SHAPE, np.uint8, fits=are_cells)}
-
-    def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
-        return {"view": partial_view(out["frame"][..., -3:], out["carried_obj"], out["carried_col"])}
 
 
 class Streams(MotivationActor):
