@@ -23,6 +23,7 @@ from tests.helpers.learning import (
     make_agent,
     real_settings,
 )
+from tests.helpers.marks import some
 from tests.helpers.twins import snapshot
 from torchbeast.core.weights import Reader
 from utils_folder.motivations import MOTIVATIONS
@@ -132,7 +133,7 @@ SETTINGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(MODELS))
 def test_a_few_updates_on_real_rollouts_stay_finite(model, setting):
     settings = real_settings(model=model, env="MiniGrid-LavaGapS5-v0", batch_size=9, **SETTINGS[setting])
     seen = assert_updates_stay_finite(settings, updates=48)

@@ -87,8 +87,8 @@ class Motivation(abc.ABC):
         goal_conditioned: the student sees a goal.
         rollout_fields: what its actors add to a rollout; of utils_folder/minigrid/view.py's VIEW_FIELDS those that it reads:
             the environments give them.
-        waiting_keys: the keys of `training_state_dict` that hold what waits to be learned from on this rank: tensors [N, ...]
-            by name.
+        waiting_keys: the keys of `training_state_dict` that hold what waits to be learned from on this rank, or is carried on
+            there: tensors [N, ...] by name. It is saved for each rank, and shared out where there are fewer or more later.
         own_keys: the keys of `state_dict` that hold what else each rank has for itself; rank 0's is saved. All else is the
             same on every rank.
 
