@@ -1,4 +1,4 @@
-"""What actors can note of the states that they arrive in, ready-made: visits, whose states they are."""
+"""What actors can note of the states that they arrive in, ready-made: visits in the episode, and whose states they are."""
 
 from __future__ import annotations
 
