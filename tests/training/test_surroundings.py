@@ -206,11 +206,16 @@ def ended(process: subprocess.Popen) -> int:
     return process.wait(15)
 
 
+def at_once(process: subprocess.Popen, command: str) -> None:
+    """Does that while the run stands still: else it may put back what is deleted first while the rest is deleted."""
+    process.send_signal(signal.SIGSTOP)
+    subprocess.run(["sh", "-c", command], check=True)
+    process.send_signal(signal.SIGCONT)
+
+
 @pytest.mark.parametrize("what", ["run", *rarer(["."])])
 def test_a_folder_that_is_deleted_is_made_again_with_the_whole_log(tmp_path, running, what):
-    running.send_signal(signal.SIGSTOP)  # else it may put back what is deleted first while the rest is deleted
-    subprocess.run(["rm", "-rf", (tmp_path / what).resolve()], check=True)
-    running.send_signal(signal.SIGCONT)
+    at_once(running, f"rm -rf {(tmp_path / what).resolve()}")
     run = tmp_path / "run"
     assert until(lambda: (run / "model.tar").exists() and (run / "tensorboard").exists())
     assert ended(running) == 143
@@ -241,8 +246,7 @@ def test_a_folder_that_is_moved_is_followed(tmp_path, running, what, where):
 def test_a_folder_that_another_run_has_taken_is_left_alone(tmp_path, running):
     (tmp_path / "another").mkdir()
     (tmp_path / "another" / "logs.csv").write_text("precious")
-    command = f"rm -rf {tmp_path}/run && mv -T {tmp_path}/another {tmp_path}/run"
-    subprocess.run(["sh", "-c", command], check=True)
+    at_once(running, f"rm -rf {tmp_path}/run && mv -T {tmp_path}/another {tmp_path}/run")
     assert until(lambda: (tmp_path / "run-2" / "model.tar").exists())
     assert ended(running) == 143
     assert_whole(tmp_path / "run-2")
@@ -281,7 +285,7 @@ def test_while_nothing_can_be_written_it_is_said_again_and_again_and_nothing_fal
     with open(tmp_path / "errors", "w") as errors:
         process = popen(arguments, before, stderr=errors)
     assert until(lambda: (tmp_path / "runs" / "run" / "model.tar").exists())
-    subprocess.run(["sh", "-c", f"rm -rf {tmp_path}/runs && touch {tmp_path}/runs"], check=True)
+    at_once(process, f"rm -rf {tmp_path}/runs && touch {tmp_path}/runs")
     said = lambda text: (tmp_path / "errors").read_text().count(text)  # noqa: E731
     assert until(lambda: said("looking after the run's folder failed") >= 3)
     assert ended(process) == 1
