@@ -206,8 +206,11 @@ def ended(process: subprocess.Popen) -> int:
     return process.wait(15)
 
 
-def at_once(process: subprocess.Popen, command: str) -> None:
-    """Does that while the run stands still: else it may put back what is deleted first while the rest is deleted."""
+def at_once(process: subprocess.Popen, command: str, run: Path) -> None:
+    """Does that while the run stands still: else it may put back what is deleted first while the rest is deleted. Not within a
+    save, before which it has looked where its folder is: between two of them."""
+    stamp = (run / "model.tar").stat().st_mtime_ns
+    until(lambda: (run / "model.tar").stat().st_mtime_ns != stamp, 2)
     process.send_signal(signal.SIGSTOP)
     subprocess.run(["sh", "-c", command], check=True)
     process.send_signal(signal.SIGCONT)
@@ -215,7 +218,7 @@ def at_once(process: subprocess.Popen, command: str) -> None:
 
 @pytest.mark.parametrize("what", ["run", *rarer(["."])])
 def test_a_folder_that_is_deleted_is_made_again_with_the_whole_log(tmp_path, running, what):
-    at_once(running, f"rm -rf {(tmp_path / what).resolve()}")
+    at_once(running, f"rm -rf {(tmp_path / what).resolve()}", tmp_path / "run")
     run = tmp_path / "run"
     assert until(lambda: (run / "model.tar").exists() and (run / "tensorboard").exists())
     assert ended(running) == 143
@@ -246,7 +249,7 @@ def test_a_folder_that_is_moved_is_followed(tmp_path, running, what, where):
 def test_a_folder_that_another_run_has_taken_is_left_alone(tmp_path, running):
     (tmp_path / "another").mkdir()
     (tmp_path / "another" / "logs.csv").write_text("precious")
-    at_once(running, f"rm -rf {tmp_path}/run && mv -T {tmp_path}/another {tmp_path}/run")
+    at_once(running, f"rm -rf {tmp_path}/run && mv -T {tmp_path}/another {tmp_path}/run", tmp_path / "run")
     assert until(lambda: (tmp_path / "run-2" / "model.tar").exists())
     assert ended(running) == 143
     assert_whole(tmp_path / "run-2")
@@ -285,7 +288,7 @@ def test_while_nothing_can_be_written_it_is_said_again_and_again_and_nothing_fal
     with open(tmp_path / "errors", "w") as errors:
         process = popen(arguments, before, stderr=errors)
     assert until(lambda: (tmp_path / "runs" / "run" / "model.tar").exists())
-    at_once(process, f"rm -rf {tmp_path}/runs && touch {tmp_path}/runs")
+    at_once(process, f"rm -rf {tmp_path}/runs && touch {tmp_path}/runs", tmp_path / "runs" / "run")
     said = lambda text: (tmp_path / "errors").read_text().count(text)  # noqa: E731
     assert until(lambda: said("looking after the run's folder failed") >= 3)
     assert ended(process) == 1
