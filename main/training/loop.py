@@ -1,4 +1,4 @@
-"""Batches to updates, until no more are wanted: in this thread, or in several with this one watching."""
+"""Batches to updates, until no more are wanted: in this thread, or in others with this one watching."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from main.training.sources import Batch, Source
@@ -19,13 +20,16 @@ LOOKS = 20  # in that time
 
 
 class Loop:
-    """Takes batches from `source` and gives each to `learn`, one at a time; one thread does so in the order in which they come.
+    """Takes batches from `source` and gives each to `learn`, one at a time, in the order in which they come.
+
+    All updates are made in one thread: made by several in turn they take longer, as each thread has memory and caches
+    of its own, and they get in each other's way.
 
     Args:
         learn: one update, or none if no more must be made; it is not called any more when it has raised.
         wanted: whether another batch is to be taken.
         batch_size: rollouts in a batch.
-        threads: that take batches and learn; 0: this one does.
+        threads: 1: one takes batches and learns; more: beside it, another has as many less one ready; 0: this one does both.
     """
 
     def __init__(
@@ -37,7 +41,9 @@ class Loop:
         self._batch_size = batch_size
         self._number = threads
         self._threads: list[threading.Thread] = []
-        self._batching = threading.Lock()
+        self._ready: deque[Batch] = deque()
+        self._change = threading.Condition()  # of what is ready, and whether more will be
+        self._taking = threads > 1
         self._learning = threading.Lock()
         self._failure: BaseException | None = None
         self._learned = 0
@@ -60,6 +66,8 @@ class Loop:
     def stop(self) -> None:
         """Ends every wait for a batch, and the threads; returns when they have ended."""
         self._source.stop()
+        with self._change:
+            self._change.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -94,7 +102,8 @@ class Loop:
         return self._failure is None and self._more()
 
     def _run_threads(self, beside: Callable[[], None]) -> None:
-        self._threads = [threading.Thread(target=self._work, name=f"learner {i}") for i in range(self._number)]
+        works = {"learner": self._learn_all} | ({"batches": self._take_ahead} if self._taking else {})
+        self._threads = [threading.Thread(target=self._ended_by, args=(work,), name=name) for name, work in works.items()]
         for thread in self._threads:
             thread.start()
         while (alive := [thread for thread in self._threads if thread.is_alive()]) and self._wanted():
@@ -106,19 +115,46 @@ class Loop:
         if self._failure is not None:
             raise self._failure
 
-    def _work(self) -> None:
+    def _ended_by(self, work: Callable[[], None]) -> None:
         try:
-            while self._wanted():
-                self._learn_once()
+            work()
         except Stopped:
             return
         except BaseException as error:
             self._failure = self._failure or error
             self._source.stop()
+        finally:
+            with self._change:
+                self._change.notify_all()
+
+    def _learn_all(self) -> None:
+        while self._wanted():
+            self._learn_once()
+
+    def _take_ahead(self) -> None:
+        try:
+            while self._wanted():
+                batch = self._source.get(self._batch_size)
+                with self._change:
+                    self._change.wait_for(lambda: len(self._ready) < self._number - 1 or not self._wanted())
+                    self._ready.append(batch)
+                    self._change.notify_all()
+        finally:
+            self._taking = False
+
+    def _next(self) -> Batch:
+        """Raises: Stopped if there will be none."""
+        if self._number <= 1:
+            return self._source.get(self._batch_size)
+        with self._change:
+            self._change.wait_for(lambda: self._ready or not self._taking)
+            if not self._ready:
+                raise Stopped
+            self._change.notify_all()
+            return self._ready.popleft()
 
     def _learn_once(self) -> None:
-        with self._batching:
-            batch = self._source.get(self._batch_size)
+        batch = self._next()
         with self._learning:
             if self._failure is not None:
                 return

@@ -65,11 +65,9 @@ def examine(
     Args:
         done: frames learned so far.
     """
-    own = settings[ProcessSettings]
     actors = spread(settings).processes
-    learners = own.num_threads if actors else 1
     playing = int(ranks.first and settings[FileSettings].evaluate_minutes is not None)
-    threads = learners * torch.get_num_threads() + THREADS  # OpenMP has some for each thread that computes
+    threads = torch.get_num_threads() + THREADS  # those of the thread that computes are OpenMP's
     findings = [
         memory(
             local_size() * (MAIN_BYTES + rollout_bytes + actors * PROCESS_BYTES) + playing * MAIN_BYTES,
@@ -179,7 +177,7 @@ def processes(needed: int) -> Finding:
     return Finding(
         text,
         f"the run starts about {needed} processes and threads, and {max(0, free)} more are allowed: {remedy}, or fewer "
-        "--num_actor_processes or --num_threads",
+        "--num_actor_processes",
     )
 
 

@@ -46,7 +46,12 @@ class ProcessSettings:
         resumable=True,
     )
     num_threads: int = flag(
-        4, "learner threads", at_least=1, at_most=MAX_THREADS, resumable=True, not_with=("num_actor_processes=0",)
+        4,
+        "learner threads: one learns, with as many batches less one ready beside it",
+        at_least=1,
+        at_most=MAX_THREADS,
+        resumable=True,
+        not_with=("num_actor_processes=0",),
     )
     disable_cuda: bool = flag(False, "learn on the CPU even if there is a GPU", resumable=True, first=True)
 
