@@ -25,7 +25,7 @@ from tests.helpers.learning import (
     make_agent,
     real_settings,
 )
-from tests.helpers.marks import rarer
+from tests.helpers.marks import rarer, some
 from tests.helpers.program import command
 from tests.helpers.runs import assert_learns_a_small_task, assert_resumes_to_the_last_bit, assert_trains_and_plays
 from tests.helpers.views import plain_cells_in_view, views_made
@@ -90,13 +90,13 @@ def test_rollouts_hold_gym_minigrids_own_view_of_every_state(model, engine):
 
 
 @pytest.mark.parametrize("lstm", [False, True])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(MODELS))
 def test_behaviour_on_rollouts_is_what_the_learner_recomputes(model, lstm):
     settings = {"student_view": "partial", "use_lstm": lstm, "env": "MiniGrid-LavaGapS5-v0", "unroll_length": 9}
     assert_behaviour_is_recomputed(real_settings(model=model, **settings))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(MODELS))
 def test_a_default_student_has_no_field_of_it(model):
     fields = make_agent(learner_settings(model=model)).rollout_fields()
     assert fields.keys().isdisjoint(view.VIEW_FIELDS) and fields["frame"].shape == TASK.frame_shape
@@ -104,14 +104,14 @@ def test_a_default_student_has_no_field_of_it(model):
     assert fields.keys() > view.VIEW_FIELDS.keys() and fields["frame"].shape == TASK.frame_shape  # the teacher's, and others'
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(MODELS))
 def test_the_view_is_made_once_of_each_state(model, monkeypatch):
     _, source, _ = make_inline(real_settings(model=model, student_view="partial"), num_envs=4)
     assert views_made(monkeypatch, source) == 4 * 7
 
 
 @pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(MODELS))
 def test_what_is_out_of_view_does_not_matter_to_the_student_and_is_not_computed_again(model, grad, monkeypatch):
     """Two states that differ there alone are equal rows for it."""
     settings = learner_settings(model=model, student_view="partial", unroll_length=31)

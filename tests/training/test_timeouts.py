@@ -11,6 +11,7 @@ import torch
 from main.training.timeouts import last_values
 from tests.helpers.agents import assert_same_tree, make_inline
 from tests.helpers.learning import assert_updates_stay_finite, make_agent, real_settings
+from tests.helpers.marks import some
 from tests.helpers.views import plain_cells_in_view
 from torchbeast.core import vtrace
 from torchbeast.core.environment import LAST
@@ -46,7 +47,7 @@ def step_by_step(learner, batch, t, b):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(MODELS))
 def test_the_last_state_is_worth_what_it_is_step_by_step(model, kind):
     learner, source, _ = make_inline(settings_of(model, kind), num_envs=3)
     seen = ends = 0
@@ -66,7 +67,7 @@ def test_the_last_state_is_worth_what_it_is_step_by_step(model, kind):
     assert seen > 10 and ends > 0
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(MODELS))
 def test_it_is_added_to_the_reward_there_discounted_and_to_no_other(model, monkeypatch):
     settings = settings_of(model, discounting=0.8)
     learner, source, _ = make_inline(settings, num_envs=3)
