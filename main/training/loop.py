@@ -134,9 +134,10 @@ class Loop:
     def _take_ahead(self) -> None:
         try:
             while self._wanted():
+                with self._change:  # before it is taken: else one more would wait, and grow old
+                    self._change.wait_for(lambda: len(self._ready) < self._number - 1 or not self._wanted())
                 batch = self._source.get(self._batch_size)
                 with self._change:
-                    self._change.wait_for(lambda: len(self._ready) < self._number - 1 or not self._wanted())
                     self._ready.append(batch)
                     self._change.notify_all()
         finally:
