@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from models.grid import NO_GOAL, TAPS, ConvWeights, GridConvolutions, find_rows, gather_patches, sum_rows
+from models.grid import NO_NUMBERS, TAPS, ConvWeights, GridConvolutions, find_rows, gather_patches, sum_rows
 from models.linear import elu
 from torchbeast.core.compiled import compiled
 
@@ -50,7 +50,7 @@ class Forward:
     ):
         convs = [Layer(kernel, bias, ELU) for kernel, bias in convolutions.as_products(weights)]
         layers = (*convs, *layers)
-        reads = [*convolutions.reads, *[NO_GOAL] * (len(layers) - len(convolutions.reads))]
+        reads = [*convolutions.reads, *[NO_NUMBERS] * (len(layers) - len(convolutions.reads))]
         self._plan = np.array([(len(r), *layer.weight.shape, layer.activation) for r, layer in zip(reads, layers)], np.int64)
         self._reads = np.concatenate(reads)
         self._numbers = torch.cat([part for w, b, _ in layers for part in (w.t().reshape(-1), b)]).numpy()
@@ -71,8 +71,8 @@ class Forward:
         """
         chosen = np.arange(len(frame)) if chosen is None else chosen
         frame = frame.reshape(len(frame), -1, 3)
-        goal = NO_GOAL if goal is None else goal * self._frames
-        carried = NO_GOAL if carried is None else carried
+        goal = NO_NUMBERS if goal is None else goal * self._frames
+        carried = NO_NUMBERS if carried is None else carried
         constants = (*self._lookup, self._table, self._reads, self._plan, self._numbers, self._carried, self._joined)
         return _forward(frame, goal, carried, chosen, self._frames * TAPS, *constants)
 

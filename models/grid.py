@@ -41,7 +41,7 @@ TAPS = 9  # of a 3x3 kernel, counted as its weight is stored: dy * 3 + dx
 CENTRE = 4  # the tap that reads the position's own cell
 RELU_GAIN = math.sqrt(2.0)
 FACTORS = np.array([COLOURS * STATES * TAPS, STATES * TAPS, TAPS], np.int32)  # of a cell's code, times the taps
-NO_GOAL = np.empty(0, np.int64)
+NO_NUMBERS = np.empty(0, np.int64)
 
 
 def check_frame_shape(frame_shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -398,7 +398,7 @@ class GridConvolutions(nn.Module):
         N = frame.shape[0]
         if frame.is_cpu:
             rows = torch.empty(N, self.lookup[0].shape[0], dtype=torch.int32)
-            goals = NO_GOAL if goal is None else goal.numpy() * self.num_frames
+            goals = NO_NUMBERS if goal is None else goal.numpy() * self.num_frames
             find_rows(frame.reshape(N, -1, CELL_CHANNELS).numpy(), goals, *self.lookup, rows.numpy())
             return rows.view(-1, TAPS * self.num_frames)
         codes = torch.mv(frame.reshape(-1, CELL_CHANNELS).float(), self.code_factors).int().view(N, -1)

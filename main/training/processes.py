@@ -60,8 +60,8 @@ class ProcessSettings:
 class Spread:
     """How environments and rollouts are spread over processes: as asked for, else by the machine and by what acting costs.
 
-    Acting for two environments takes a process nearly as long as for ten: most of that is what a forward pass costs whatever
-    it is of. So FEW processes are worth their cores in any case, more only if each hosts `worth` environments.
+    A step has a fixed cost, as large as that of some thirteen environments: what a forward pass costs whatever it is of. So FEW
+    processes are worth their cores in any case, more only if each hosts `worth` environments.
 
     own: what was asked for; batch_size: of an update; worth: the engine's, `Engine.worth`.
     """

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -9,6 +13,7 @@ from models.acting import Forward
 from models.student import Student
 from tests.helpers.networks import GRIDS, A, random_inputs, twins
 from tests.helpers.plain_networks import PlainStudent
+from tests.helpers.program import ROOT
 
 OPTIONS = [
     dict(goal_conditioned=True, use_lstm=False, hidden_dim=24, use_embedding=True),
@@ -57,3 +62,14 @@ def test_new_weights_forget_what_was_known():
     student.policy.bias += 1
     after, _ = student(inputs, (), student.compose())
     torch.testing.assert_close(after["policy_logits"], before["policy_logits"] + 1)
+
+
+def test_actors_compute_with_one_thread_each():
+    """Where nobody has said how many: a process a core would otherwise have as many threads as there are cores."""
+    code = (
+        "import scipy.linalg.cython_blas, models.acting; from threadpoolctl import threadpool_info; "
+        "print(*(about['num_threads'] for about in threadpool_info() if about['internal_api'] == 'openblas'))"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"1"}

@@ -161,7 +161,7 @@ def has_rows(log: Path) -> bool:
         return False
     first, _, rest = head.partition(b"\n")
     first = first.strip(b"\0\r")
-    return bool(rest) or not (first.startswith(HEADER_START) or HEADER_START.startswith(first))
+    return bool(rest) or len(head) == LONGEST_HEADER or not (first.startswith(HEADER_START) or HEADER_START.startswith(first))
 
 
 def is_a_runs(file: Path) -> bool:

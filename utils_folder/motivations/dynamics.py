@@ -20,7 +20,8 @@ from utils_folder.motivations.learned import Learned
 class Dynamics(Learned):
     """Learns phi, a forward model of phi(s') and an inverse model of the action, on whole transitions (s, a, s').
 
-    A subclass' `intrinsic_reward` puts phi(s) and phi(s') of `encode` into the batch, for `errors` to find.
+    A subclass' `intrinsic_reward` puts phi(s) and phi(s') of `encode` into the batch, where `forward_errors` and
+    `inverse_errors` find them.
     Source: ICM (arXiv 1705.05363), section 2.2; RIDE (arXiv 2002.12292), section 3.
     """
 
