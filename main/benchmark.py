@@ -37,6 +37,7 @@ from main.training.learner import Learner
 from main.training.processes import ProcessSettings, cores
 from models.linear import product
 from torchbeast.core import checkpoint, outputs, run_folder
+from torchbeast.core.memory import keep_freed
 from torchbeast.core.optimizer import LearningSettings
 from torchbeast.core.provenance import processor_name
 from torchbeast.core.ranks import ALONE, Alone, Ranks
@@ -104,6 +105,7 @@ class Parts:
     """The parts of a run on one environment, built as training builds them, in this process."""
 
     def __init__(self, env: str, num_envs: int, ranks: Alone = ALONE):
+        keep_freed()  # as training does
         settings, _ = settings_module.parse([*DOCUMENT, "--env", env, "--num_actors", str(num_envs)])
         self.learning_settings = settings[LearningSettings]
         agent = recipe.Agent.make(settings, recipe.probe(settings), ranks)

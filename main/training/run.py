@@ -27,6 +27,7 @@ from main.training.processes import ProcessSettings
 from main.training.record import Record, check_folder, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
 from torchbeast.core import checkpoint, forms
+from torchbeast.core.memory import keep_freed
 from torchbeast.core.optimizer import Diverged, LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts
@@ -119,6 +120,7 @@ class Run:
         # A run that has learned something goes on with fresh levels; one that has not begins as it would have.
         self._incarnation = 0 if state is None else state["incarnation"] + (state["frames"] > 0)
         self.interrupt = Interrupt()
+        keep_freed()
         task = recipe.probe(settings)
         preflight.network(settings, task, None if state is None else state["model_state_dict"])
         torch.manual_seed(derive_seed(settings[RunSettings].seed, "networks"))
