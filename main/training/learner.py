@@ -15,8 +15,10 @@ from main.training.sight import FULL, Sight
 from main.training.timeouts import last_values
 from torchbeast.core import forms, losses, vtrace
 from torchbeast.core.columns import Column
+from torchbeast.core.environment import LAST
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
+from torchbeast.core.upload import Captured, numbers, to_device
 from torchbeast.core.weights import SharedWeights
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Motivation
@@ -39,6 +41,10 @@ COLUMNS = (
     Column("grad_norm", "norm of the student's gradient before it is clipped at max_grad_norm"),
     Column("policy_lag", "how many updates old the weights were that this batch's rollouts began with (mean)"),
 )  # fmt: skip
+LOSSES = ("total_loss", "pg_loss", "baseline_loss", "entropy_loss")
+CORE_STATE = "core_state_"
+STUDENT = "student_"  # before the name of what the student sees
+READS = ("reward", "done", "action", "policy_logits")
 RECENT_EPISODES = 100
 PLAIN = {  # numbers in a learner's part of a checkpoint, and what they can be
     "frames": forms.whole(),
@@ -101,6 +107,7 @@ class Learner:
         self.recent_returns: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._optimizer = make_optimizer(student.parameters(), learning_rate=settings.learning_rate)
         self._device = torch.device("cpu")
+        self._differentiate = Captured(self._differentiate_loss)
         self._usual_lag = 0.0
 
     @property
@@ -117,43 +124,62 @@ class Learner:
         self.student.to(device)
         self.motivation.to(device)
 
+    def seen(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What of a batch is computed with on the learner's device, there; to be called before `learn`, by any thread."""
+        names = {*READS, *self.motivation.reads, *(name for name in batch if name.startswith(CORE_STATE))}
+        if self._settings.bootstrap_time_limit:
+            names |= {"truncated", *(LAST + name for name in self._sight.fields), *({"goal"} & batch.keys())}
+        inputs = self._sight.inputs(batch, self.motivation.student_goal(batch))
+        told = {name: value for name, value in batch.items() if name in names}
+        return to_device(told | {STUDENT + name: value for name, value in inputs.items()}, self._device)
+
     @_tiny_is_zero()
-    def learn(self, batch: dict[str, Tensor]) -> dict[str, float]:
+    def learn(self, batch: dict[str, Tensor], seen: dict[str, Tensor] | None = None) -> dict[str, float]:
         """One student update and the motivation's own, from rollouts [T+1, B, ...]. Returns values of the log's columns.
 
+        What is counted is on the CPU; what networks read is on the learner's device, in `seen` (None: it is made here).
         Of several ranks all must be in here at once; the values are this rank's own (`row_of_all` joins them).
         """
         lag = (self.shared.version - batch["policy_version"].double().mean().item()) / 2
         self._usual_lag += (lag - self._usual_lag) / LAG_UPDATES
-        batch = {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
-        intrinsic = self.motivation.intrinsic_reward(batch)
-        stats = self._update_student(batch, intrinsic)
+        seen = self.seen(batch) if seen is None else seen
+        intrinsic = self.motivation.intrinsic_reward(seen)
+        stats = self._update_student(seen, intrinsic)
         self.shared.publish(self.student)
         self.frames += self._frames_per_update
         returns = batch["episode_return"][1:][batch["done"][1:]].tolist()
         self.recent_returns.extend(returns)
-        return {"frames": self.frames, "policy_lag": lag} | stats | _episodes(returns) | self.motivation.learn(batch)
+        return {"frames": self.frames, "policy_lag": lag} | stats | _episodes(returns) | self.motivation.learn(seen | batch)
 
-    def _update_student(self, batch: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
-        inputs = self._inputs(batch)
-        outputs, _ = self.student(*inputs)
+    def _update_student(self, seen: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
+        inputs, core_state = self._inputs(seen)
         extrinsic = not self._reward_settings.no_extrinsic_rewards
-        reward = rewards.student_reward(batch["reward"][1:], intrinsic, extrinsic=extrinsic)
+        reward = rewards.student_reward(seen["reward"][1:], intrinsic, extrinsic=extrinsic)
         if self._settings.bootstrap_time_limit:
-            reward = reward + self._settings.discounting * last_values(self.student, batch, *inputs, self._sight)
-        parts = _losses(self._settings, outputs, batch, reward)
-        total_loss = sum(parts.values())
-        norm = self._optimizer.step(total_loss)
-        stats = {"total_loss": total_loss, **parts, "mean_intrinsic_rewards": intrinsic.mean(), "grad_norm": norm}
-        return {name: value.item() for name, value in stats.items()}
+            reward = reward + self._settings.discounting * last_values(self.student, seen, inputs, core_state, self._sight)
+        state = {f"{CORE_STATE}{i}": part for i, part in enumerate(core_state)}
+        about = {name: seen[name] for name in ("action", "policy_logits")}
+        parts = self._differentiate({**inputs, **state, **about, "reward": reward})
+        norm = self._optimizer.apply(parts[0])
+        found = numbers((*parts, intrinsic.mean(), norm))
+        return dict(zip((*LOSSES, "mean_intrinsic_rewards", "grad_norm"), found))
 
-    def _inputs(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    def _differentiate_loss(self, told: dict[str, Tensor]) -> Tensor:
+        """LOSSES, float32 [4], of what the student sees, did and earned; the parameters have the first one's gradient then."""
+        state = tuple(told[f"{CORE_STATE}{i}"] for i in range(2) if f"{CORE_STATE}{i}" in told)
+        outputs, _ = self.student(told, state)
+        parts = _losses(self._settings, outputs, told, told["reward"])
+        total_loss = sum(parts.values())
+        self._optimizer.differentiate(total_loss)
+        return torch.stack([total_loss, *parts.values()]).detach()
+
+    def _inputs(self, seen: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """What the student sees in states 0..T, and the state of its memory before them."""
-        inputs = {**self._sight.inputs(batch, self.motivation.student_goal(batch)), "done": batch["done"]}
+        inputs = {name.removeprefix(STUDENT): value for name, value in seen.items() if name.startswith(STUDENT)}
         core_state = tuple(
-            batch[f"core_state_{i}"].transpose(0, 1).contiguous() for i in range(2) if f"core_state_{i}" in batch
+            seen[f"{CORE_STATE}{i}"].transpose(0, 1).contiguous() for i in range(2) if f"{CORE_STATE}{i}" in seen
         )
-        return inputs, core_state
+        return inputs | {"done": seen["done"]}, core_state
 
     def warnings(self) -> Iterator[str]:
         """What a user should know of the present state, a line each."""

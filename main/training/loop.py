@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from main.training.sources import Batch, Source
 from torchbeast.core.exchange import Stopped
@@ -26,22 +27,26 @@ class Loop:
     of its own, and they get in each other's way.
 
     Args:
-        learn: one update, or none if no more must be made; it is not called any more when it has raised.
+        learn: one update of a batch and what `prepare` made of it, or none if no more must be made; it is not called any more
+            when it has raised.
+        prepare: called with each batch where nothing waits for it, if there is such a thread.
         wanted: whether another batch is to be taken.
         batch_size: rollouts in a batch.
         threads: 1: one takes batches and learns; more: beside it, another has as many less one ready; 0: this one does both.
     """
 
     def __init__(
-        self, source: Source, learn: Callable[[Batch], None], wanted: Callable[[], bool], *, batch_size: int, threads: int
-    ):
+        self, source: Source, learn: Callable[[Batch, Any], None], wanted: Callable[[], bool], *,
+        prepare: Callable[[Batch], Any], batch_size: int, threads: int,
+    ):  # fmt: skip
         self._source = source
         self._learn = learn
+        self._prepare = prepare
         self._more = wanted
         self._batch_size = batch_size
         self._number = threads
         self._threads: list[threading.Thread] = []
-        self._ready: deque[Batch] = deque()
+        self._ready: deque[tuple[Batch, Any]] = deque()
         self._change = threading.Condition()  # of what is ready, and whether more will be
         self._taking = threads > 1
         self._learning = threading.Lock()
@@ -136,17 +141,21 @@ class Loop:
             while self._wanted():
                 with self._change:  # before it is taken: else one more would wait, and grow old
                     self._change.wait_for(lambda: len(self._ready) < self._number - 1 or not self._wanted())
-                batch = self._source.get(self._batch_size)
+                taken = self._take()
                 with self._change:
-                    self._ready.append(batch)
+                    self._ready.append(taken)
                     self._change.notify_all()
         finally:
             self._taking = False
 
-    def _next(self) -> Batch:
+    def _take(self) -> tuple[Batch, Any]:
+        batch = self._source.get(self._batch_size)
+        return batch, self._prepare(batch)
+
+    def _next(self) -> tuple[Batch, Any]:
         """Raises: Stopped if there will be none."""
         if self._number <= 1:
-            return self._source.get(self._batch_size)
+            return self._take()
         with self._change:
             self._change.wait_for(lambda: self._ready or not self._taking)
             if not self._ready:
@@ -155,12 +164,12 @@ class Loop:
             return self._ready.popleft()
 
     def _learn_once(self) -> None:
-        batch = self._next()
+        taken = self._next()
         with self._learning:
             if self._failure is not None:
                 return
             try:
-                self._learn(batch)
+                self._learn(*taken)
                 self._learned += 1
             except BaseException as error:  # in here still: nothing may be learned after half an update
                 self._failure = error

@@ -151,6 +151,7 @@ class Run:
             self.source,
             self._update,
             lambda: not (self._done() or self.lockstep.stopping),
+            prepare=self.learner.seen,
             batch_size=settings[LearningSettings].batch_size,
             threads=0 if isinstance(self.source, InlineActor) else settings[ProcessSettings].num_threads,
         )
@@ -206,10 +207,10 @@ class Run:
     def _done(self) -> bool:
         return self.learner.frames >= self._total_frames
 
-    def _update(self, batch: Batch) -> None:
+    def _update(self, batch: Batch, seen: Batch) -> None:
         if self._done() or self.lockstep.over:
             return
-        row, save = self.lockstep.agree(self.learner.learn(batch))
+        row, save = self.lockstep.agree(self.learner.learn(batch, seen))
         self.record.row(row, batch)
         if save:
             self._save()

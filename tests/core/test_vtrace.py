@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from torchbeast.core import vtrace
 from torchbeast.core.vtrace import action_log_probs, from_importance_weights, from_log_probs
 
 T, B, A = 5, 3, 7
@@ -62,6 +63,14 @@ def test_double_sum_with_weights_on_both_sides_of_the_clips(problem, clip_rho, c
     np.testing.assert_allclose(got.vs.numpy(), vs, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(got.pg_advantages.numpy(), advantages, rtol=1e-5, atol=1e-5)
     assert got.vs.dtype == got.pg_advantages.dtype == torch.float32
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_the_way_of_a_gpu_gives_the_same(problem, steps):
+    tensors = {name: x if name == "bootstrap_value" else x[:steps] for name, x in as_tensors(problem, torch.float64).items()}
+    got = vtrace._targets_by_doubling(*tensors.values(), 2.0, 0.7)
+    for ours, theirs in zip(got, double_sum(*(x.numpy() for x in tensors.values()), 2.0, 0.7)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
 def test_the_default_clips_are_one(problem):

@@ -104,7 +104,7 @@ def assert_behaviour_is_recomputed(settings: Settings) -> None:
         assert batches < 100, "hardly an episode ends: the test is weaker than it says"
         batch = source.get(3)
         with torch.no_grad():
-            outputs, _ = learner.student(*learner._inputs(batch))
+            outputs, _ = learner.student(*learner._inputs(learner.seen(batch)))
         ended += int(batch["done"].sum())
         torch.testing.assert_close(outputs["policy_logits"][:-1], batch["policy_logits"][1:], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(outputs["baseline"][:-1], batch["baseline"][1:], rtol=1e-4, atol=1e-5)

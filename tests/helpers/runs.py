@@ -46,8 +46,8 @@ def assert_resumes_to_the_last_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert entry.main(command(tmp_path / "whole", *args)) == 0
     learn = Learner.learn
 
-    def learn_until_interrupted(self, batch):
-        stats = learn(self, batch)
+    def learn_until_interrupted(self, *given):
+        stats = learn(self, *given)
         if self.frames == 240:
             os.kill(os.getpid(), signal.SIGTERM)
         return stats

@@ -20,12 +20,12 @@ def test_each_way_is_logged_apart(tmp_path, monkeypatch, more):
     expected = []
     learn = Learner.learn
 
-    def see(self, batch):
+    def see(self, batch, seen):
         reached, own_end = batch["reached"][1:], batch["done"][1:].clone()
         if "--restart_episode" in more:  # Empty ends by itself only when it is solved or the limit is there
             own_end &= (batch["reward"][1:] > 0) | (batch["episode_step"][1:] == 4 * 5 * 5)
         expected.append([(reached & kind).float().mean().item() for kind in (~own_end, own_end)])
-        return learn(self, batch)
+        return learn(self, batch, seen)
 
     monkeypatch.setattr(Learner, "learn", see)
     args = ("--num_actor_processes", "0", "--seed", "1", "--env", "MiniGrid-Empty-Random-5x5-v0", "--total_frames", "4800")

@@ -39,8 +39,8 @@ def follow(line: str, *more: str) -> int:
 def stopping_at(monkeypatch, frames: int, what) -> None:
     learn = Learner.learn
 
-    def until(self, batch):
-        stats = learn(self, batch)
+    def until(self, *given):
+        stats = learn(self, *given)
         if self.frames == frames:
             what()
         return stats

@@ -66,8 +66,8 @@ def waited(monkeypatch, begun):
     """Training waits in each update for the process that plays, without telling anybody."""
     learn = Learner.learn
 
-    def learn_and_wait(self, batch):
-        row = learn(self, batch)
+    def learn_and_wait(self, *given):
+        row = learn(self, *given)
         while begun():
             time.sleep(0.005)
         return row
@@ -133,9 +133,9 @@ def test_whatever_becomes_of_the_process_training_goes_on_and_it_is_told_once(
     monkeypatch.setattr(loop, "BESIDE_SECONDS", 0.02)
     slow = Learner.learn
 
-    def learn(self, batch):
+    def learn(self, *given):
         time.sleep(0.05)
-        return slow(self, batch)
+        return slow(self, *given)
 
     monkeypatch.setattr(Learner, "learn", learn)
     assert entry.main(command(tmp_path, "--num_actor_processes", processes, "--total_frames", "720", *SOON)) == 0
@@ -196,9 +196,9 @@ def test_a_full_disk(tmp_path, monkeypatch, caplog, waited, part):
         monkeypatch.setattr(checkpoint, "write", write_some)
     learn = Learner.learn
 
-    def learn_then_room(self, batch):
+    def learn_then_room(self, *given):
         full["on"] = self.frames < 240
-        return learn(self, batch)
+        return learn(self, *given)
 
     monkeypatch.setattr(Learner, "learn", learn_then_room)
     assert entry.main(command(tmp_path, *INLINE, *SOON)) == 0

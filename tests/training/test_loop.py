@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -71,6 +72,22 @@ def nothing() -> None:
     pass
 
 
+def make_loop(source: Batches, learn: Callable[[int], None], wanted: Callable[[], bool], threads: int) -> Loop:
+    """Of what is prepared from each batch, `learn` is given its own, made where batches are taken."""
+    makers = {}
+
+    def prepare(batch: int) -> int:
+        makers[batch] = threading.current_thread().name
+        return -batch
+
+    def learn_prepared(batch: int, prepared: int) -> None:
+        assert prepared == -batch
+        assert makers[batch] == {0: threading.current_thread().name, 1: "learner"}.get(threads, "batches")
+        learn(batch)
+
+    return Loop(source, learn_prepared, wanted, prepare=prepare, batch_size=SIZE, threads=threads)
+
+
 def workers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name in ("learner", "batches")]
 
@@ -85,7 +102,7 @@ def test_every_batch_is_learned_once(threads):
         ahead.append(source.taken - len(learned.batches))
         learners.add(threading.current_thread())
 
-    loop = Loop(source, learn, learned.wanted, batch_size=SIZE, threads=threads)
+    loop = make_loop(source, learn, learned.wanted, threads)
     loop.run(lambda: looks.append(threading.current_thread()))
     assert learned.batches == list(range(100)) and len(learners) == 1
     assert max(ahead) == max(threads - 1, 0)
@@ -106,7 +123,7 @@ def test_a_failure_ends_all_and_nothing_is_learned_after_it(threads):
             time.sleep(0.02)  # time for others to stand ready with theirs
             raise ZeroDivisionError("the learner broke here")
 
-    loop = Loop(source, learn, learned.wanted, batch_size=SIZE, threads=threads)
+    loop = make_loop(source, learn, learned.wanted, threads)
     with pytest.raises(ZeroDivisionError, match="the learner broke here"):
         loop.run(nothing)
     loop.stop()
@@ -126,7 +143,7 @@ def test_a_last_update_that_fails_is_a_failure_too(threads):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        Loop(source, learn, learned.wanted, batch_size=SIZE, threads=threads).run(nothing)
+        make_loop(source, learn, learned.wanted, threads).run(nothing)
 
 
 @pytest.mark.parametrize("threads", [1, 5])
@@ -134,7 +151,7 @@ def test_a_source_that_fails_in_a_thread_ends_all(threads):
     source, learned = Batches(), Learned(10**9)
     source.get = lambda size: {}["no such slot"]
     with pytest.raises(KeyError, match="no such slot"):
-        Loop(source, learned, learned.wanted, batch_size=SIZE, threads=threads).run(nothing)
+        make_loop(source, learned, learned.wanted, threads).run(nothing)
     assert not learned.batches and not workers()
 
 
@@ -146,7 +163,7 @@ def test_what_supervision_finds_ends_the_loop():
             raise ChildProcessError("all gone home")
 
     source.supervise = supervise
-    loop = Loop(source, learned, learned.wanted, batch_size=SIZE, threads=3)
+    loop = make_loop(source, learned, learned.wanted, 3)
     with pytest.raises(ChildProcessError, match="all gone home"):
         loop.run(nothing)
     loop.stop()
@@ -155,7 +172,7 @@ def test_what_supervision_finds_ends_the_loop():
 
 def test_nothing_is_learned_while_it_is_paused():
     source, learned = Batches(), Learned(10**9)
-    loop = Loop(source, learned, learned.wanted, batch_size=SIZE, threads=3)
+    loop = make_loop(source, learned, learned.wanted, 3)
     seen = []
 
     def beside() -> None:
@@ -173,7 +190,7 @@ def test_nothing_is_learned_while_it_is_paused():
 
 def test_stop_ends_every_wait_for_a_batch():
     source, learned = Batches(dry=7), Learned(10**9)
-    loop = Loop(source, learned, learned.wanted, batch_size=SIZE, threads=4)
+    loop = make_loop(source, learned, learned.wanted, 4)
 
     def beside() -> None:
         if source.waiting.is_set():

@@ -34,8 +34,8 @@ def test_a_run_of_version_1_goes_on_as_if_it_had_not_been_interrupted(tmp_path, 
     assert entry.main(command(tmp_path / "whole", *args)) == 0
     learn = Learner.learn
 
-    def learn_until_interrupted(self, batch):
-        stats = learn(self, batch)
+    def learn_until_interrupted(self, *given):
+        stats = learn(self, *given)
         if self.frames == 240:
             os.kill(os.getpid(), signal.SIGTERM)
         return stats

@@ -167,10 +167,10 @@ def test_an_update_that_is_not_finite_is_not_applied_and_three_in_a_row_end_it()
 def test_a_diverged_run_ends_with_the_cause_and_a_good_checkpoint(tmp_path, monkeypatch, capfd):
     learn = Learner.learn
 
-    def poisoned(self, batch):
+    def poisoned(self, batch, seen):
         if self.frames >= 120:
-            batch["reward"][:] = torch.nan
-        return learn(self, batch)
+            seen["reward"][:] = torch.nan
+        return learn(self, batch, seen)
 
     monkeypatch.setattr(Learner, "learn", poisoned)
     assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 1
@@ -184,9 +184,9 @@ def test_a_diverged_run_ends_with_the_cause_and_a_good_checkpoint(tmp_path, monk
 def test_old_rollouts_raise_an_alarm(tmp_path, monkeypatch, capfd):
     learn = Learner.learn
 
-    def late(self, batch):
+    def late(self, batch, seen):
         batch["policy_version"] -= 100
-        return learn(self, batch)
+        return learn(self, batch, seen)
 
     monkeypatch.setattr(Learner, "learn", late)
     assert entry.main(command(tmp_path, "--num_actor_processes", "0")) == 0

@@ -311,8 +311,8 @@ def drift(ranks: Ranks, settings: Settings):
     run = Run(settings, None, ranks)
     learn = run.learner.learn
 
-    def learn_and_drift(batch):
-        stats = learn(batch)
+    def learn_and_drift(*given):
+        stats = learn(*given)
         if ranks.rank == 1 and run.learner.updates == 150:
             with torch.no_grad():
                 run.learner.student.policy.weight[3, 5] += 1e-6

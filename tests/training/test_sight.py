@@ -72,7 +72,7 @@ def test_rollouts_hold_gym_minigrids_own_view_of_every_state(model, engine):
     carried = 0
     for number in range(4):
         batch = source.get(2)
-        inputs, _ = learner._inputs(batch)
+        inputs, _ = learner._inputs(learner.seen(batch))
         assert inputs["frame"] is batch["view"]
         for t in range(91):
             for e, game in enumerate(games):
@@ -133,7 +133,7 @@ def test_what_is_out_of_view_does_not_matter_to_the_student_and_is_not_computed_
         batch["pose"][...] = torch.tensor([4, 3, 0])  # looks to the right, away from both
         assert len({frame.numpy().tobytes() for frame in batch["frame"].flatten(0, 1)}) == 32 * B
     with torch.set_grad_enabled(grad):
-        inputs, core_state = learner._inputs(batch)
+        inputs, core_state = learner._inputs(learner.seen(batch))
         outputs, _ = student(inputs, core_state, student.compose())
     logits = outputs["policy_logits"].detach()
     assert counts == [1] and (logits == logits[0, 0]).all()

@@ -78,7 +78,7 @@ def test_crashes_in_a_row_cost_no_earlier_checkpoint(tmp_path, monkeypatch):
     before = frames(run)
     assert before == {"model.tar": 120, "model-1.tar": 96, "model-2.tar": 72}
 
-    def crash(self, batch):
+    def crash(self, *given):
         raise RuntimeError("crashed")
 
     with monkeypatch.context() as patch:
@@ -212,7 +212,7 @@ learn = Learner.learn
 if attempt == 0:
     checkpoint.save = die
 if attempt == 1:
-    Learner.learn = lambda self, batch: learn(self, batch) if self.frames < 192 else die()
+    Learner.learn = lambda self, *given: learn(self, *given) if self.frames < 192 else die()
 sys.exit(main.main(sys.argv[1:]))
 """
 

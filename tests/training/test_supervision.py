@@ -280,10 +280,10 @@ def test_a_full_disk_that_has_room_again_gets_checkpoints_again(folder, tmp_path
 def test_a_slow_update_is_no_fault_of_the_actors(tmp_path, monkeypatch, capfd):
     learn = Learner.learn
 
-    def slow_once(self, batch):
+    def slow_once(self, *given):
         if self.frames == 48:
             time.sleep(7)
-        return learn(self, batch)
+        return learn(self, *given)
 
     monkeypatch.setattr(Learner, "learn", slow_once)
     assert entry.main(command(tmp_path, "--num_actor_processes", "2")) == 0

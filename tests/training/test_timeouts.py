@@ -31,7 +31,7 @@ def settings_of(model, kind="plain", **more):
 
 def step_by_step(learner, batch, t, b):
     """V of the state in which rollout b's episode ran out of time at step t, from the rollout's start on, a state at a time."""
-    inputs, core_state = learner._inputs(batch)
+    inputs, core_state = learner._inputs(learner.seen(batch))
     state = tuple(s[:, b : b + 1].contiguous() for s in core_state)
     for row in range(t):
         _, state = learner.student({name: value[row : row + 1, b : b + 1] for name, value in inputs.items()}, state)
@@ -53,7 +53,7 @@ def test_the_last_state_is_worth_what_it_is_step_by_step(model, kind):
     seen = ends = 0
     for _ in range(4):
         batch = source.get(3)
-        values = last_values(learner.student, batch, *learner._inputs(batch), learner._sight)
+        values = last_values(learner.student, batch, *learner._inputs(learner.seen(batch)), learner._sight)
         assert values.shape == (11, 3) and not values.requires_grad
         for t in range(1, 12):
             for b in range(3):
@@ -73,7 +73,7 @@ def test_it_is_added_to_the_reward_there_discounted_and_to_no_other(model, monke
     learner, source, _ = make_inline(settings, num_envs=3)
     plain, _, _ = make_inline(settings.replace(bootstrap_time_limit=False), num_envs=3)
     batch = source.get(3)
-    expected = 0.8 * last_values(learner.student, batch, *learner._inputs(batch), learner._sight)
+    expected = 0.8 * last_values(learner.student, batch, *learner._inputs(learner.seen(batch)), learner._sight)
     assert (expected != 0).any()
     rewards = []
     original = vtrace.from_log_probs
@@ -84,7 +84,7 @@ def test_it_is_added_to_the_reward_there_discounted_and_to_no_other(model, monke
 
     monkeypatch.setattr(vtrace, "from_log_probs", spy)
     for one in (learner, plain):
-        one._update_student(dict(batch), one.motivation.intrinsic_reward(dict(batch)))
+        one._update_student(one.seen(batch), one.motivation.intrinsic_reward(dict(batch)))
     torch.testing.assert_close(rewards[0] - rewards[1], expected, rtol=1e-5, atol=1e-6)
     ended = {**batch, "truncated": torch.zeros_like(batch["truncated"])}
     other, _, _ = make_inline(settings, num_envs=3)

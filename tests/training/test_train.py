@@ -145,7 +145,7 @@ def test_a_failing_learner_ends_the_run_and_its_actors(tmp_path, monkeypatch):
         fork(self)
         started.extend(self.pids)
 
-    def learn(self, batch):
+    def learn(self, *given):
         raise ZeroDivisionError("the learner broke here")
 
     monkeypatch.setattr(sources.ActorProcesses, "start", start_and_note)

@@ -104,9 +104,17 @@ class Optimizer:
         `counts`: whether the learning rate falls with this update.
         An update whose gradient is not finite is not applied. Raises: Diverged at the third of them in a row.
         """
+        self.differentiate(loss)
+        return self.apply(loss, weight, counts=counts)
+
+    def differentiate(self, loss: Tensor | None) -> None:
+        """The first half of `step`: the parameters' gradients."""
         self.rule.zero_grad()
         if loss is not None:
             loss.backward()
+
+    def apply(self, loss: Tensor | None, weight: float = 1.0, *, counts: bool = True) -> Tensor:
+        """The second half of `step`, with the gradients that are there."""
         self._ranks.average_gradients(self.parameters, weight)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm, foreach=True)
         if norm.isfinite():

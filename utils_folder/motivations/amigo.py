@@ -23,6 +23,7 @@ from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import Field, younger
 from torchbeast.core.sampling import sample
 from torchbeast.core.settings import TRAINING, Settings, flag
+from torchbeast.core.upload import numbers, to_device
 from torchbeast.core.weights import Reader, SharedWeights
 from utils_folder.motivations import curriculum, goals, rewards
 from utils_folder.motivations import difficulty as difficulties
@@ -271,6 +272,7 @@ class Amigo(Motivation):
         Column("goals_reached_at_end", "by the exchange of levels as the episode ended"),
     )
     goal_conditioned = True
+    reads = ("reached", "goal_step")
     waiting_keys = ("generator_batch",)
     own_keys = (curriculum.KEY,)
     make_difficulty = staticmethod(threshold_difficulty)
@@ -288,6 +290,7 @@ class Amigo(Motivation):
         self._shared = SharedWeights(self.teacher)
         self._optimizer = make_optimizer(self.teacher.parameters(), learning_rate=own.generator_learning_rate)
         self._reward_scale = {"negative": own.generator_reward_negative, "coef": own.generator_reward_coef}
+        self._device = torch.device("cpu")
         self._uniform = own.teacher == "uniform"
         self._waiting: Batch = {}
         self._alarms = TeacherAlarms(self.difficulty.target)
@@ -305,6 +308,7 @@ class Amigo(Motivation):
         return AmigoActor(reader, num_envs, self._task, self._settings, generator)
 
     def to(self, device: torch.device) -> None:
+        self._device = device
         self.teacher.to(device)
 
     def student_goal(self, batch: Batch) -> Tensor:
@@ -357,7 +361,6 @@ class Amigo(Motivation):
         """The loss of `entries`, how many of them were successes, and log values; None, 0 and NaN where there are none."""
         if not len(entries["goal"]):
             return None, 0, {column.name: math.nan for column in UPDATE_COLUMNS}
-        logits, values = self.teacher(entries["goal_frame"])
         index = entries["goal"]
         if self._settings.inner:
             index = goals.cell_to_inner(index, height=self._task.frame_shape[1])
@@ -367,14 +370,19 @@ class Amigo(Motivation):
             entries["ex_reward"],
             extrinsic=not self._rewards.no_extrinsic_rewards,
         )
-        pg_loss, baseline_loss, negative_entropy = reinforce(logits, values, index, entries["generator_logits"], learned)
-        self._alarms.see_proposals(-negative_entropy.item(), logits.max().item())
+        told = {"frame": entries["goal_frame"], "index": index, "logits": entries["generator_logits"], "reward": learned}
+        told = to_device(told, self._device)
+        logits, values = self.teacher(told["frame"])
+        pg_loss, baseline_loss, negative_entropy = reinforce(logits, values, told["index"], told["logits"], told["reward"])
         baseline_loss = self._baseline_cost * baseline_loss
         entropy_loss = self._settings.generator_entropy_cost * negative_entropy
-        steps, ex_reward = entries["goal_step"].float().mean(), entries["ex_reward"].mean()
-        stats = (learned.mean(), pg_loss, entropy_loss, baseline_loss, steps, ex_reward)
+        *stats, negative_entropy, highest = numbers(
+            (told["reward"].mean(), pg_loss, entropy_loss, baseline_loss, negative_entropy, logits.max())
+        )
+        self._alarms.see_proposals(-negative_entropy, highest)
+        stats += [entries["goal_step"].float().mean().item(), entries["ex_reward"].mean().item()]
         loss = pg_loss + baseline_loss + entropy_loss
-        return loss, int(success.sum()), {column.name: value.item() for column, value in zip(UPDATE_COLUMNS, stats)}
+        return loss, int(success.sum()), {column.name: value for column, value in zip(UPDATE_COLUMNS, stats)}
 
     def state_dict(self) -> dict:
         return {
@@ -402,8 +410,7 @@ class Amigo(Motivation):
         self._optimizer.load_state_dict(state["generator_model_optimizer_state_dict"], state["generator_scheduler_state_dict"])
         difficulties.check_reachable(self.make_difficulty(self._settings), state["difficulty"])
         fields = row_fields(self._task, self._settings, self.teacher.num_goals)
-        device = next(self.teacher.parameters()).device
-        self._waiting = {k: v.to(device) for k, v in _checked(state["generator_batch"], fields).items()}
+        self._waiting = dict(_checked(state["generator_batch"], fields))
         self._curriculum.load_state_dict(state[curriculum.KEY])
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:

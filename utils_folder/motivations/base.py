@@ -85,6 +85,7 @@ class Motivation(abc.ABC):
         columns: what `learn` and `intrinsic_reward` may report.
         pays: it has an intrinsic reward.
         goal_conditioned: the student sees a goal.
+        reads: the fields of a batch that `intrinsic_reward` looks at; it is given them, and no others, on the learner's device.
         rollout_fields: what its actors add to a rollout; of utils_folder/minigrid/view.py's VIEW_FIELDS those that it reads:
             the environments give them.
         waiting_keys: the keys of `training_state_dict` that hold what waits to be learned from on this rank, or is carried on
@@ -106,6 +107,7 @@ class Motivation(abc.ABC):
     waiting_keys: ClassVar[tuple[str, ...]] = ()
     own_keys: ClassVar[tuple[str, ...]] = ()
     goal_conditioned: bool = False
+    reads: tuple[str, ...] = ()
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         self.rollout_fields: dict[str, Field] = {}
@@ -128,12 +130,16 @@ class Motivation(abc.ABC):
 
     @abc.abstractmethod
     def intrinsic_reward(self, batch: Batch) -> Tensor:
-        """float32 [T, B], for arriving in states 1..T, without gradient. May add to the batch what `learn` needs again."""
+        """float32 [T, B], for arriving in states 1..T, without gradient, on the learner's device as the batch's `reads` are.
+
+        May add to the batch what `learn` needs again.
+        """
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """Learns from a batch that `intrinsic_reward` has seen, publishes weights to the actors, returns log values.
 
-        Called on all ranks at once: each must make the same updates, however much it has to learn from.
+        The rollouts are on the CPU, where they were made, and what `intrinsic_reward` added is where it was computed. Called on
+        all ranks at once: each must make the same updates, however much it has to learn from.
         """
         return {}
 

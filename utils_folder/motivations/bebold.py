@@ -15,11 +15,12 @@ from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import METHODS, LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import TRAINING, Settings, flag
+from torchbeast.core.upload import numbers
 from utils_folder.minigrid.view import VIEW_FIELDS, VIEW_SHAPE
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Shown, Task
 from utils_folder.motivations.learned import Learned
-from utils_folder.motivations.transitions import of_states
+from utils_folder.motivations.transitions import STATE, of_states
 from utils_folder.motivations.watchers import EpisodicCounts
 
 
@@ -71,6 +72,7 @@ class BeBold(Learned):
         self._partial = own.novelty_view == "partial"
         super().__init__(settings, task, make_optimizer, ranks)
         self.rollout_fields = EpisodicCounts.VISITS | ({"view": VIEW_FIELDS["view"]} if self._partial else {})
+        self.reads = (*STATE, *self.rollout_fields)
         self._networks_known = True
 
     def make_networks(self, settings: Settings, task: Task) -> dict[str, nn.Module]:
@@ -109,11 +111,8 @@ class BeBold(Learned):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         novelty = batch["novelty"][1:]  # state 0 was the last one of the rollout before, and is learned from there
         loss = novelty.mean(dim=1).sum()
-        return loss, {
-            "novelty": novelty.mean().item(),
-            "first_visits": (batch["visits"][1:] == 1).float().mean().item(),
-            "novelty_loss": loss.item(),
-        }
+        means = dict(zip(("novelty", "novelty_loss"), numbers((novelty.mean(), loss))))
+        return loss, means | {"first_visits": (batch["visits"][1:] == 1).float().mean().item()}
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
         notes = [("visits of this state", str(row["visits"][0]))]

@@ -143,7 +143,7 @@ class Curriculum:
         self._frames += frames
         self._table["target"][where] = target
         goal_frames, cells, reached, at_end, steps = (
-            values.cpu().numpy()
+            values.numpy()
             for values in (
                 batch["goal_frame"][:-1][ended][..., -3:],
                 batch["goal"][:-1][ended],

@@ -11,6 +11,7 @@ from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import TRAINING, Settings, flag
+from torchbeast.core.upload import numbers
 from utils_folder.motivations.base import Batch, Task
 from utils_folder.motivations.dynamics import Dynamics
 
@@ -55,4 +56,5 @@ class Icm(Dynamics):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         forward, inverse, beta = batch["icm_errors"].mean(), self.inverse_errors(batch).mean(), self._settings.icm_beta
-        return (1 - beta) * inverse + beta * forward, {"icm_forward_loss": forward.item(), "icm_inverse_loss": inverse.item()}
+        means = dict(zip(("icm_forward_loss", "icm_inverse_loss"), numbers((forward, inverse))))
+        return (1 - beta) * inverse + beta * forward, means

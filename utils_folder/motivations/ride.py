@@ -13,10 +13,13 @@ from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import TRAINING, Settings, flag
+from torchbeast.core.upload import numbers
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Shown, Task
 from utils_folder.motivations.dynamics import Dynamics
 from utils_folder.motivations.watchers import EpisodicCounts
+
+MEANS = ("ride_impact", "ride_forward_loss", "ride_inverse_loss")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Ride(Dynamics):
         super().__init__(settings, task, make_optimizer, ranks)
         self._settings = settings[RideSettings]
         self.rollout_fields |= EpisodicCounts.ARRIVALS
+        self.reads += tuple(EpisodicCounts.ARRIVALS)
 
     def optimizing(self, settings: Settings) -> dict[str, Any]:
         return {"learning_rate": settings[RideSettings].ride_learning_rate}
@@ -67,11 +71,8 @@ class Ride(Dynamics):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         own, steps = self._settings, len(batch["ride_impacts"])
         forward, inverse = self.forward_errors(batch).mean(), self.inverse_errors(batch).mean()
-        return steps * (own.ride_forward_coef * forward + own.ride_inverse_coef * inverse), {
-            "ride_impact": batch["ride_impacts"].mean().item(),
-            "ride_forward_loss": forward.item(),
-            "ride_inverse_loss": inverse.item(),
-        }
+        means = numbers((batch["ride_impacts"].mean(), forward, inverse))
+        return steps * (own.ride_forward_coef * forward + own.ride_inverse_coef * inverse), dict(zip(MEANS, means))
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
         return Shown(notes=(("visits of this state", str(row["arrivals"][0])),))

@@ -63,6 +63,7 @@ class Rnd(Learned):
         self.statistics["rnd_moments"] = self._moments = Moments(ranks)
         self._returns = DiscountedSums(settings[LearningSettings].discounting)
         self.rollout_fields = transitions.fields(task) | Streams.FIELDS
+        self.reads = transitions.READS
 
     def make_networks(self, settings: Settings, task: Task) -> dict[str, nn.Module]:
         options = {"use_embedding": not settings[CellSettings].disable_use_embedding, "output": "linear"}

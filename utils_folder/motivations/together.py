@@ -26,6 +26,7 @@ class Together(Motivation):
         self.waiting_keys = tuple(key for part in self.parts for key in part.waiting_keys)
         self.own_keys = tuple(key for part in self.parts for key in part.own_keys)
         self.goal_conditioned = self.parts[0].goal_conditioned
+        self.reads = tuple(name for part in self.parts for name in part.reads)
         self.rollout_fields = {name: field for part in self.parts for name, field in part.rollout_fields.items()}
 
     def actor(self, num_envs: int, generator: torch.Generator) -> MotivationActor:

@@ -15,6 +15,7 @@ from utils_folder.minigrid import CARRIED_FIELDS
 from utils_folder.motivations.base import Batch, Task
 
 STATE = ("frame", *CARRIED_FIELDS)  # what tells a state from others
+READS = ("done", *STATE, *(LAST + name for name in STATE))  # of a batch, by `before` and `after`
 
 
 def fields(task: Task) -> dict[str, Field]:

@@ -1,0 +1,68 @@
+"""A learner on another device than the CPU. PyTorch's meta device stands in: it has shapes and no numbers to wait for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from main.training import learner as learners
+from tests.helpers.agents import random_batch
+from tests.helpers.learning import TASK, learner_settings, make_agent
+from torchbeast.core.environment import LAST
+from utils_folder.minigrid import CARRIED_FIELDS
+from utils_folder.motivations import MOTIVATIONS
+
+STATE = {"frame", *CARRIED_FIELDS}
+SEES = {"student_frame", *("student_" + name for name in CARRIED_FIELDS)}
+STUDENT = {"reward", "done", "action", "policy_logits", *SEES}
+LASTS = {LAST + name for name in STATE}
+MOTIVATED = {  # what each reads of a batch beside the student
+    "default": {"student_goal", "reached", "goal_step"},
+    "window_adaptive": {"student_goal", "reached", "goal_step"},
+    "novelty_based": {*STATE, "visits"},
+    "vanilla": set(),
+    "count": {"arrivals"},
+    "rnd": {*STATE, *LASTS},
+    "icm": {*STATE, *LASTS},
+    "ride": {*STATE, "arrivals", *LASTS},
+}
+STUDENTS = {
+    "plain": ({}, set()),
+    "LSTM": ({"use_lstm": True}, {"core_state_0", "core_state_1"}),
+    "partial view": ({"student_view": "partial"}, set()),
+}
+META = torch.device("meta")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize("model", MOTIVATIONS)
+def test_nothing_but_what_networks_read_is_uploaded_and_nobody_waits_for_their_losses(model, student, monkeypatch):
+    """Whatever asked for a number of the student's update before its gradient is there would fail: there are none."""
+    options, fields = STUDENTS[student]
+    settings = learner_settings(model=model, **options)
+    learner = make_agent(settings).learner()
+    learner.to(META)
+    seen = learner.seen(random_batch(TASK, settings))
+    assert set(seen) == STUDENT | fields | MOTIVATED[model]
+    assert all(value.is_meta for value in seen.values())
+    waited = []
+    monkeypatch.setattr(learners, "numbers", lambda scalars: [waited.append(scalar.is_meta) or 0.0 for scalar in scalars])
+    monkeypatch.setattr(type(learner._optimizer), "apply", lambda self, loss: torch.zeros((), device=META))
+    intrinsic = learner.motivation.intrinsic_reward(seen)
+    learner._update_student(seen, intrinsic)
+    assert intrinsic.is_meta and waited == [True] * 6
+    without = {name.split(".")[0] for name, p in learner.student.named_parameters() if p.grad is None}
+    assert without <= {"embed_goal", "embed_agent_loc"}  # which no forward pass uses
+
+
+def test_as_published_uploads_the_late_goal_and_the_time_limit_last_states():
+    settings = learner_settings(as_published=True, bootstrap_time_limit=True)
+    learner = make_agent(settings).learner()
+    learner.to(META)
+    seen = learner.seen(random_batch(TASK, settings))
+    assert set(seen) == STUDENT | LASTS | {"truncated", "student_goal", "goal", "reached", "goal_step"}
