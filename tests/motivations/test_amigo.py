@@ -569,7 +569,8 @@ def test_the_partial_view_shows_the_late_goal_where_it_is_in_the_state_of_the_st
     """--as_published: the goal of the state before, in this one's view."""
     settings = learner_settings(as_published=True, student_view="partial")
     batch = random_batch(TASK, settings)
-    inputs, _ = make_agent(settings).learner()._inputs(batch)
+    learner = make_agent(settings).learner()
+    inputs, _ = learner._inputs(learner.seen(batch))
     assert torch.equal(inputs["goal"], plain_cells_in_view(batch["late_goal"], batch["pose"], height=4))
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from main.training.recipe import make_environments
+from models.distinct import MULTIPLE
 from tests.helpers.agents import assert_same_tree, make_settings, random_batch
 from tests.helpers.learning import TASK, B, T, learner_settings
 from torchbeast.core.environment import LAST
@@ -102,6 +103,6 @@ def test_of_states_is_what_is_computed_of_each_by_itself():
         return torch.stack([some["frame"].flatten(1).float().sum(1), some["carried_obj"] * 7.0 + some["carried_col"]], 1)
 
     found = transitions.of_states(compute, states)
-    assert found.shape == (60, 4, 2) and calls == [12]
+    assert found.shape == (60, 4, 2) and calls == [MULTIPLE]
     assert torch.equal(found[..., 0], states["frame"].float().sum((2, 3, 4)))
     assert torch.equal(found[..., 1], states["carried_obj"] * 7.0 + states["carried_col"])
