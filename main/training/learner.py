@@ -18,7 +18,7 @@ from torchbeast.core.columns import Column
 from torchbeast.core.environment import LAST
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
-from torchbeast.core.upload import Captured, numbers, to_device
+from torchbeast.core.upload import Captured, numbers, sent, to_device
 from torchbeast.core.weights import SharedWeights
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Motivation
@@ -143,13 +143,14 @@ class Learner:
         lag = (self.shared.version - batch["policy_version"].double().mean().item()) / 2
         self._usual_lag += (lag - self._usual_lag) / LAG_UPDATES
         seen = self.seen(batch) if seen is None else seen
-        intrinsic = self.motivation.intrinsic_reward(seen)
-        stats = self._update_student(seen, intrinsic)
+        told = batch | {name: seen[name] for name in self.motivation.reads}
+        intrinsic = self.motivation.intrinsic_reward(told)
+        stats = self._update_student(seen, sent(intrinsic, self._device))
         self.shared.publish(self.student)
         self.frames += self._frames_per_update
         returns = batch["episode_return"][1:][batch["done"][1:]].tolist()
         self.recent_returns.extend(returns)
-        return {"frames": self.frames, "policy_lag": lag} | stats | _episodes(returns) | self.motivation.learn(seen | batch)
+        return {"frames": self.frames, "policy_lag": lag} | stats | _episodes(returns) | self.motivation.learn(told)
 
     def _update_student(self, seen: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
         inputs, core_state = self._inputs(seen)

@@ -9,6 +9,7 @@ from main.training import learner as learners
 from tests.helpers.agents import random_batch
 from tests.helpers.learning import TASK, learner_settings, make_agent
 from torchbeast.core.environment import LAST
+from torchbeast.core.upload import sent
 from utils_folder.minigrid import CARRIED_FIELDS
 from utils_folder.motivations import MOTIVATIONS
 
@@ -16,12 +17,8 @@ STATE = {"frame", *CARRIED_FIELDS}
 SEES = {"student_frame", *("student_" + name for name in CARRIED_FIELDS)}
 STUDENT = {"reward", "done", "action", "policy_logits", *SEES}
 LASTS = {LAST + name for name in STATE}
-MOTIVATED = {  # what each reads of a batch beside the student
-    "default": {"student_goal", "reached", "goal_step"},
-    "window_adaptive": {"student_goal", "reached", "goal_step"},
+READS = {  # of a batch, beside what the student sees; those that learn on the CPU alone read nothing
     "novelty_based": {*STATE, "visits"},
-    "vanilla": set(),
-    "count": {"arrivals"},
     "rnd": {*STATE, *LASTS},
     "icm": {*STATE, *LASTS},
     "ride": {*STATE, "arrivals", *LASTS},
@@ -47,15 +44,17 @@ def test_nothing_but_what_networks_read_is_uploaded_and_nobody_waits_for_their_l
     settings = learner_settings(model=model, **options)
     learner = make_agent(settings).learner()
     learner.to(META)
-    seen = learner.seen(random_batch(TASK, settings))
-    assert set(seen) == STUDENT | fields | MOTIVATED[model]
+    batch = random_batch(TASK, settings)
+    seen = learner.seen(batch)
+    goal = {"student_goal"} if learner.motivation.goal_conditioned else set()
+    assert set(seen) == STUDENT | fields | goal | READS.get(model, set(learner.motivation.reads))
     assert all(value.is_meta for value in seen.values())
     waited = []
     monkeypatch.setattr(learners, "numbers", lambda scalars: [waited.append(scalar.is_meta) or 0.0 for scalar in scalars])
     monkeypatch.setattr(type(learner._optimizer), "apply", lambda self, loss: torch.zeros((), device=META))
-    intrinsic = learner.motivation.intrinsic_reward(seen)
-    learner._update_student(seen, intrinsic)
-    assert intrinsic.is_meta and waited == [True] * 6
+    intrinsic = learner.motivation.intrinsic_reward(batch | {name: seen[name] for name in learner.motivation.reads})
+    learner._update_student(seen, sent(intrinsic, META))
+    assert intrinsic.is_meta == bool(learner.motivation.reads) and waited == [True] * 6
     without = {name.split(".")[0] for name, p in learner.student.named_parameters() if p.grad is None}
     assert without <= {"embed_goal", "embed_agent_loc"}  # which no forward pass uses
 
@@ -65,4 +64,4 @@ def test_as_published_uploads_the_late_goal_and_the_time_limit_last_states():
     learner = make_agent(settings).learner()
     learner.to(META)
     seen = learner.seen(random_batch(TASK, settings))
-    assert set(seen) == STUDENT | LASTS | {"truncated", "student_goal", "goal", "reached", "goal_step"}
+    assert set(seen) == STUDENT | LASTS | {"truncated", "student_goal", "goal"}

@@ -38,6 +38,11 @@ def to_device(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:
     return views(memory.to(device, non_blocking=True))
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same of one tensor, wherever it is."""
+    return tensor if tensor.device.type == device.type else to_device({"it": tensor}, device)["it"]
+
+
 def numbers(scalars: Iterable[Tensor]) -> list[float]:
     """Their values, of a device in one transfer."""
     return torch.stack([scalar.detach() for scalar in scalars]).tolist()

@@ -272,7 +272,6 @@ class Amigo(Motivation):
         Column("goals_reached_at_end", "by the exchange of levels as the episode ended"),
     )
     goal_conditioned = True
-    reads = ("reached", "goal_step")
     waiting_keys = ("generator_batch",)
     own_keys = (curriculum.KEY,)
     make_difficulty = staticmethod(threshold_difficulty)

@@ -85,7 +85,7 @@ class Motivation(abc.ABC):
         columns: what `learn` and `intrinsic_reward` may report.
         pays: it has an intrinsic reward.
         goal_conditioned: the student sees a goal.
-        reads: the fields of a batch that `intrinsic_reward` looks at; it is given them, and no others, on the learner's device.
+        reads: the fields of a batch that its networks are given: it finds them on the learner's device, all others on the CPU.
         rollout_fields: what its actors add to a rollout; of utils_folder/minigrid/view.py's VIEW_FIELDS those that it reads:
             the environments give them.
         waiting_keys: the keys of `training_state_dict` that hold what waits to be learned from on this rank, or is carried on
@@ -130,16 +130,12 @@ class Motivation(abc.ABC):
 
     @abc.abstractmethod
     def intrinsic_reward(self, batch: Batch) -> Tensor:
-        """float32 [T, B], for arriving in states 1..T, without gradient, on the learner's device as the batch's `reads` are.
-
-        May add to the batch what `learn` needs again.
-        """
+        """float32 [T, B], for arriving in states 1..T, without gradient. May add to the batch what `learn` needs again."""
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """Learns from a batch that `intrinsic_reward` has seen, publishes weights to the actors, returns log values.
 
-        The rollouts are on the CPU, where they were made, and what `intrinsic_reward` added is where it was computed. Called on
-        all ranks at once: each must make the same updates, however much it has to learn from.
+        Called on all ranks at once: each must make the same updates, however much it has to learn from.
         """
         return {}
 

@@ -23,6 +23,12 @@ from utils_folder.motivations.learned import Learned
 from utils_folder.motivations.transitions import STATE, of_states
 from utils_folder.motivations.watchers import EpisodicCounts
 
+COLUMNS = (
+    Column("novelty", "mean novelty N(s) of the states visited"),
+    Column("first_visits", "share of states seen for the first time in their episode"),
+    Column("novelty_loss", "the predictor's loss"),
+)
+
 
 @dataclass(frozen=True)
 class NoveltySettings:
@@ -59,11 +65,7 @@ class BeBold(Learned):
     """
 
     groups = (NoveltySettings,)
-    columns = (
-        Column("novelty", "mean novelty N(s) of the states visited"),
-        Column("first_visits", "share of states seen for the first time in their episode"),
-        Column("novelty_loss", "the predictor's loss"),
-    )
+    columns = COLUMNS
 
     learner, rate_flag = "predictor", "novelty_learning_rate"
 
@@ -111,8 +113,8 @@ class BeBold(Learned):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         novelty = batch["novelty"][1:]  # state 0 was the last one of the rollout before, and is learned from there
         loss = novelty.mean(dim=1).sum()
-        means = dict(zip(("novelty", "novelty_loss"), numbers((novelty.mean(), loss))))
-        return loss, means | {"first_visits": (batch["visits"][1:] == 1).float().mean().item()}
+        means = (novelty.mean(), (batch["visits"][1:] == 1).float().mean(), loss)
+        return loss, dict(zip([column.name for column in COLUMNS], numbers(means)))
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
         notes = [("visits of this state", str(row["visits"][0]))]

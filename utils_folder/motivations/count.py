@@ -50,7 +50,6 @@ class Count(Motivation):
         super().__init__(settings, task, make_optimizer, ranks)
         self._settings = settings[CountSettings]
         self.rollout_fields = EpisodicCounts.ARRIVALS
-        self.reads = tuple(self.rollout_fields)
 
     def actor(self, num_envs: int, generator: torch.Generator) -> EpisodicCounts:
         return EpisodicCounts(num_envs, arrivals=True)

@@ -29,7 +29,7 @@ class Dynamics(Learned):
         super().__init__(settings, task, make_optimizer, ranks)
         self.rollout_fields = transitions.fields(task)
         self.reads = (*transitions.READS, "action")
-        self._phi, self._following, self._action = (f"{self.learner}_{name}" for name in ("phi", "following", "action"))
+        self._phi, self._following = f"{self.learner}_phi", f"{self.learner}_following"
 
     def make_networks(self, settings: Settings, task: Task) -> dict[str, nn.Module]:
         embedded = not settings[CellSettings].disable_use_embedding
@@ -40,22 +40,21 @@ class Dynamics(Learned):
         }
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """phi(s) and phi(s') of the steps 1..T, float32 [T, B, D] each, with gradient; puts them, and a, into the batch."""
+        """phi(s) and phi(s') of the steps 1..T, float32 [T, B, D] each, with gradient; puts them into the batch."""
         before, after = transitions.before(batch), transitions.after(batch)
         states = {name: torch.cat([before[name], after[name]], dim=1) for name in transitions.STATE}
         phi = transitions.of_states(self.networks[f"{self.learner}_encoder"], states)
         batch[self._phi], batch[self._following] = phi.chunk(2, dim=1)
-        batch[self._action] = batch["action"][1:]
         return batch[self._phi], batch[self._following]
 
     def forward_errors(self, batch: Batch) -> Tensor:
         """||phi_hat(s, a) - phi(s')||^2, float32 [T, B], of an encoded batch."""
-        phi, following, action = batch[self._phi], batch[self._following], batch[self._action]
+        phi, following, action = batch[self._phi], batch[self._following], batch["action"][1:]
         foretold = self.networks[f"{self.learner}_forward"](phi.flatten(0, 1), action.flatten())
         return (foretold - following.flatten(0, 1)).square().sum(-1).view_as(action)
 
     def inverse_errors(self, batch: Batch) -> Tensor:
         """-log p(a | s, s'), float32 [T, B], of an encoded batch."""
-        phi, following, action = batch[self._phi], batch[self._following], batch[self._action]
+        phi, following, action = batch[self._phi], batch[self._following], batch["action"][1:]
         logits = self.networks[f"{self.learner}_inverse"](phi.flatten(0, 1), following.flatten(0, 1))
         return F.cross_entropy(logits, action.flatten(), reduction="none").view_as(action)

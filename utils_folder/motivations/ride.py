@@ -19,7 +19,11 @@ from utils_folder.motivations.base import Batch, Shown, Task
 from utils_folder.motivations.dynamics import Dynamics
 from utils_folder.motivations.watchers import EpisodicCounts
 
-MEANS = ("ride_impact", "ride_forward_loss", "ride_inverse_loss")
+COLUMNS = (
+    Column("ride_impact", "mean distance of phi(s') from phi(s)"),
+    Column("ride_forward_loss", "mean squared distance of phi(s') from what was foretold of it"),
+    Column("ride_inverse_loss", "cross-entropy of the action, told from phi(s) and phi(s')"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,7 @@ class Ride(Dynamics):
     """
 
     groups = (RideSettings,)
-    columns = (
-        Column("ride_impact", "mean distance of phi(s') from phi(s)"),
-        Column("ride_forward_loss", "mean squared distance of phi(s') from what was foretold of it"),
-        Column("ride_inverse_loss", "cross-entropy of the action, told from phi(s) and phi(s')"),
-    )
+    columns = COLUMNS
     learner, rate_flag = "ride", "ride_learning_rate"
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
@@ -72,7 +72,8 @@ class Ride(Dynamics):
         own, steps = self._settings, len(batch["ride_impacts"])
         forward, inverse = self.forward_errors(batch).mean(), self.inverse_errors(batch).mean()
         means = numbers((batch["ride_impacts"].mean(), forward, inverse))
-        return steps * (own.ride_forward_coef * forward + own.ride_inverse_coef * inverse), dict(zip(MEANS, means))
+        loss = steps * (own.ride_forward_coef * forward + own.ride_inverse_coef * inverse)
+        return loss, dict(zip([column.name for column in COLUMNS], means))
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
         return Shown(notes=(("visits of this state", str(row["arrivals"][0])),))

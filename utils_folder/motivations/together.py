@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchbeast.core.events import Histogram
+from torchbeast.core.upload import sent
 from utils_folder.motivations.base import Batch, Motivation, MotivationActor, Shown
 from utils_folder.motivations.watchers import Watchers
 
@@ -22,6 +23,7 @@ class Together(Motivation):
 
     def __init__(self, parts: Sequence[Motivation]):
         self.parts = tuple(parts)
+        self._device = torch.device("cpu")
         self.columns = tuple(column for part in self.parts for column in part.columns)
         self.waiting_keys = tuple(key for part in self.parts for key in part.waiting_keys)
         self.own_keys = tuple(key for part in self.parts for key in part.own_keys)
@@ -33,6 +35,7 @@ class Together(Motivation):
         return Watchers(*(part.actor(num_envs, generator) for part in self.parts))
 
     def to(self, device: torch.device) -> None:
+        self._device = device
         for part in self.parts:
             part.to(device)
 
@@ -40,7 +43,7 @@ class Together(Motivation):
         return self.parts[0].student_goal(batch)
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
-        return torch.stack([part.intrinsic_reward(batch) for part in self.parts]).sum(0)
+        return torch.stack([sent(part.intrinsic_reward(batch), self._device) for part in self.parts]).sum(0)
 
     def learn(self, batch: Batch) -> dict[str, float]:
         return {name: value for part in self.parts for name, value in part.learn(batch).items()}

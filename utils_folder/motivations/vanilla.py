@@ -15,7 +15,6 @@ class Vanilla(Motivation):
     """
 
     pays = False
-    reads = ("reward",)
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
         return torch.zeros_like(batch["reward"][1:])
