@@ -31,22 +31,23 @@ def log_table(experiments: Sequence[Experiment], runs: Path) -> str:
 
 
 def agent_table(experiments: Sequence[Experiment], runs: Path) -> str:
-    """A row for each finished run, from what its agent does."""
+    """A row for each finished run whose weights are there, from what its agent does."""
     return table.markdown(AGENT_HEAD, agent_rows(experiments, runs))
 
 
 def agent_rows(experiments: Sequence[Experiment], runs: Path) -> list[list[str]]:
-    """One row of that table for each finished run: its weights over 100 fresh episodes, with 95% intervals."""
+    """The rows of that table: weights over 100 fresh episodes, with 95% intervals."""
     rows = []
     for experiment in experiments:
-        for folder in table.finished(experiment, runs):
-            settings, given = settings_module.parse(["--weight_path", str(folder / run_folder.CHECKPOINT), *EVALUATION])
+        weights = [folder / run_folder.CHECKPOINT for folder in table.finished(experiment, runs)]
+        for path in filter(Path.exists, weights):
+            settings, given = settings_module.parse(["--weight_path", str(path), *EVALUATION])
             scores = score.score(trained.load(settings, given))
             interval = [
                 f"{scores[name]:.3f} ({scores[f'{name}_interval'][0]:.3f} to {scores[f'{name}_interval'][1]:.3f})"
                 for name in ("success_rate", "mean_return")
             ]
-            rows.append([folder.name, *interval, f"{scores['mean_steps']:.1f}"])
+            rows.append([path.parent.name, *interval, f"{scores['mean_steps']:.1f}"])
     return rows
 
 

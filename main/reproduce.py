@@ -109,7 +109,8 @@ def run_all(experiments: list[Experiment], savedir: Path, kept: Path | None, dec
 def _finish(experiment: Experiment, seed: int, savedir: Path, kept: Path | None, declared: Declared) -> None:
     folder = find(experiment, seed, savedir, kept)
     if kept is not None and folder != run_dir(experiment, seed, kept):
-        keep.keep(folder, run_dir(experiment, seed, kept), declared)
+        first = seed == experiment.seeds[0]  # one agent of a row is enough to look at: weights are most of what is kept
+        keep.keep(folder, run_dir(experiment, seed, kept), declared, weights=first)
     _print(table.line(experiment, folder, declared))
 
 
@@ -182,7 +183,8 @@ def make_parser() -> Parser:
     )
     parser.add_argument("table", type=Path, metavar="TABLE", help="an INI file such as results/experiments.ini")
     parser.add_argument("--savedir", type=Path, default=Path(FOLDER), help=f"folder for the runs (default: {FOLDER})")
-    parser.add_argument("--keep", type=Path, help="folder for what is kept of finished runs: thinned log, metadata, weights")
+    parser.add_argument("--keep", type=Path,
+        help="folder for what is kept of finished runs: thinned log, metadata, and the weights of each row's first seed")  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only")
     parser.add_argument("--jobs", type=positive_whole_number, metavar="N",
         help="runs side by side (default: as many as have cores of their own, each for its actor processes and its "

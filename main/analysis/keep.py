@@ -20,8 +20,8 @@ STARTED = forms.record({"command": forms.some(forms.text), "args": forms.mapping
 BEFORE = ("optimizer_state_dict", "scheduler_state_dict", "recent_returns")  # how training keys end, where they are not listed
 
 
-def keep(run_dir: Path, folder: Path, declared: Declared) -> None:
-    """Writes logs.csv (about 1,000 rows), meta.json and model.tar of a run into `folder`, which is made and names it.
+def keep(run_dir: Path, folder: Path, declared: Declared, *, weights: bool = True) -> None:
+    """Writes logs.csv (about 1,000 rows), meta.json and, with `weights`, model.tar of a run into `folder`, which is made.
 
     Raises: UsageError if the run has no readable log or checkpoint.
     """
@@ -44,7 +44,8 @@ def keep(run_dir: Path, folder: Path, declared: Declared) -> None:
         start["command"] = [Path(program).name, *(_word(*pair, after) for pair in zip(("", *words), words))]
         start["args"] = _placed(start["args"], place)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(folder / run_folder.CHECKPOINT, playing(state) | {"flags": _placed(state["flags"], place)})
+    if weights:
+        checkpoint.save(folder / run_folder.CHECKPOINT, playing(state) | {"flags": _placed(state["flags"], place)})
     with run_folder.replacing(folder / run_folder.LOG) as temporary:
         temporary.write_text(text(thinned(log)))
     run_folder.write_metadata(folder, meta)

@@ -151,10 +151,11 @@ def test_a_log_that_cannot_be_read_is_named_and_not_taken_for_an_empty_one(table
 def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     """A thinned log, metadata and weights; a kept run is not run again, wherever the first one lay."""
     path = tmp_path / "longer.ini"
-    path.write_text(TABLE.replace("frames = 480", "frames = 2400").replace("seeds = 1 2", "seeds = 1"))
+    path.write_text(TABLE.replace("frames = 480", "frames = 2400"))
     runs, kept = tmp_path / "runs", tmp_path / "kept"
     assert reproduce.main([str(path), "--savedir", str(runs), "--keep", str(kept), "--only", "teacher"]) == 0
-    assert sorted(p.name for p in kept.iterdir()) == ["teacher-1"]
+    assert sorted(p.name for p in kept.iterdir()) == ["teacher-1", "teacher-2"]
+    assert sorted(p.name for p in (kept / "teacher-2").iterdir()) == ["logs.csv", "meta.json"], "weights of the first alone"
     folder = kept / "teacher-1"
     assert sorted(p.name for p in folder.iterdir()) == ["logs.csv", "meta.json", "model.tar"]
     whole = read_log(runs / "teacher-1", DECLARED)
