@@ -184,7 +184,7 @@ def make_parser() -> Parser:
     parser.add_argument("table", type=Path, metavar="TABLE", help="an INI file such as results/experiments.ini")
     parser.add_argument("--savedir", type=Path, default=Path(FOLDER), help=f"folder for the runs (default: {FOLDER})")
     parser.add_argument("--keep", type=Path,
-        help="folder for what is kept of finished runs: thinned log, metadata, and the weights of each row's first seed")  # fmt: skip
+        help="folder for what is kept of finished runs: thinned log, metadata, weights of a row's first seed")  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only")
     parser.add_argument("--jobs", type=positive_whole_number, metavar="N",
         help="runs side by side (default: as many as have cores of their own, each for its actor processes and its "
