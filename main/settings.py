@@ -215,9 +215,7 @@ def make(values: Mapping[str, Any]) -> Settings:
 
 def spread(settings: Settings) -> Spread:
     """How the run's environments and rollouts are spread over processes."""
-    own = settings[EnvironmentSettings]
-    worth = minigrid.worth_a_process(own.task(settings[RunSettings].env), own.engine)
-    return Spread(settings[ProcessSettings], settings[LearningSettings].batch_size, worth)
+    return Spread(settings[ProcessSettings], settings[LearningSettings].batch_size)
 
 
 def problems(settings: Settings) -> list[str]:

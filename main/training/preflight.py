@@ -65,7 +65,8 @@ def examine(
     Args:
         done: frames learned so far.
     """
-    actors = spread(settings).processes
+    counts = spread(settings).counts
+    actors = counts[0]  # with so many it works; whether more do is looked at where more are taken
     playing = int(ranks.first and settings[FileSettings].evaluate_minutes is not None)
     threads = torch.get_num_threads() + THREADS  # those of the thread that computes are OpenMP's
     findings = [
@@ -76,7 +77,7 @@ def examine(
         open_files(FILES + FILES_PER_PROCESS * (actors + ranks.size - 1)),
         processes(local_size() * (actors + threads) + playing * THREADS),
         *([disk(settings, checkpoint_bytes, ranks.size, done)] if ranks.first else []),
-        cores(actors),
+        cores(counts),
         system(actors),
         gpu(settings[ProcessSettings].disable_cuda, ranks.local_rank),
     ]
@@ -102,6 +103,15 @@ def memory(needed: int, rollout_bytes: int) -> Finding:
         "--num_actors or --num_actor_processes, a shorter --unroll_length or a smaller --batch_size, or "
         "give the container more (docker run --memory)",
     )
+
+
+def processes_in_memory(own_bytes: int) -> int | None:
+    """How many actor processes a run whose rollouts are there has memory for, each for `own_bytes` beside PROCESS_BYTES; None
+    where nobody knows."""
+    available = available_memory()
+    if available is None:
+        return None
+    return (available // local_size() - MAIN_BYTES) // (PROCESS_BYTES + own_bytes)
 
 
 def available_memory(proc: Path = cgroups.PROC) -> int | None:
@@ -142,7 +152,7 @@ def network(settings: Settings, task: Task, weights: Mapping[str, Any] | None = 
                 f"the checkpoint's weights do not fit its own flags: {', '.join(asked)} make a network of {size:,} numbers, "
                 f"and it holds {there:,}"
             )
-    needed = local_size() * size * 4 * (COPIES + COPIES_OF_PROCESS * spread(settings).processes)
+    needed = local_size() * size * 4 * (COPIES + COPIES_OF_PROCESS * spread(settings).counts[0])
     available = available_memory()
     if available is not None and needed > available:
         raise UsageError(
@@ -243,10 +253,12 @@ def _new_checkpoints(settings: Settings, done: int) -> int:
     return files.keep_checkpoints + 1 - there + max(0, milestones) + evaluated
 
 
-def cores(processes: int) -> Finding:
-    available = processes_module.cores()
-    note = "" if processes < available else ": they will take turns"
-    return Finding(f"{available} cores for {processes} actor processes and the learner{note}")
+def cores(counts: range) -> Finding:
+    """counts: how many actor processes there can be."""
+    available, most = processes_module.cores(), counts[-1]
+    note = "" if most < available else ": they will take turns"
+    actors = f"{most}" if len(counts) == 1 else f"{counts[0]} to {most}"
+    return Finding(f"{available} cores for {actors} actor processes and the learner{note}")
 
 
 def system(actors: int) -> Finding:

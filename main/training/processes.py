@@ -10,7 +10,6 @@ from torchbeast.core.settings import TRAINING, flag
 
 MAX_PROCESSES, MAX_THREADS = 10_000, 1000
 LEAST_HOSTED = 2
-FEW = 4
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class ProcessSettings:
     )
     num_actor_processes: int | None = flag(
         None,
-        "processes that host them (default: by the cores; more than four only if each hosts ten, or two in slow "
-        "environments; 0: act and learn in turn in the main process, reproducibly)",
+        "processes that host them (default: as many as learning needs, by what acting and learning cost at the start, at most "
+        "one per core but one; 0: act and learn in turn in the main process, reproducibly)",
         resumable=True,
     )
     max_actor_restarts: int = flag(
@@ -58,58 +57,57 @@ class ProcessSettings:
 
 @dataclass(frozen=True)
 class Spread:
-    """How environments and rollouts are spread over processes: as asked for, else by the machine and by what acting costs.
+    """How environments and rollouts are spread over processes: as asked for, else within what the machine allows.
 
-    A step has a fixed cost, as large as that of some thirteen environments: what a forward pass costs whatever it is of. So FEW
-    processes are worth their cores in any case, more only if each hosts `worth` environments.
-
-    own: what was asked for; batch_size: of an update; worth: the engine's, `Engine.worth`.
+    own: what was asked for; batch_size: of an update.
     """
 
     own: ProcessSettings
     batch_size: int
-    worth: int
 
     @property
-    def processes(self) -> int:
-        """How many actor processes: as asked, else one per core but the learner's, as far as each is worth it."""
-        if self.own.num_actor_processes is not None:
-            return self.own.num_actor_processes
-        actors = self.own.num_actors
-        return max(1, min(cores() - 1, actors // LEAST_HOSTED, max(FEW, actors // self.worth)))
+    def counts(self) -> range:
+        """How many actor processes there can be: as asked, else one to one per core but the learner's, as far as each hosts
+        LEAST_HOSTED, and no fewer than num_buffers suffices for."""
+        asked, buffers = self.own.num_actor_processes, self.own.num_buffers
+        if asked is not None:
+            return range(asked, asked + 1)
+        most = max(1, min(cores() - 1, self.own.num_actors // LEAST_HOSTED))
+        least = 1 if buffers is None else next((n for n in range(1, most) if self.least_buffers(n) <= buffers), most)
+        return range(least, most + 1)
 
-    @property
-    def hosted(self) -> list[int]:
-        """How many environments each actor process hosts (one entry for the main process where there are none)."""
-        count = max(1, self.processes)
+    def hosted(self, count: int) -> list[int]:
+        """How many environments each of `count` actor processes hosts (one entry for the main process where there are none)."""
+        count = max(1, count)
         return [self.own.num_actors // count + (i < self.own.num_actors % count) for i in range(count)]
 
-    @property
-    def min_buffers(self) -> int:
+    def least_buffers(self, count: int) -> int:
         """Fewest rollouts with which nobody can wait for ever: one process's, beside an incomplete batch."""
-        return max(self.hosted) + self.batch_size - 1
+        return max(self.hosted(count)) + self.batch_size - 1
 
     @property
     def buffers(self) -> int:
-        """How many rollouts there are in shared memory."""
+        """How many rollouts there are in shared memory: by default so many that any of `counts` can be."""
         if self.own.num_buffers is not None:
             return self.own.num_buffers
-        return max(2 * self.own.num_actors, self.batch_size, self.min_buffers)
+        return max(2 * self.own.num_actors, self.batch_size, self.least_buffers(self.counts[0]))
 
     def problems(self) -> list[str]:
         """Why these do not go together, with the remedy."""
         if self.own.num_actors < 1:  # its own bound, which is said
             return []
         count, num_buffers = self.own.num_actor_processes, self.own.num_buffers
-        most = min(self.own.num_actors, MAX_PROCESSES)
-        if count is not None and not 0 <= count <= most:
-            highest = f"num_actors ({most})" if most == self.own.num_actors else f"{most}"
+        bound = min(self.own.num_actors, MAX_PROCESSES)
+        if count is not None and not 0 <= count <= bound:
+            highest = f"num_actors ({bound})" if bound == self.own.num_actors else f"{bound}"
             return [f"--num_actor_processes must be in 0..{highest}, got {forms.shown(count)}"]
-        if num_buffers is None or num_buffers >= self.min_buffers:
+        most = self.counts[-1]
+        least = self.least_buffers(most)
+        if num_buffers is None or num_buffers >= least:
             return []
         return [
-            f"--num_buffers {num_buffers} is too few: a process fills up to {max(self.hosted)} rollouts at once beside "
-            f"an incomplete batch of {self.batch_size - 1}; use at least {self.min_buffers}, or leave it out"
+            f"--num_buffers {num_buffers} is too few: a process fills up to {max(self.hosted(most))} rollouts at once "
+            f"beside an incomplete batch of {self.batch_size - 1}; use at least {least}, or leave it out"
         ]
 
 

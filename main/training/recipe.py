@@ -12,6 +12,7 @@ import torch
 from main.settings import RunSettings, spread
 from main.training.actor import Actor
 from main.training.learner import COLUMNS, Learner
+from main.training.processes import ProcessSettings
 from main.training.sight import Sight
 from models import STUDENTS
 from models.grid import are_cells
@@ -50,6 +51,13 @@ def make_environments(settings: Settings, seeds: Sequence[int], *, views: bool =
         fixed_seed=own.fixed_seed,
         views=views,
     )
+
+
+def device(settings: Settings, ranks: Alone = ALONE) -> torch.device:
+    """Where the run learns. Asking touches CUDA."""
+    if not settings[ProcessSettings].disable_cuda and torch.cuda.is_available():
+        return torch.device("cuda", ranks.local_rank)
+    return torch.device("cpu")
 
 
 def probe(settings: Settings) -> Task:

@@ -15,7 +15,7 @@ import torch
 
 from main import settings as settings_module
 from main.settings import FileSettings, RunSettings
-from main.training import ending, preflight, recipe, resume
+from main.training import balance, ending, preflight, recipe, resume
 from main.training.actor import Actor
 from main.training.beside import Beside, Progress
 from main.training.evaluator import Evaluator
@@ -168,7 +168,7 @@ class Run:
         with self.interrupt:
             try:
                 if self.ranks.first:
-                    announce(self.settings, self.device, self.rollouts, self.record.run_dir, self.ranks)
+                    announce(self.settings, self._processes, self.device, self.rollouts, self.record.run_dir, self.ranks)
                     if self.learner.frames:
                         logger.info(f"resumed at {self.learner.frames:,} frames")
                 self.save()
@@ -251,9 +251,10 @@ class Run:
 
     def _start_actors(self) -> Source:
         """Everything after this may use CUDA."""
-        self._hosted = settings_module.spread(self.settings).hosted
+        self._processes = balance.choose(self.agent, self.learner)
+        self._hosted = settings_module.spread(self.settings).hosted(self._processes)
         own = self.settings[ProcessSettings]
-        if own.num_actor_processes == 0:
+        if self._processes == 0:
             return InlineActor(self._make_actor(0), self.rollouts)
         source = ActorProcesses(self._make_actor, self._hosted, self.rollouts, max_restarts=own.max_actor_restarts)
         try:
@@ -271,9 +272,7 @@ class Run:
 
     def _connect(self, state: dict | None) -> None:
         """To the device and the other ranks, with what has been learned so far."""
-        self.device = torch.device("cpu")
-        if not self.settings[ProcessSettings].disable_cuda and torch.cuda.is_available():
-            self.device = torch.device("cuda", self.ranks.local_rank)
+        self.device = recipe.device(self.settings, self.ranks)
         self.ranks.connect(self.device)
         self.learner.to(self.device)
         if state is not None:
@@ -284,10 +283,11 @@ class Run:
             self.learner.check_equal()
 
 
-def announce(settings: Settings, device: torch.device, rollouts: Rollouts, run_dir: Path, ranks: Alone) -> None:
-    """Says what is run, where and by what."""
+def announce(
+    settings: Settings, count: int, device: torch.device, rollouts: Rollouts, run_dir: Path, ranks: Alone
+) -> None:
+    """Says what is run, where and by what. count: of actor processes."""
     run, processes = settings[RunSettings], settings[ProcessSettings]
-    count = settings_module.spread(settings).processes
     where = f"{count} actor processes" if count else "this process"
     own, task = settings[EnvironmentSettings], recipe.task_name(settings)
     engine = minigrid.choose_engine(task, own.engine)

@@ -249,24 +249,38 @@ def test_a_value_beyond_its_own_bound_is_said_once():
 def test_environments_are_spread_over_processes_and_buffers_suffice(actors, processes):
     settings = parsed(f"--num_actors {actors} --num_actor_processes {processes} --batch_size 8")
     own = settings_module.spread(settings)
-    assert sum(own.hosted) == actors and len(own.hosted) == max(1, processes) and max(own.hosted) - min(own.hosted) <= 1
-    assert own.buffers >= max(2 * actors, 8, max(own.hosted) + 7)
+    (count,) = own.counts
+    hosted = own.hosted(count)
+    assert count == processes
+    assert sum(hosted) == actors and len(hosted) == max(1, processes) and max(hosted) - min(hosted) <= 1
+    assert own.buffers == max(2 * actors, 8, max(hosted) + 7)
 
 
 @pytest.mark.parametrize(
-    ("actors", "cores", "compiled", "gym"),
+    ("cores", "flags", "counts", "buffers"),
     [
-        (40, 16, 4, 15), (40, 2, 1, 1), (40, 4, 3, 3), (40, 64, 4, 20), (10, 16, 4, 5), (4, 16, 2, 2), (1, 16, 1, 1),
-        (100, 16, 10, 15), (160, 16, 15, 15), (320, 64, 32, 63), (40, 1, 1, 1),
+        (16, "--num_actors 40", (1, 15), 80), (2, "--num_actors 40", (1, 1), 80), (64, "--num_actors 40", (1, 20), 80),
+        (16, "--num_actors 1", (1, 1), 8), (1, "--num_actors 40", (1, 1), 80), (16, "--num_actors 5", (1, 2), 12),
+        (16, "--num_actors 40 --num_buffers 20", (4, 15), 20), (16, "--num_actors 40 --num_buffers 10", (14, 15), 10),
+        (16, "--num_actors 40 --num_buffers 47", (1, 15), 47),
     ],
 )  # fmt: skip
-def test_as_many_processes_as_acting_is_worth(monkeypatch, actors, cores, compiled, gym):
-    """Four, or so many that each hosts ten of the compiled engine's environments; one per core but one at most."""
+def test_without_a_number_there_may_be_as_many_processes_as_cores_environments_and_rollouts_allow(
+    monkeypatch, cores, flags, counts, buffers
+):
+    """One per core but the learner's, each with two environments at least. By default rollouts suffice for any number."""
     monkeypatch.setattr("main.training.processes.cores", lambda: cores)
-    for engine, expected in (("compiled", compiled), ("gym", gym)):
-        settings = parsed(f"--num_actors {actors} --batch_size 8 --env MiniGrid-KeyCorridorS3R3-v0 --engine {engine}")
-        spread = settings_module.spread(settings)
-        assert spread.processes == expected == len(spread.hosted) and sum(spread.hosted) == actors
+    spread = settings_module.spread(parsed(f"{flags} --batch_size 8"))
+    first, *_, last = spread.counts[0], spread.counts[-1]
+    assert (first, last) == counts and spread.buffers == buffers
+    assert all(spread.least_buffers(count) <= buffers for count in spread.counts) and not spread.problems()
+    assert first == 1 or spread.least_buffers(first - 1) > buffers
+
+
+def test_rollouts_that_suffice_for_no_number_of_processes_are_refused(monkeypatch):
+    monkeypatch.setattr("main.training.processes.cores", lambda: 4)
+    (line,) = problems("--num_actors 40 --batch_size 8 --num_buffers 20")
+    assert line.startswith("--num_buffers 20 is too few: a process fills up to 14 rollouts at once") and "at least 21" in line
 
 
 @pytest.mark.parametrize(("actors", "processes", "fewest"), [(40, 1, 47), (5, 2, 10), (4, 0, 11)])

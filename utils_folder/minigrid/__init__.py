@@ -44,7 +44,6 @@ __all__ = [
     "survey",
     "telling_engine",
     "why_not_first",
-    "worth_a_process",
 ]
 
 logger = logging.getLogger("amigo")
@@ -256,14 +255,6 @@ def choose_engine(env_name: str, engine: str) -> str:
         instead = " or ".join([*_able(env_name), AUTO])
         raise ValueError(f"{_title(engine)} cannot play {env_name} ({reason}): use --engine {instead}")
     return engine
-
-
-def worth_a_process(env_name: str, engine: str) -> int:
-    """`Engine.worth` of the engine that plays it; of one that nothing is known of if none does."""
-    try:
-        return REGISTRY[choose_engine(env_name, engine)].worth
-    except ValueError:
-        return Engine._field_defaults["worth"]
 
 
 def telling_engine(env_name: str, engine: str) -> str:

@@ -49,7 +49,6 @@ class Engine(NamedTuple):
     survey: `survey(env_name, fixed_seed)` is a first look at a task, a `Survey`; it raises UnknownEnvironment for one that the
         engine does not have.
     title: what messages call it, where "the NAME engine" does not say it.
-    worth: how many environments are worth an actor process of their own: the quicker their steps, the more.
     tells: its environments know their `missions`; where an engine does not, another one plays what is shown to people.
     """
 
@@ -58,7 +57,6 @@ class Engine(NamedTuple):
     names: Callable[[], list[str]]
     survey: Callable[..., Survey]
     title: str = ""
-    worth: int = 2
     tells: bool = False
 
 

@@ -462,4 +462,4 @@ def _generator(random_state: np.ndarray) -> np.random.Generator:
     return np.random.Generator(bit_generator)
 
 
-COMPILED = Engine(playable, CompiledEnvironment, GYM_TASKS.names, GYM_TASKS.survey, worth=10)
+COMPILED = Engine(playable, CompiledEnvironment, GYM_TASKS.names, GYM_TASKS.survey)
