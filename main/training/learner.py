@@ -126,12 +126,9 @@ class Learner:
 
     def seen(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What of a batch is computed with on the learner's device, there; to be called before `learn`, by any thread."""
-        names = {*READS, *self.motivation.reads, *(name for name in batch if name.startswith(CORE_STATE))}
-        if self._settings.bootstrap_time_limit:
-            names |= {"truncated", *(LAST + name for name in self._sight.fields), *({"goal"} & batch.keys())}
         inputs = self._sight.inputs(batch, self.motivation.student_goal(batch))
-        told = {name: value for name, value in batch.items() if name in names}
-        return to_device(told | {STUDENT + name: value for name, value in inputs.items()}, self._device)
+        lasts = self._sight.fields if self._settings.bootstrap_time_limit else None
+        return to_device(_read(batch, inputs, self.motivation.reads, lasts), self._device)
 
     @_tiny_is_zero()
     def learn(self, batch: dict[str, Tensor], seen: dict[str, Tensor] | None = None) -> dict[str, float]:
@@ -177,10 +174,8 @@ class Learner:
     def _inputs(self, seen: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """What the student sees in states 0..T, and the state of its memory before them."""
         inputs = {name.removeprefix(STUDENT): value for name, value in seen.items() if name.startswith(STUDENT)}
-        core_state = tuple(
-            seen[f"{CORE_STATE}{i}"].transpose(0, 1).contiguous() for i in range(2) if f"{CORE_STATE}{i}" in seen
-        )
-        return inputs | {"done": seen["done"]}, core_state
+        states = [seen[name] for name in (f"{CORE_STATE}{i}" for i in range(2)) if name in seen]
+        return inputs | {"done": seen["done"]}, tuple(state.transpose(0, 1).contiguous() for state in states)
 
     def warnings(self) -> Iterator[str]:
         """What a user should know of the present state, a line each."""
@@ -254,6 +249,16 @@ class Learner:
         self.motivation.load_state_dict(state)
         self.motivation.load_training_state_dict(state)
         self.shared.publish(self.student, state["weights_version"])
+
+
+def _read(
+    batch: dict[str, Tensor], inputs: dict[str, Tensor], reads: Sequence[str], lasts: Sequence[str] | None
+) -> dict[str, Tensor]:
+    """Of a batch what networks and losses read: the student's `inputs`, a motivation's `reads`, last states' fields `lasts`."""
+    names = {*READS, *reads, *(name for name in batch if name.startswith(CORE_STATE))}
+    if lasts is not None:
+        names |= {"truncated", *(LAST + name for name in lasts), *({"goal"} & batch.keys())}
+    return {name: batch[name] for name in batch if name in names} | {STUDENT + name: x for name, x in inputs.items()}
 
 
 def _losses(

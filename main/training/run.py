@@ -60,6 +60,7 @@ def train(settings: Settings, given: dict[str, Any], ranks: Alone = ALONE) -> in
 
 
 def _train(settings: Settings, given: dict[str, Any], ranks: Alone) -> int:
+    keep_freed()
     run_dir, state = settings[FileSettings].resume, None
     if not ranks.alone and run_dir is None and not settings[FileSettings].dry_run:
         settings = resume.named(settings)
@@ -120,7 +121,6 @@ class Run:
         # A run that has learned something goes on with fresh levels; one that has not begins as it would have.
         self._incarnation = 0 if state is None else state["incarnation"] + (state["frames"] > 0)
         self.interrupt = Interrupt()
-        keep_freed()
         task = recipe.probe(settings)
         preflight.network(settings, task, None if state is None else state["model_state_dict"])
         torch.manual_seed(derive_seed(settings[RunSettings].seed, "networks"))
@@ -135,9 +135,8 @@ class Run:
         self.source = self._start_actors()
         try:
             self._connect(state)
-            frames = None if state is None else state["frames"]
             self.interrupt.take()  # from here on a signal finds something to save
-            writer = open_writer(settings, self.learner.columns, frames, ranks)
+            writer = open_writer(settings, self.learner.columns, None if state is None else state["frames"], ranks)
             ranks.share("the folder is there")
         except BaseException:
             self.interrupt.leave()

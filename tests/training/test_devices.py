@@ -17,12 +17,6 @@ STATE = {"frame", *CARRIED_FIELDS}
 SEES = {"student_frame", *("student_" + name for name in CARRIED_FIELDS)}
 STUDENT = {"reward", "done", "action", "policy_logits", *SEES}
 LASTS = {LAST + name for name in STATE}
-READS = {  # of a batch, beside what the student sees; those that learn on the CPU alone read nothing
-    "novelty_based": {*STATE, "visits"},
-    "rnd": {*STATE, *LASTS},
-    "icm": {*STATE, *LASTS},
-    "ride": {*STATE, "arrivals", *LASTS},
-}
 STUDENTS = {
     "plain": ({}, set()),
     "LSTM": ({"use_lstm": True}, {"core_state_0", "core_state_1"}),
@@ -47,7 +41,7 @@ def test_nothing_but_what_networks_read_is_uploaded_and_nobody_waits_for_their_l
     batch = random_batch(TASK, settings)
     seen = learner.seen(batch)
     goal = {"student_goal"} if learner.motivation.goal_conditioned else set()
-    assert set(seen) == STUDENT | fields | goal | READS.get(model, set(learner.motivation.reads))
+    assert set(seen) == STUDENT | fields | goal | set(learner.motivation.reads)
     assert all(value.is_meta for value in seen.values())
     waited = []
     monkeypatch.setattr(learners, "numbers", lambda scalars: [waited.append(scalar.is_meta) or 0.0 for scalar in scalars])
@@ -59,9 +53,8 @@ def test_nothing_but_what_networks_read_is_uploaded_and_nobody_waits_for_their_l
     assert without <= {"embed_goal", "embed_agent_loc"}  # which no forward pass uses
 
 
-def test_as_published_uploads_the_late_goal_and_the_time_limit_last_states():
-    settings = learner_settings(as_published=True, bootstrap_time_limit=True)
+def test_a_time_limit_s_last_states_are_uploaded_where_they_are_worth_something():
+    settings = learner_settings(bootstrap_time_limit=True)
     learner = make_agent(settings).learner()
     learner.to(META)
-    seen = learner.seen(random_batch(TASK, settings))
-    assert set(seen) == STUDENT | LASTS | {"truncated", "student_goal", "goal"}
+    assert set(learner.seen(random_batch(TASK, settings))) == STUDENT | LASTS | {"truncated", "student_goal", "goal"}

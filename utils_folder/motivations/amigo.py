@@ -360,9 +360,8 @@ class Amigo(Motivation):
         """The loss of `entries`, how many of them were successes, and log values; None, 0 and NaN where there are none."""
         if not len(entries["goal"]):
             return None, 0, {column.name: math.nan for column in UPDATE_COLUMNS}
-        index = entries["goal"]
-        if self._settings.inner:
-            index = goals.cell_to_inner(index, height=self._task.frame_shape[1])
+        inner, index = self._settings.inner, entries["goal"]
+        index = goals.cell_to_inner(index, height=self._task.frame_shape[1]) if inner else index
         success = self.difficulty.success(entries["reached"], entries["goal_step"])
         learned = rewards.teacher_reward_learned(
             rewards.teacher_reward(success, **self._reward_scale),
@@ -372,16 +371,14 @@ class Amigo(Motivation):
         told = {"frame": entries["goal_frame"], "index": index, "logits": entries["generator_logits"], "reward": learned}
         told = to_device(told, self._device)
         logits, values = self.teacher(told["frame"])
-        pg_loss, baseline_loss, negative_entropy = reinforce(logits, values, told["index"], told["logits"], told["reward"])
-        baseline_loss = self._baseline_cost * baseline_loss
-        entropy_loss = self._settings.generator_entropy_cost * negative_entropy
-        *stats, negative_entropy, highest = numbers(
-            (told["reward"].mean(), pg_loss, entropy_loss, baseline_loss, negative_entropy, logits.max())
-        )
-        self._alarms.see_proposals(-negative_entropy, highest)
-        stats += [entries["goal_step"].float().mean().item(), entries["ex_reward"].mean().item()]
-        loss = pg_loss + baseline_loss + entropy_loss
-        return loss, int(success.sum()), {column.name: value for column, value in zip(UPDATE_COLUMNS, stats)}
+        pg_loss, baseline_loss, entropy = reinforce(logits, values, told["index"], told["logits"], told["reward"])
+        baseline_loss, entropy_loss = self._baseline_cost * baseline_loss, self._settings.generator_entropy_cost * entropy
+        found = (told["reward"].mean(), pg_loss, entropy_loss, baseline_loss, entropy, logits.max())
+        *stats, entropy, highest = numbers(found)
+        self._alarms.see_proposals(-entropy, highest)
+        stats += numbers((entries["goal_step"].float().mean(), entries["ex_reward"].mean()))
+        names = [column.name for column in UPDATE_COLUMNS]
+        return pg_loss + baseline_loss + entropy_loss, int(success.sum()), dict(zip(names, stats))
 
     def state_dict(self) -> dict:
         return {
@@ -408,8 +405,7 @@ class Amigo(Motivation):
     def load_training_state_dict(self, state: dict) -> None:
         self._optimizer.load_state_dict(state["generator_model_optimizer_state_dict"], state["generator_scheduler_state_dict"])
         difficulties.check_reachable(self.make_difficulty(self._settings), state["difficulty"])
-        fields = row_fields(self._task, self._settings, self.teacher.num_goals)
-        self._waiting = dict(_checked(state["generator_batch"], fields))
+        self._waiting = dict(_checked(state["generator_batch"], row_fields(self._task, self._settings, self.teacher.num_goals)))
         self._curriculum.load_state_dict(state[curriculum.KEY])
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
@@ -423,10 +419,8 @@ class Amigo(Motivation):
         return Shown(goal, probabilities, event, tuple(notes))
 
     def histograms(self) -> dict[str, Histogram]:
-        found = self._curriculum.recent.take()
-        if self._uniform:
-            found.pop(curriculum.T_STAR, None)
-        return found
+        without = curriculum.T_STAR if self._uniform else None
+        return {name: counted for name, counted in self._curriculum.recent.take().items() if name != without}
 
     def progress(self) -> str:
         return "" if self._uniform else f"t* {self.difficulty.target}"
