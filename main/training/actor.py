@@ -71,7 +71,7 @@ class Actor:
         self._motivation.refresh()
         seen = {**self._sight.inputs(self.row, self.row.get("goal")), "done": self.row["done"]}
         logits, baseline, self._core_state = self._student.network.act(seen, self._core_state, self._student.composed)
-        action = logits.argmax(-1) if self._greedy else sample(torch.from_numpy(logits), self._generator).numpy()
+        action = logits.argmax(-1) if self._greedy else sample(logits, self._generator)
         results = {"action": action, "policy_logits": logits, "baseline": baseline}
         return self._arrive(self.environment.step(action), results)
 

@@ -104,7 +104,7 @@ class Agent(NamedTuple):
         seen = self._sight.inputs(zeros, np.zeros(1, np.int64)) | {"done": zeros["done"]}
         inputs = {name: torch.from_numpy(value).unsqueeze(0) for name, value in seen.items()}
         outputs, _ = self.student(inputs, self.student.initial_state(1), self.student.compose())
-        sample(outputs["policy_logits"][0], torch.Generator())
+        sample(outputs["policy_logits"][0].numpy(), torch.Generator())
 
     @property
     def _sight(self) -> Sight:

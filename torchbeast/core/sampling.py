@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from torchbeast.core.compiled import compiled
 
 
-def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws from softmax(logits) over the last axis: float32 [..., A] -> int64 [...].
+def sample(logits: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """Draws from softmax(logits) of each row: float32 [N, A] -> int64 [N].
 
     The Gumbel-max trick: argmax(logits - log(Exponential(1))).
     """
-    noise = torch.empty_like(logits, memory_format=torch.contiguous_format).exponential_(generator=generator)
-    if logits.dim() != 2 or not logits.is_cpu:
-        return (logits - noise.log_()).argmax(dim=-1)
-    return torch.from_numpy(_first_arrival(logits.contiguous().numpy(), noise.numpy()))
+    noise = torch.empty(logits.shape).exponential_(generator=generator)
+    return _first_arrival(np.ascontiguousarray(logits), noise.numpy())
 
 
 @compiled(nogil=True)
 def _first_arrival(logits, noise):
-    """argmax of logits - log(noise) over the last of two axes."""
+    """argmax of logits - log(noise) in each row."""
     chosen = np.zeros(len(logits), np.int64)
     for i in range(len(logits)):
         best = logits[i, 0] - np.log(noise[i, 0])

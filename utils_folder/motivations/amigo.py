@@ -218,19 +218,19 @@ class AmigoActor(MotivationActor):
             return
         frames = out["frame"][self._proposed]
         logits = self._logits(frames)
-        goal = sample(logits, self._generator).numpy()
+        goal = sample(logits, self._generator)
         if self._inner_height is not None:
             goal = goals.inner_to_cell(goal, height=self._inner_height)
         self._row["goal"][self._proposed] = goal
         self._row["goal_frame"][self._proposed] = frames
-        self._row["generator_logits"][self._proposed] = logits.numpy()
+        self._row["generator_logits"][self._proposed] = logits
 
-    def _logits(self, frames: np.ndarray) -> Tensor:
+    def _logits(self, frames: np.ndarray) -> np.ndarray:
         """Of each cell as a goal, float32 [N, G], for frames [N, W, H, 3k]."""
         if self._uniform:
-            return torch.zeros(len(frames), self._teacher.network.num_goals)
+            return np.zeros((len(frames), self._teacher.network.num_goals), np.float32)
         logits, _ = self._teacher.network(torch.from_numpy(frames), self._teacher.composed)
-        return logits
+        return logits.numpy()
 
     def refresh(self) -> None:
         self._teacher.refresh()

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from models.grid import AGENT
+from torchbeast.core.compiled import compiled
 
 
 def cell_to_inner(cell, *, height: int):
@@ -28,6 +29,7 @@ def probability_map(logits: np.ndarray, size: tuple[int, int], *, inner: bool) -
     return probabilities.reshape(width, height)
 
 
+@compiled(nogil=True)
 def cell_contents(frame: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """(object, colour, state) of one cell per frame, in the newest frame if several are stacked.
 
@@ -35,12 +37,18 @@ def cell_contents(frame: np.ndarray, cell: np.ndarray) -> np.ndarray:
         frame: uint8 [E, W, H, 3k].
         cell: int64 [E].
     Returns: uint8 [E, 3].
+    Raises: IndexError for what is no cell of the grid.
     """
-    count, width, height, channels = frame.shape
-    cells = frame.reshape(count, width * height, channels)
-    return cells[np.arange(len(frame)), cell][:, -3:]
+    found, (width, height, channels) = np.empty((len(cell), 3), np.uint8), frame.shape[1:]
+    for e in range(len(cell)):
+        if not 0 <= cell[e] < width * height:
+            raise IndexError("a goal is no cell of the grid")
+        for i in range(3):
+            found[e, i] = frame[e, cell[e] // height, cell[e] % height, channels - 3 + i]
+    return found
 
 
+@compiled(nogil=True)
 def reached_by_change(frame: np.ndarray, goal_frame: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """Whether any channel of the goal's cell differs from what it was when the goal was proposed (`--modify`).
 
@@ -50,7 +58,11 @@ def reached_by_change(frame: np.ndarray, goal_frame: np.ndarray, goal: np.ndarra
     Returns: bool [E].
     Source: AMIGo (arXiv 2006.12122), section 3: reaching a goal is changing its cell.
     """
-    return (cell_contents(frame, goal) != cell_contents(goal_frame, goal)).any(axis=-1)
+    changed, now, then = np.zeros(len(goal), np.bool_), cell_contents(frame, goal), cell_contents(goal_frame, goal)
+    for e in range(len(goal)):
+        for i in range(3):
+            changed[e] |= now[e, i] != then[e, i]
+    return changed
 
 
 def reached_by_standing(frame: np.ndarray, goal: np.ndarray) -> np.ndarray:
