@@ -1,4 +1,4 @@
-"""Which rows of a batch are distinct: what a network computes of equal rows is equal, and need be computed once.
+"""Which rows are distinct: what a network computes of equal rows is equal, and need be computed once.
 
 An agent that explores sees the same again and again (it bumps into a wall, drops a thing and picks it up): of the rows of an
 update, one in four to one in seven is new. Nothing is approximated: the outputs of the distinct rows are copied to all, and
@@ -33,7 +33,8 @@ def over_distinct(compute: Callable[..., Tensor], columns: Columns, frame: Tenso
     count = len(frame)
     if count < LEAST_ROWS or not frame.is_cpu:
         return compute(*columns)
-    first, group = Rows(count).find(frame.numpy(), np.zeros(count, np.int64) if others is None else others.numpy())
+    numbers = np.zeros(count, np.int64) if others is None else others.numpy()
+    first, group = Rows(count, frame[0].numel()).find(frame.numpy(), numbers)
     first = np.pad(first, (0, -len(first) % MULTIPLE))  # those that fill up are row 0 again, and nobody asks for them
     if len(first) >= WORTH * count:
         return compute(*columns)
@@ -58,10 +59,10 @@ class Known:
 
     def __call__(self, frame: np.ndarray, others: np.ndarray, *more: np.ndarray | None) -> np.ndarray:
         """compute(frame, *more, places), float32 [N, D] in the end, of the N rows that frame and others tell apart."""
-        count = len(frame)
+        count, size = len(frame), frame[0].size
         if self._rows is None or not self._rows.has_room(count):
-            room = min(MOST_KNOWN, MOST_KNOWN_BYTES * count // frame.size)
-            self._rows, self._results = Rows(max(count, room)), None
+            room = min(MOST_KNOWN, MOST_KNOWN_BYTES // size)
+            self._rows, self._results = Rows(max(count, room), size), None
         before = self._rows.found
         first, group = self._rows.find(frame, others)
         if self._rows.found > before:
@@ -75,16 +76,14 @@ class Known:
 class Rows:
     """Distinct rows, found by their hashes.
 
-    Attributes:
-        capacity: how many there is room for; found: how many there are.
+    Args and attributes:
+        capacity: how many there is room for; size: bytes of a frame; found: how many there are.
     """
 
-    def __init__(self, capacity: int):
-        self.capacity, self.found = capacity, 0
-        bits = (2 * capacity - 1).bit_length()
-        self._table, self._shift = np.full(1 << bits, -1, np.int32), np.uint64(64 - bits)
-        self._hashes = np.empty(capacity, np.uint64)
-        self._words: np.ndarray | None = None
+    def __init__(self, capacity: int, size: int):
+        self.capacity, self.size, self.found = 0, size, 0
+        self._words, self._hashes = np.empty((0, size // 8 + 2), np.uint64), np.empty(0, np.uint64)
+        self.keep(np.empty(0, np.bool_), capacity)
 
     def has_room(self, count: int) -> bool:
         return self.found + count <= self.capacity
@@ -92,15 +91,28 @@ class Rows:
     def find(self, frame: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(where each row stands first that was not there yet, the number of each one): int64 [M], [N].
 
-        frame: uint8 [N, ...], always of one shape; others: int64 [N].
+        frame: uint8 [N, ...], of `size` bytes each; others: int64 [N].
         """
-        frames = frame.reshape(len(frame), -1)
-        if self._words is None:
-            self._words = np.zeros((self.capacity + 1, frames.shape[1] // 8 + 2), np.uint64)  # one more to compare with
-        known = (self._words, self._words.view(np.uint8), self._hashes, self._table, self._shift, self.found)
-        first, group = _find(frames, others, _factors(self._words.shape[1]), *known)
+        known = (self._words, self._bytes, self._hashes, self._table, self._shift, self.found)
+        first, group = _find(frame.reshape(-1, self.size), others, _factors(self._words.shape[1]), *known)
         self.found += len(first)
         return first, group
+
+    def content(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct rows by their numbers: uint8 [found, size], int64 [found]. What comes later may overwrite them."""
+        return self._bytes[: self.found, : self.size], self._words[: self.found, -1].view(np.int64)
+
+    def keep(self, which: np.ndarray, capacity: int) -> None:
+        """Only those rows, bool [found], numbered anew in their order; there is then room for `capacity` of them at least."""
+        kept = np.flatnonzero(which)
+        words, hashes, self.found = self._words, self._hashes, len(kept)
+        if capacity > self.capacity:
+            self.capacity, bits = capacity, (2 * capacity - 1).bit_length()
+            self._table, self._shift = np.empty(1 << bits, np.int32), np.uint64(64 - bits)
+            self._words = np.zeros((capacity + 1, words.shape[1]), np.uint64)  # one more to compare with
+            self._bytes, self._hashes = self._words.view(np.uint8), np.empty(capacity, np.uint64)
+        self._words[: self.found], self._hashes[: self.found] = words[kept], hashes[kept]
+        _place(self._hashes[: self.found], self._table, self._shift)
 
 
 @functools.cache
@@ -139,3 +151,14 @@ def _find(frames, others, factors, words, as_bytes, hashes, table, shift, known)
             found += 1
         group[i] = table[place]
     return first[:found].copy(), group
+
+
+@compiled(nogil=True)
+def _place(hashes, table, shift):
+    """Fills the table with distinct rows of these hashes."""
+    table[:] = -1
+    for i in range(len(hashes)):
+        place = np.int64(hashes[i] >> shift)
+        while table[place] >= 0:
+            place = (place + 1) % len(table)
+        table[place] = i

@@ -87,7 +87,7 @@ def test_a_row_differs_by_any_of_its_bytes():
         for i in range(size):
             frame[i + 1, i] = 128
         others[size + 1], others[size + 2] = 1, 2**62
-        first, group = Rows(len(frame)).find(frame, others)
+        first, group = Rows(len(frame), size).find(frame, others)
         assert first.tolist() == list(range(size + 3)) and group.tolist() == [*range(size + 3), *[0] * (3 * size + 3)]
 
 
@@ -99,10 +99,31 @@ def test_rows_of_one_hash_are_compared(monkeypatch, worst):
     random = np.random.default_rng(0)
     pool = random.integers(256, size=(40, 9), dtype=np.uint8)
     rows = pool[random.integers(40, size=3 * LEAST_ROWS)]
-    first, group = Rows(len(rows)).find(rows, np.zeros(len(rows), np.int64))
+    first, group = Rows(len(rows), 9).find(rows, np.zeros(len(rows), np.int64))
     assert len(asked) == 1
     assert np.array_equal(rows[first][group], rows)
     assert len(first) == len(np.unique(rows, axis=0)) and (np.diff(first) > 0).all()
+
+
+@pytest.mark.parametrize("worst", [None, 0])
+@pytest.mark.parametrize("capacity", [10, 60, 200])
+def test_rows_that_are_kept_are_found_and_the_others_are_new(monkeypatch, capacity, worst):
+    if worst is not None:
+        monkeypatch.setattr(module, "_factors", lambda count: np.full(count, worst, np.uint64))
+    random = np.random.default_rng(0)
+    frame, others = random.integers(256, size=(60, 13), dtype=np.uint8), random.integers(2**62, size=60)
+    rows = Rows(60, 13)
+    rows.find(frame, others)
+    which = random.random(60) < 0.6
+    rows.keep(which, capacity)
+    kept, new = np.flatnonzero(which), np.flatnonzero(~which)
+    assert rows.capacity == max(60, capacity) and rows.found == len(kept)
+    assert all(map(np.array_equal, rows.content(), (frame[kept], others[kept])))
+    order = random.permutation(60)
+    first, group = rows.find(frame[order], others[order])
+    assert set(order[first].tolist()) == set(new.tolist())
+    assert group[np.argsort(order)][kept].tolist() == list(range(len(kept)))
+    assert np.array_equal(rows.content()[0][group], frame[order])
 
 
 @pytest.mark.parametrize("capacity", [40, 80, 4096])
