@@ -155,11 +155,15 @@ def digits(name: str, value: Any) -> None:
         refuse(name, value, "a number of 128 bits in digits")
 
 
-def hexadecimal(name: str, value: Any) -> None:
-    """Bytes as text, two digits each."""
-    text(name, value)
-    if len(value) % 2 or set(value) - set("0123456789abcdef"):
-        refuse(name, value, "bytes in hexadecimal")
+def hexadecimal(size: int) -> Form:
+    """So many bytes as text, two digits each."""
+
+    def check(name: str, value: Any) -> None:
+        text(name, value)
+        if len(value) != 2 * size or set(value) - set("0123456789abcdef"):
+            refuse(name, value, f"{size} bytes in hexadecimal")
+
+    return check
 
 
 def tensor(shape: Sequence[int | None], dtype: torch.dtype, fits: Fits | None = None) -> Form:

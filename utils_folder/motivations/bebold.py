@@ -72,6 +72,7 @@ class BeBold(Learned):
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         own = self._settings = settings[NoveltySettings]
         self._partial = own.novelty_view == "partial"
+        self._frame_shape = task.frame_shape
         super().__init__(settings, task, make_optimizer, ranks)
         self.rollout_fields = EpisodicCounts.VISITS | ({"view": VIEW_FIELDS["view"]} if self._partial else {})
         self.reads = (*STATE, *self.rollout_fields)
@@ -91,7 +92,7 @@ class BeBold(Learned):
         return {"learning_rate": rate, "method": self._settings.novelty_optimizer}
 
     def actor(self, num_envs: int, generator: torch.Generator) -> EpisodicCounts:
-        return EpisodicCounts(num_envs)
+        return EpisodicCounts(num_envs, self._frame_shape)
 
     def novelty(self, batch: Batch) -> Tensor:
         """N(s_t), float32 [T+1, B], with gradient for the predictor."""

@@ -49,10 +49,11 @@ class Count(Motivation):
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         super().__init__(settings, task, make_optimizer, ranks)
         self._settings = settings[CountSettings]
+        self._frame_shape = task.frame_shape
         self.rollout_fields = EpisodicCounts.ARRIVALS
 
     def actor(self, num_envs: int, generator: torch.Generator) -> EpisodicCounts:
-        return EpisodicCounts(num_envs, arrivals=True)
+        return EpisodicCounts(num_envs, self._frame_shape, arrivals=True)
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
         arrivals = batch["arrivals"][1:]

@@ -54,6 +54,7 @@ class Ride(Dynamics):
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         super().__init__(settings, task, make_optimizer, ranks)
         self._settings = settings[RideSettings]
+        self._frame_shape = task.frame_shape
         self.rollout_fields |= EpisodicCounts.ARRIVALS
         self.reads += tuple(EpisodicCounts.ARRIVALS)
 
@@ -61,7 +62,7 @@ class Ride(Dynamics):
         return {"learning_rate": settings[RideSettings].ride_learning_rate}
 
     def actor(self, num_envs: int, generator: torch.Generator) -> EpisodicCounts:
-        return EpisodicCounts(num_envs, arrivals=True)
+        return EpisodicCounts(num_envs, self._frame_shape, arrivals=True)
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
         phi, following = (values.detach() for values in self.encode(batch))

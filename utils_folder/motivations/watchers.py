@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import torch
 
+from models.distinct import Rows
+from models.grid import CELL_CHANNELS
 from torchbeast.core import forms
 from torchbeast.core.environment import LAST, Environment, Output
 from torchbeast.core.rollouts import Field
 from utils_folder.motivations.base import MotivationActor
 
 MOST_VISITS = 2**31 - 1
-VISITS = forms.whole(1, MOST_VISITS)
+VISITS = forms.whole(1, MOST_VISITS // 2)  # of an episode that goes on
+LEAST_ROOM = 1024
 WHERE = "source/actor/motivation"  # a watcher's state in a checkpoint
 
 
 class EpisodicCounts(MotivationActor):
-    """Counts how often each full frame has been seen in the current episode of each environment.
+    """Counts how often each full frame has been seen in the current episode of each environment; of stacked ones the newest.
 
     Its field says how often the state has been visited, this visit included: int32 [E], from 1 on.
+    Each episode has its own number: e, plus E for each one before it in the environment. It is part of a state, so an end costs
+    nothing: what has been seen in episodes that have ended is found no more, and is left out where room is wanted.
 
     Args:
+        frame_shape: (W, H, 3k).
         arrivals: it speaks of the state that the step led to. Where an episode ends that is its last state, which the next
             episode's first one has replaced; else (so BeBold) it speaks of that first one.
     """
@@ -30,38 +34,67 @@ class EpisodicCounts(MotivationActor):
     VISITS = {"visits": Field((), np.int32, fits=forms.within(1, MOST_VISITS))}
     ARRIVALS = {"arrivals": Field((), np.int32, fits=forms.within(1, MOST_VISITS))}
 
-    def __init__(self, num_envs: int, *, arrivals: bool = False):
+    def __init__(self, num_envs: int, frame_shape: tuple[int, int, int], *, arrivals: bool = False):
         (self._field,) = self.ARRIVALS if arrivals else self.VISITS
         self._key = "arrival_counts" if arrivals else "counts"
         self.last_fields = ("frame",) if arrivals else ()
-        self._counts = [Counter() for _ in range(num_envs)]
+        self._size = frame_shape[0] * frame_shape[1] * CELL_CHANNELS
         self._row = {self._field: np.zeros(num_envs, np.int32)}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._episode = np.arange(len(self._row[self._field]))
+        self._states, self._visits = Rows(LEAST_ROOM, self._size), np.zeros(LEAST_ROOM, np.int32)
 
     def observe(self, out: Output, environment: Environment) -> dict[str, np.ndarray]:
-        frames, row = out["frame"][..., -3:], self._row[self._field]
-        for e, counts in enumerate(self._counts):
-            ended = None
-            if out["done"][e]:
-                ended = _count(counts, out[LAST + "frame"][e, ..., -3:]) if self.last_fields else None
-                counts.clear()
-            visits = _count(counts, frames[e])
-            row[e] = visits if ended is None else ended
+        done, ended = out["done"], None
+        if np.count_nonzero(done):
+            if self.last_fields:
+                ended = self._visit(out[LAST + "frame"][done, ..., -CELL_CHANNELS:], self._episode[done])
+            self._episode[done] += len(done)
+        row = self._row[self._field]
+        row[...] = self._visit(out["frame"][..., -CELL_CHANNELS:], self._episode)
+        if ended is not None:
+            row[done] = ended
         return self._row
 
+    def _visit(self, frame: np.ndarray, episode: np.ndarray, times: int = 1) -> np.ndarray:
+        """How often these states [N, ...] of different episodes have been visited, so many times more included: int32 [N]."""
+        if not self._states.has_room(len(frame)):
+            self._make_room(len(frame))
+        _, state = self._states.find(frame, episode)
+        visits = self._visits[state] + times
+        self._visits[state] = visits
+        return visits
+
+    def _make_room(self, count: int) -> None:
+        """For so many more states, and for as many again as there are in the present episodes, which alone are kept."""
+        present = self._present()
+        visits = self._visits[: len(present)][present]
+        self._states.keep(present, 2 * (len(visits) + count))
+        self._visits = np.zeros(self._states.capacity, np.int32)
+        self._visits[: len(visits)] = visits
+
+    def _present(self) -> np.ndarray:
+        """Which states have been visited in the present episodes: bool [found]."""
+        _, episode = self._states.content()
+        return self._episode[episode % len(self._episode)] == episode
+
     def state_dict(self) -> dict:
-        return {self._key: [[(k.hex(), n) for k, n in counts.items()] for counts in self._counts]}
+        """The states of each present episode, in the order of their first visits, and how often each has been visited."""
+        counts = [[] for _ in self._episode]
+        frame, episode = self._states.content()
+        for state in np.flatnonzero(self._present()):
+            counts[episode[state] % len(counts)].append((frame[state].tobytes().hex(), int(self._visits[state])))
+        return {self._key: counts}
 
     def load_state_dict(self, state: dict) -> None:
-        counts = forms.each(forms.each(forms.pair(forms.hexadecimal, VISITS)), count=len(self._counts))
-        forms.record({self._key: counts})(WHERE, state)
-        self._counts = [Counter({bytes.fromhex(k): n for k, n in counts}) for counts in state[self._key]]
-
-
-def _count(counts: Counter, frame: np.ndarray) -> int:
-    """How often it has been seen, now included."""
-    key = frame.tobytes()
-    counts[key] += 1
-    return counts[key]
+        counts = forms.each(forms.pair(forms.hexadecimal(self._size), VISITS))
+        forms.record({self._key: forms.each(counts, count=len(self._episode))})(WHERE, state)
+        self._begin()
+        for e, counts in enumerate(state[self._key]):
+            for frame, visits in counts:
+                self._visit(np.frombuffer(bytearray.fromhex(frame), np.uint8)[None], self._episode[e : e + 1], visits)
 
 
 class Streams(MotivationActor):
