@@ -62,6 +62,7 @@ def render(
     frame: np.ndarray,
     *,
     goal: int | None = None,
+    seen: np.ndarray | None = None,
     probabilities: np.ndarray | None = None,
     panel: Panel | None = None,
     caption: str | None = None,
@@ -75,25 +76,28 @@ def render(
     Args:
         frame: uint8 [W, H, 3], an observation: object, colour, state of each cell; of stacked ones the last is drawn.
         goal: a cell, x*H + y, which is outlined; None draws no goal.
+        seen: bool [W, H], the cells that are lit, as gym-minigrid lights what its agent sees; None lights none.
         probabilities: float [W, H], not negative: each cell is tinted in proportion, the largest most. None draws none.
         panel: None draws none.
         caption: a line above all; one too long for the picture's width is written smaller, or cut. None leaves no room for one.
         tile_size: pixels of a cell's side; None chooses by W and H.
     Returns: uint8 [height, width, 3], RGB.
-    Raises: ValueError if frame is no [W, H, 3k], probabilities no [W, H], goal no cell of it.
+    Raises: ValueError if frame is no [W, H, 3k], probabilities or seen no [W, H], goal no cell of it.
     """
     if frame.ndim != 3 or frame.shape[2] == 0 or frame.shape[2] % 3:
         raise ValueError(f"frame must be [W, H, 3], not {list(frame.shape)}")
     width, height = frame.shape[:2]
     if goal is not None and not 0 <= goal < width * height:
         raise ValueError(f"goal {goal} is no cell of a grid of {width} x {height}")
-    if probabilities is not None and probabilities.shape != (width, height):
-        raise ValueError(f"probabilities must be {[width, height]}, not {list(probabilities.shape)}")
+    for name, cells in (("probabilities", probabilities), ("seen", seen)):
+        if cells is not None and cells.shape != (width, height):
+            raise ValueError(f"{name} must be {[width, height]}, not {list(cells.shape)}")
     tile_size = tile_size or min(MAX_TILE, max(MIN_TILE, GRID_SIZE // max(width, height)))
+    lit = np.zeros((width, height), np.bool_) if seen is None else seen
     grid = np.empty((height * tile_size, width * tile_size, 3), np.uint8)
     for x in range(width):
         for y in range(height):
-            _cell_of(grid, x, y, tile_size)[:] = _tile(*frame[x, y, -3:].tolist(), tile_size)
+            _cell_of(grid, x, y, tile_size)[:] = _tile(*frame[x, y, -3:].tolist(), tile_size, lit[x, y])
     if probabilities is not None:
         grid = _tinted(grid, probabilities, tile_size)
     if goal is not None:
@@ -105,11 +109,11 @@ def _cell_of(grid: np.ndarray, x: int, y: int, tile_size: int) -> np.ndarray:
     return grid[y * tile_size : (y + 1) * tile_size, x * tile_size : (x + 1) * tile_size]
 
 
-def _tile(kind: int, colour: int, state: int, tile_size: int) -> np.ndarray:
+def _tile(kind: int, colour: int, state: int, tile_size: int, lit: bool) -> np.ndarray:
     # MiniGrid keeps the tiles that it has drawn.
     if kind == OBJECT_TO_IDX["agent"]:
-        return Grid.render_tile(None, agent_dir=state, tile_size=tile_size)
-    return Grid.render_tile(WorldObj.decode(kind, colour, state), tile_size=tile_size)
+        return Grid.render_tile(None, agent_dir=state, tile_size=tile_size, highlight=lit)
+    return Grid.render_tile(WorldObj.decode(kind, colour, state), tile_size=tile_size, highlight=lit)
 
 
 def _tinted(grid: np.ndarray, probabilities: np.ndarray, tile_size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from main.playing.trained import Trained
 from main.training.actor import Actor
 from utils_folder import video
 from utils_folder.minigrid import carried_name
+from utils_folder.minigrid.view import OUT_OF_VIEW
 from utils_folder.motivations.base import Motivation
 
 EVENT_SECONDS, OUTCOME_SECONDS = 0.8, 2.4  # time to read a badge
@@ -94,6 +95,9 @@ def _picture(
     lines = [("step", str(arrival.step)), ("return", f"{arrival.total:.3f}")]
     if shown.goal is not None:
         lines.append(("goals reached", str(arrival.reached)))
+        if agent.sight.partial:
+            (place,) = agent.sight.inputs(row, row["goal"])["goal"]
+            lines.append(("goal in view", "no" if place == OUT_OF_VIEW else "yes"))
     lines += [
         ("extrinsic reward", f"{arrival.reward:.3f}"),
         ("intrinsic reward", f"{arrival.intrinsic:.3f}"),
@@ -110,7 +114,12 @@ def _picture(
         badges=badges + ([outcome] if outcome is not None else []),
     )
     return video.render(
-        row["frame"][0], goal=shown.goal, probabilities=shown.probabilities, panel=panel, caption=caption
+        row["frame"][0],
+        goal=shown.goal,
+        seen=agent.sight.cells(row),
+        probabilities=shown.probabilities,
+        panel=panel,
+        caption=caption,
     )
 
 

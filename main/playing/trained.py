@@ -13,6 +13,7 @@ from main import settings as settings_module
 from main.settings import EvaluationSettings, RunSettings
 from main.training import preflight, recipe
 from main.training.actor import Actor
+from main.training.sight import Sight
 from models import STUDENTS
 from torchbeast.core import checkpoint, forms
 from torchbeast.core.sampling import derive_seed, torch_generator
@@ -140,6 +141,10 @@ class Trained:
     @property
     def motivation(self) -> Motivation:
         return self._agent.motivation
+
+    @property
+    def sight(self) -> Sight:
+        return self._agent.sight
 
     def actor(self, num_envs: int, stream: str, *, telling: bool = False) -> Actor:
         """Plays in E fresh environments; `stream` names its randomness; `telling`: they know their missions, if they can."""

@@ -101,13 +101,13 @@ class Agent(NamedTuple):
         zeros = {name: np.zeros((1, *field.shape), field.dtype) for name, field in fields.items()}
         if self._views:
             look_once()
-        seen = self._sight.inputs(zeros, np.zeros(1, np.int64)) | {"done": zeros["done"]}
+        seen = self.sight.inputs(zeros, np.zeros(1, np.int64)) | {"done": zeros["done"]}
         inputs = {name: torch.from_numpy(value).unsqueeze(0) for name, value in seen.items()}
         outputs, _ = self.student(inputs, self.student.initial_state(1), self.student.compose())
         sample(outputs["policy_logits"][0].numpy(), torch.Generator())
 
     @property
-    def _sight(self) -> Sight:
+    def sight(self) -> Sight:
         return Sight.of(self.settings, self.task)
 
     @property
@@ -126,7 +126,7 @@ class Agent(NamedTuple):
             self.shared,
             optimizer_maker(learning, total_frames=self.settings[RunSettings].total_frames, ranks=ranks),
             num_buffers=spread(self.settings).buffers,
-            sight=self._sight,
+            sight=self.sight,
             ranks=ranks,
         )
 
@@ -140,7 +140,7 @@ class Agent(NamedTuple):
         held = [name.removeprefix(LAST) for name in self.rollout_fields() if name.startswith(LAST)]
         if last := dict.fromkeys((*held, *motivation.last_fields)):
             environment.keep_last(tuple(last))
-        return Actor(environment, student, motivation, generator, greedy=greedy, weights=weights, sight=self._sight)
+        return Actor(environment, student, motivation, generator, greedy=greedy, weights=weights, sight=self.sight)
 
     def rollout_fields(self) -> dict[str, Field]:
         """All that a rollout holds: the agent's, MiniGrid's and the motivation's fields, and the LSTM's state at state 0."""
@@ -150,8 +150,8 @@ class Agent(NamedTuple):
         }
         fields = agent_fields(self.task.frame_shape, self.task.num_actions) | minigrid.CARRIED_FIELDS
         fields["frame"] = fields["frame"]._replace(fits=are_cells)
-        fields |= {name: field for name, field in VIEW_FIELDS.items() if name in self._sight.fields}
-        timed_out = self._sight.fields if self.settings[LearningSettings].bootstrap_time_limit else ()
+        fields |= {name: field for name, field in VIEW_FIELDS.items() if name in self.sight.fields}
+        timed_out = self.sight.fields if self.settings[LearningSettings].bootstrap_time_limit else ()
         last = {LAST + name: fields[name] for name in timed_out}
         return fields | last | core_state | self.motivation.rollout_fields
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from torchbeast.core.settings import Settings
 from utils_folder.minigrid import CARRIED_FIELDS, EnvironmentSettings
-from utils_folder.minigrid.view import VIEW_FIELDS, cell_in_view
+from utils_folder.minigrid.view import VIEW_FIELDS, cell_in_view, seen_cells
 from utils_folder.motivations.base import Task
 
 
@@ -42,6 +44,13 @@ class Sight(NamedTuple):
         if goal is not None:
             seen["goal"] = cell_in_view(goal, told["pose"], height=self.height) if self.partial else goal
         return seen
+
+    def cells(self, told: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Which cells the first environment's student sees, bool [W, H]; None where it sees all. `told` as `inputs` has it."""
+        if not self.partial:
+            return None
+        width, height = told["frame"].shape[1:3]
+        return seen_cells(told["view"][0], told["pose"][0], width=width, height=height)
 
 
 FULL = Sight()

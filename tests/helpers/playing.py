@@ -44,6 +44,7 @@ class Seen(NamedTuple):
 
     frame: np.ndarray
     goal: int | None
+    cells: np.ndarray | None
     probabilities: np.ndarray | None
     lines: dict[str, str]
     panel: video.Panel
@@ -60,8 +61,8 @@ def watch(weights: Path, num_episodes: int, *more: str) -> tuple[Trained, list[l
     agent = load(weights, *more)
     drawn, seen = [], []
 
-    def render(frame, *, goal, probabilities, panel, caption):
-        drawn.append((frame.copy(), goal, probabilities, dict(panel.lines), panel, caption))
+    def render(frame, *, goal, seen, probabilities, panel, caption):
+        drawn.append((frame.copy(), goal, seen, probabilities, dict(panel.lines), panel, caption))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(video, "render", render)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from gym_minigrid.minigrid import DIR_TO_VEC, MiniGridEnv
+from gym_minigrid.minigrid import DIR_TO_VEC, OBJECT_TO_IDX, Grid, MiniGridEnv, MissionSpace
 
 from main.training.sources import InlineActor
 from utils_folder.minigrid import view
@@ -27,6 +27,17 @@ def _of_one(x: int, y: int, agent_x: int, agent_y: int, direction: int) -> int:
     )
     i, j = MiniGridEnv.get_view_coords(game, x, y)
     return int(i * 7 + j) if 0 <= i < 7 and 0 <= j < 7 else 49
+
+
+def plain_seen_cells(frame: np.ndarray) -> np.ndarray:
+    """Which cells gym-minigrid lights in its picture of a full observation [W, H, 3], bool [W, H]."""
+    width, height, _ = frame.shape
+    game = MiniGridEnv(MissionSpace(lambda: ""), width=width, height=height)
+    ((x, y),) = np.argwhere(frame[..., 0] == OBJECT_TO_IDX["agent"])
+    game.grid, _ = Grid.decode(np.where(frame[..., :1] == OBJECT_TO_IDX["agent"], [1, 0, 0], frame))  # the agent is no object
+    game.agent_pos, game.agent_dir, game.carrying = np.array([x, y]), int(frame[x, y, 2]), None
+    lit = game.get_frame(highlight=True, tile_size=4) != game.get_frame(highlight=False, tile_size=4)
+    return lit.reshape(height, 4, width, 4, 3).any(axis=(1, 3, 4)).T
 
 
 def views_made(monkeypatch: pytest.MonkeyPatch, source: InlineActor) -> int:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from gym_minigrid.wrappers import FullyObsWrapper
 
-from tests.helpers.views import plain_cells_in_view
+from tests.helpers.views import plain_cells_in_view, plain_seen_cells
 from utils_folder.minigrid import REGISTRY, carried, make_environments
-from utils_folder.minigrid.view import OUT_OF_VIEW, VIEW_FIELDS, cell_in_view, looks, partial_view
+from utils_folder.minigrid.view import OUT_OF_VIEW, VIEW_FIELDS, cell_in_view, looks, partial_view, seen_cells
 
 GAMES = ("KeyCorridorS3R3", "ObstructedMaze-Full", "MultiRoom-N6", "LavaGapS5", "FourRooms")
 
@@ -164,3 +164,19 @@ def test_a_cell_is_marked_where_gym_minigrid_has_it():
     marked = cell_in_view(cells, poses, height=HEIGHT)
     assert torch.equal(marked, plain_cells_in_view(cells, poses, height=HEIGHT)) and marked.dtype == torch.int64
     assert cell_in_view(cells.numpy(), poses.numpy(), height=HEIGHT).tolist() == marked.tolist()
+
+
+@pytest.mark.parametrize("name", ["ObstructedMaze-1Dl", "MultiRoom-N6"])
+def test_the_cells_seen_are_those_that_gym_minigrid_lights(name):
+    """Along random play: 11 x 6 cells with a door, and rooms in a row."""
+    environment = make_environments(f"MiniGrid-{name}-v0", [1, 2, 3])
+    out, random, shares = environment.initial(), np.random.default_rng(0), []
+    for _ in range(60):
+        out = environment.step(random.choice([0, 1, 2, 2, 2, 3, 4, 5], size=3))
+        views, poses = looks(out["frame"], out["carried_obj"], out["carried_col"])
+        for frame, view, pose in zip(out["frame"], views, poses):
+            width, height, _ = frame.shape
+            seen = seen_cells(view, pose, width=width, height=height)
+            assert seen.dtype == np.bool_ and np.array_equal(seen, plain_seen_cells(frame))
+            shares.append(seen.mean())
+    assert len(set(shares)) > 5 and max(shares) < 0.6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -14,9 +15,11 @@ from torch import nn
 from main.playing import film
 from main.playing.trained import Trained
 from main.training import recipe
-from tests.helpers.playing import load, play, watch
+from tests.helpers.playing import load, play, train, watch
+from tests.helpers.views import plain_cells_in_view, plain_seen_cells
 from torchbeast.core import checkpoint
 from utils_folder import video
+from utils_folder.motivations import MOTIVATIONS
 
 OUTCOMES = {"task solved", "time is up", "episode over"}
 
@@ -121,6 +124,28 @@ def test_what_the_agent_carries_is_said(trained):
             assert seen.lines["carries"] == ("nothing" if key_lies else "yellow key")
             carried.add(seen.lines["carries"])
     assert len(carried) == 2
+
+
+@pytest.mark.parametrize("model", [next(iter(MOTIVATIONS)), "vanilla"])
+def test_of_a_partial_view_the_cells_are_lit_and_it_is_said_whether_the_goal_is_among_them(tmp_path, model):
+    """11 x 6 cells and a door that hides; a goal behind it is in view, as it is told to the student."""
+    weights = train(tmp_path, "--model", model, "--student_view", "partial", "--env", "MiniGrid-ObstructedMaze-1Dl-v0")
+    _, episodes = watch(weights / "model.tar", 1)
+    said = Counter()
+    for seen in episodes[0]:
+        np.testing.assert_array_equal(seen.cells, plain_seen_cells(seen.frame))
+        said[seen.lines.get("goal in view")] += 1
+        if seen.goal is not None:
+            ((x, y),) = np.argwhere(seen.frame[..., 0] == OBJECT_TO_IDX["agent"])
+            pose = torch.tensor([[x, y, int(seen.frame[x, y, 2])]])
+            inside = plain_cells_in_view(torch.tensor([seen.goal]), pose, height=6).item() < 49
+            assert seen.lines["goal in view"] == ("yes" if inside else "no")
+    assert set(said) == ({None} if seen.goal is None else {"yes", "no"})
+
+
+def test_of_a_full_view_nothing_is_lit(trained):
+    _, episodes = watch(trained / "model.tar", 1)
+    assert all(seen.cells is None and "goal in view" not in seen.lines for seen in episodes[0])
 
 
 @pytest.mark.parametrize("engine", ["auto", "compiled"])

@@ -133,6 +133,19 @@ def test_the_goal_is_outlined_above_the_map(frame):
     assert (cell(picture, 2, 1)[:2] == TEACHER_COLOUR).all()
 
 
+def test_the_cells_seen_are_lit_as_gym_minigrid_lights_them(grid, frame):
+    """Those alone: one of each kind, with and without light."""
+    for light in (0, 1):
+        seen = (np.arange(W * H).reshape(W, H) + light) % 2 == 0
+        expected = grid.render(TILE, AGENT, DIRECTION, highlight_mask=seen)
+        np.testing.assert_array_equal(render(frame, seen=seen, tile_size=TILE), expected)
+
+
+def test_cells_seen_of_another_shape_are_refused(frame):
+    with pytest.raises(ValueError, match="seen must be"):
+        render(frame, seen=np.ones((H, W), bool))
+
+
 @pytest.mark.parametrize("shape", [(H, W), (W * H,)])
 def test_probabilities_of_another_shape_are_refused(frame, shape):
     with pytest.raises(ValueError, match="probabilities must be"):

@@ -94,6 +94,16 @@ def cell_in_view(cell: np.ndarray | Tensor, pose: np.ndarray | Tensor, *, height
     return torch.from_numpy(cell_in_view(cell.cpu().numpy(), pose.cpu().numpy(), height=height)).to(cell.device)
 
 
+def seen_cells(view: np.ndarray, pose: np.ndarray, *, width: int, height: int) -> np.ndarray:
+    """Which cells of the full grid an agent sees, bool [W, H]: those that its view shows, and does not hide.
+
+    Args:
+        view: uint8 [7, 7, 3], and pose: int64 [3], of one state, as `Views` gives them.
+    """
+    place = cell_in_view(np.arange(width * height), np.tile(pose, width * height), height=height)
+    return np.append(view.any(axis=-1), False)[place].reshape(width, height)
+
+
 @compiled
 def _cells_in_view(cell, pose, height):
     """`cell_in_view` of cell [N] and pose [N, 3]: where `_look` puts that cell."""
