@@ -29,6 +29,7 @@ from torchbeast.core import checkpoint, forms, outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError
 from utils_folder import video
 from utils_folder.motivations import curriculum
+from utils_folder.motivations.amigo import is_taught
 from utils_folder.motivations.curriculum import FATE_NAMES, OBJECT_TO_IDX, PROPOSED, REACHED, History
 
 PICTURE_MOMENTS = 6
@@ -42,7 +43,8 @@ KIND_COLOURS = {
 }  # fmt: skip
 KIND_NAMES = {"agent": "agent's own cell"}
 HEAT = "viridis"
-DISTANCE, STEPS, FATES = "mean distance from the agent, in steps", "t* and steps to a reached goal", "what became of goals"
+DISTANCE, STEPS, FATES = "mean distance from the agent, in steps", "steps to a reached goal", "what became of goals"
+TAUGHT, BY_CHANCE = "What the teacher taught", "Goals by chance, and what became of them: no teacher learned"
 LINES = ("-", "--", ":")
 
 
@@ -65,6 +67,8 @@ def read(place: Path) -> tuple[History, str, Path]:
     if not history.cells.any():
         raise UsageError(f"{run_dir}: no goal has ended yet: wait until the run has a later checkpoint")
     flags = state["flags"]
+    if not is_taught(flags):
+        history = history._replace(target=None)
     return history, f"{run_dir.resolve().name}: {flags.get('model')} on {flags.get('env')}, seed {flags.get('seed')}", run_dir
 
 
@@ -76,7 +80,7 @@ def merged(history: History, count: int) -> History:
     sums = {name: np.add.reduceat(getattr(history, name), starts) for name in ("cells", "kinds", "distances", "steps")}
     return history._replace(
         frames=history.frames[last],
-        target=history.target[last],
+        target=None if history.target is None else history.target[last],
         example_frames=history.example_frames[starts],
         example_goals=history.example_goals[starts],
         **sums,
@@ -107,6 +111,15 @@ def fates(history: History) -> np.ndarray:
     return ended[REACHED:] / np.where(ended[PROPOSED] > 0, ended[PROPOSED], np.nan)
 
 
+def targets(history: History, moment: int) -> tuple[str, ...]:
+    """t* at that moment, in words; () where there was none."""
+    return () if history.target is None else (f"t* {history.target[moment]}",)
+
+
+def heading(history: History) -> str:
+    return BY_CHANCE if history.target is None else TAUGHT
+
+
 def kinds_present(history: History) -> list[str]:
     """The kinds of cells that were goals, in the order of KIND_COLOURS."""
     ever = history.kinds.sum(axis=(0, 1))
@@ -128,7 +141,7 @@ def picture(history: History, title: str) -> Figure:
         rows = 1 + len(history.names)
         figure = Figure(figsize=(11, 10.5 + 2 * (rows - 3)), layout="constrained")
         FigureCanvasAgg(figure)
-        figure.suptitle(f"What the teacher taught\n{title}", fontsize=11)
+        figure.suptitle(f"{heading(history)}\n{title}", fontsize=11)
         maps, curves = figure.subfigures(2, 1, height_ratios=(1.15 * rows / 3, 1))
         _draw_maps(maps, merged(history, PICTURE_MOMENTS))
         _draw_curves(curves, merged(history, CURVE_MOMENTS))
@@ -141,7 +154,8 @@ def _draw_maps(figure, history: History) -> None:
     frames = np.concatenate([[0], history.frames]) / 1e6
     for moment, column in enumerate(axes.T):
         column[0].imshow(example(history, moment))
-        column[0].set_title(f"{frames[moment]:.3g} to {frames[moment + 1]:.3g} million\nframes, t* {history.target[moment]}")
+        until = ", ".join(["frames", *targets(history, moment)])
+        column[0].set_title(f"{frames[moment]:.3g} to {frames[moment + 1]:.3g} million\n{until}")
         for which, axis in enumerate(column[1:]):
             _heat(axis, shares(history.cells[:, which])[moment])
     for axis, label in zip(axes[:, 0], ("an example", *(f"goals {name}" for name in history.names))):
@@ -171,7 +185,8 @@ def _draw_curves(figure, history: History) -> None:
     for which, distances in enumerate(mean_distances(history)):
         axes[1, 0].plot(frames, distances, LINES[which], color=plot.COLOURS[which], label=history.names[which])
     axes[1, 0].set(ylabel="mean distance from the\nagent (steps along axes)", ylim=(0, None))
-    axes[1, 1].plot(frames, history.target, color=plot.COLOURS[0], label="t*")
+    if history.target is not None:
+        axes[1, 1].plot(frames, history.target, color=plot.COLOURS[0], label="t*")
     axes[1, 1].plot(frames, mean_steps(history), "--", color=plot.COLOURS[1], label="mean steps to a reached goal")
     axes[1, 1].set(ylabel="steps", ylim=(0, None))
     for axis in axes[1, 2:]:
@@ -202,7 +217,7 @@ def page(history: History, title: str) -> str:
         cols=count,
         row_heights=(0.44, 0.28, 0.28),
         vertical_spacing=0.09,
-        subplot_titles=[*maps, *kinds, *(DISTANCE, STEPS, FATES)[:count]],
+        subplot_titles=[*maps, *kinds, *(DISTANCE, STEPS if history.target is None else f"t* and {STEPS}", FATES)[:count]],
     )
     for trace, column in zip(_maps(history, 0), columns):
         figure.add_trace(trace, row=1, col=column)
@@ -213,7 +228,7 @@ def page(history: History, title: str) -> str:
         for m in range(len(history.frames))
     ]
     figure.update_layout(
-        title=f"What the teacher taught<br><sup>{title}</sup>", width=710 + 220 * count, height=1150, template="plotly_white",
+        title=f"{heading(history)}<br><sup>{title}</sup>", width=710 + 220 * count, height=1150, template="plotly_white",
         sliders=[_slider(history)], margin={"l": 60, "r": 260, "t": 110, "b": 120}, legend={"x": 1.02, "y": 0.55},
         **_marks(history, 0, titles),
     )  # fmt: skip
@@ -250,8 +265,9 @@ def _add_curves(figure: go.Figure, history: History) -> None:
             )  # fmt: skip
     for which, values in enumerate(mean_distances(history)):
         figure.add_scatter(x=frames, y=values, name=history.names[which], line={"color": plot.COLOURS[which]}, row=3, col=1)
-    for name, values, colour in (("t*", history.target, 3), ("steps to a reached goal", mean_steps(history), 4)):
-        figure.add_scatter(x=frames, y=values, name=name, line={"color": plot.COLOURS[colour]}, row=3, col=2)
+    for name, values, colour in (("t*", history.target, 3), (STEPS, mean_steps(history), 4)):
+        if values is not None:
+            figure.add_scatter(x=frames, y=values, name=name, line={"color": plot.COLOURS[colour]}, row=3, col=2)
     for which, values in enumerate(fates(history)[: 2 * (len(history.names) - 2)], REACHED):
         line = {"color": plot.COLOURS[which]}
         figure.add_scatter(x=frames, y=values, name=history.names[which], showlegend=False, line=line, row=3, col=3)
@@ -267,7 +283,7 @@ def _marks(history: History, moment: int, titles: Sequence) -> dict:
     ]  # fmt: skip
     goal, fate, steps = history.example_goals[moment, 0].tolist()
     became = "none ended" if goal < 0 else f"{FATE_NAMES[fate]} after {steps} steps"
-    note = {"text": f"an example: {became}<br>t* {history.target[moment]}", "showarrow": False, "align": "left",
+    note = {"text": "<br>".join([f"an example: {became}", *targets(history, moment)]), "showarrow": False, "align": "left",
             "xref": "paper", "yref": "paper", "x": 1.03, "y": 0.78, "xanchor": "left", "yanchor": "top"}  # fmt: skip
     picture = {"source": _png(example(history, moment)), "xref": "paper", "yref": "paper", "x": 1.03, "y": 1.0,
                "sizex": 0.22, "sizey": 0.22, "xanchor": "left", "yanchor": "top"}  # fmt: skip

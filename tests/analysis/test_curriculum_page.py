@@ -9,6 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from main import curriculum
 from main.curriculum import merged
@@ -89,6 +90,20 @@ def test_maps_and_shares_are_drawn_where_they_belong(run_dir):
         totals = np.maximum(whole.kinds[:, which].sum(axis=1, keepdims=True), 1)
         heights = np.cumsum((whole.kinds[:, which] / totals)[:, present], axis=1)
         assert stacks == pytest.approx(heights.max(axis=0))
+
+
+@pytest.mark.parametrize("teacher", [None, "learned", "uniform"])
+def test_of_goals_by_chance_no_target_is_shown(run_dir, teacher):
+    """Checkpoints of before --teacher do not say who proposed goals: a teacher did."""
+    state = checkpoint.load(run_dir / "model.tar")
+    checkpoint.save(run_dir / "model.tar", {**state, "flags": FLAGS | ({} if teacher is None else {"teacher": teacher})})
+    whole, title, _ = curriculum.read(run_dir)
+    figure, page = curriculum.picture(whole, title), curriculum.page(whole, title)
+    written = [text.get_text() for text in figure.findobj(Text)]
+    shown = page[page.index("Plotly.newPlot(") :]
+    for texts in ("\n".join(written), shown):
+        assert ("t*" in texts) == (teacher != "uniform") == (curriculum.TAUGHT in texts) != (curriculum.BY_CHANCE in texts)
+        assert "default on MiniGrid-Fetch-5x5-N2-v0, seed 3" in texts and "steps to a reached goal" in texts
 
 
 def test_the_slider_shows_what_the_picture_does_not():

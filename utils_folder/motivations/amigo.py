@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,11 @@ UPDATE_COLUMNS = (  # of a teacher update, in the order in which `Amigo._loss` g
     Column("mean_episode_steps", "mean goal_step, the steps that the goals of its batch took"),
     Column("ex_reward", "mean reward of the environment at the end of those goals"),
 )  # fmt: skip
+
+
+def is_taught(flags: Mapping[str, Any]) -> bool:
+    """Whether a teacher proposed the goals of a run with these flags, and not chance."""
+    return flags.get("teacher") != "uniform"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class History(NamedTuple):
     exchange of levels at an episode's end. Of N = 2 (NAMES; older runs) the second is of both.
 
     frames int64 [M]             frames learned from at the moment's end
-    target int64 [M]             t* then
+    target int64 [M]             t* then; None where goals came by chance: there was none
     cells int64 [M, N, W, H]     goals, by cell
     kinds int64 [M, N, KINDS]    by what lay there when they were proposed (OBJECT_TO_IDX)
     distances int64 [M, N, W+H-1]  by their distance from the agent then, in steps along the axes
@@ -47,7 +47,7 @@ class History(NamedTuple):
     """
 
     frames: np.ndarray
-    target: np.ndarray
+    target: np.ndarray | None
     cells: np.ndarray
     kinds: np.ndarray
     distances: np.ndarray
