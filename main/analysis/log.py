@@ -14,7 +14,7 @@ import numpy as np
 
 from torchbeast.core import rows as rows_module
 from torchbeast.core import run_folder
-from torchbeast.core.columns import Column
+from torchbeast.core.columns import JOINS, Column
 from torchbeast.core.settings import UsageError
 
 EXPERIMENT = "experiment"  # an argument that every run with metadata has: EXPERIMENT-SEED is what main.reproduce names its runs
@@ -69,12 +69,6 @@ class Log(NamedTuple):
         """How rows of the column are joined, as Column.join says; a column that nobody declares has a mean."""
         return _join(self.declared, column)
 
-    def weights(self, column: str) -> np.ndarray:
-        """What each row counts where rows become one row, float64 [N]: its episodes, if it is a mean over those; else 1."""
-        if self.join(column) == "episodes" and self.has("episodes"):
-            return np.nan_to_num(self.columns["episodes"])
-        return np.ones(len(self.frames))
-
     @property
     def spans(self) -> np.ndarray:
         """What each row counts in a mean over a window, float64 [N]: the frames that it tells of.
@@ -116,7 +110,6 @@ def joined(columns: Mapping[str, np.ndarray], starts: np.ndarray, join: Callable
     """
     number = len(next(iter(columns.values())))
     ends = np.append(starts[1:], number) - 1
-    episodes = np.nan_to_num(columns.get("episodes", np.zeros(number)))
 
     def add(values: np.ndarray) -> np.ndarray:
         return np.add.reduceat(values, starts)
@@ -127,7 +120,8 @@ def joined(columns: Mapping[str, np.ndarray], starts: np.ndarray, join: Callable
             return values[ends]
         if how == "sum":
             return add(np.nan_to_num(values))
-        return means(values, episodes if how == "episodes" and episodes.any() else np.ones(number), add)
+        weights = np.nan_to_num(columns.get(how, np.zeros(number)))
+        return means(values, weights if weights.any() else np.ones(number), add)
 
     return {name: one(name, values) for name, values in columns.items()}
 
@@ -283,7 +277,7 @@ class _Gathered:
         there = {name: values[rows] for name, values in columns.items()}
 
         def how(name: str) -> str:
-            return "mean" if (join := _join(self._declared, name)) == "episodes" else join
+            return join if (join := _join(self._declared, name)) in JOINS else "mean"
 
         return joined(there, np.arange(0, len(rows), every), how) if len(rows) else there
 

@@ -196,8 +196,7 @@ class Learner:
     def row_of_all(self, row: dict[str, float], wishes: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
         """The row of all ranks together, and the mean of their `wishes`, from what each has for the same update."""
         own = {column.name: row.get(column.name, math.nan) for column in self.columns}
-        by_episodes = [column.name for column in self.columns if column.join == "episodes"]
-        means = self.ranks.mean(own | wishes, dict.fromkeys(by_episodes, row["episodes"]))
+        means = self.ranks.mean(own | wishes, {column.name: row.get(column.join, 1) for column in self.columns})
         # Where all agree the value stays what it is: counts are integers.
         joined = {name: row[name] if row.get(name) == means[name] else means[name] for name in own}
         for column in self.columns:

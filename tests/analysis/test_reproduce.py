@@ -208,9 +208,12 @@ def test_a_thinned_log_keeps_sums_means_and_last_values(tmp_path):
         "episodes": [0, 4, 1, 3, 0, 0, 0],
         "success_rate": [nan, 0.5, 1.0, 0.0, nan, nan, nan],
         "total_loss": [1.0, 3.0, 5.0, nan, 2.0, 4.0, 9.0],
+        "worth": [1.0, 4.0, 5.0, nan, 8.0, 2.0, nan],
+        "new_states": [2, 1, 3, 0, 1, 3, 0],
     }
     columns = {name: np.array(values, float) for name, values in columns.items()}
     declared = DECLARED.columns | {"level": Column("level", "", "last")}
+    declared |= {"worth": Column("worth", "", "new_states"), "new_states": Column("new_states", "", "sum")}
     run = Log("run", tmp_path, None, columns["frames"], columns, None, declared)
     thin = {name: values.tolist() for name, values in keep.thinned(run, 3).items()}
     assert thin.pop("success_rate")[:2] == [0.5, 0.25] and np.isnan(keep.thinned(run, 3)["success_rate"][2])
@@ -219,6 +222,8 @@ def test_a_thinned_log_keeps_sums_means_and_last_values(tmp_path):
         "level": [7, 8, 10],
         "episodes": [4, 4, 0],
         "total_loss": [2.0, 5.0, 5.0],
+        "worth": [2.0, 5.0, 3.5],
+        "new_states": [3, 3, 4],
     }
 
 

@@ -6,16 +6,16 @@ import math
 
 import pytest
 
-from torchbeast.core.columns import Column, Joiner
+from torchbeast.core.columns import Column, Joiner, by_name
 
 COLUMNS = (
     Column("frames", "", "last"), Column("loss", ""), Column("rate", "", "episodes"), Column("episodes", "", "sum"),
-    Column("level", "", "last"),
+    Column("level", "", "last"), Column("worth", "", "visits"), Column("visits", "", "sum"),
 )  # fmt: skip
 ROWS = [
     {"frames": 8, "loss": 1.0, "rate": math.nan, "episodes": 0, "level": 7},
-    {"frames": 16, "loss": 4.0, "rate": 0.5, "episodes": 6, "level": 8},
-    {"frames": 24, "rate": 1.0, "episodes": 2, "level": 9},
+    {"frames": 16, "loss": 4.0, "rate": 0.5, "episodes": 6, "level": 8, "worth": 3.0, "visits": 5},
+    {"frames": 24, "rate": 1.0, "episodes": 2, "level": 9, "worth": 0.5, "visits": 1},
     {"frames": 32, "loss": None, "episodes": 0},
 ]
 
@@ -24,7 +24,10 @@ def test_each_column_is_joined_as_it_says():
     joiner = Joiner(COLUMNS)
     for row in ROWS:
         joiner.add(row)
-    assert joiner.take() == {"frames": 32, "loss": 2.5, "rate": pytest.approx(5 / 8), "episodes": 8, "level": 9}
+    assert joiner.take() == {
+        "frames": 32, "loss": 2.5, "rate": pytest.approx(5 / 8), "episodes": 8, "level": 9,
+        "worth": pytest.approx(15.5 / 6), "visits": 6,
+    }  # fmt: skip
 
 
 def test_what_was_taken_is_not_taken_again():
@@ -35,3 +38,11 @@ def test_what_was_taken_is_not_taken_again():
     joiner.add(ROWS[0])
     assert joiner.take() == {"frames": 8, "loss": 1.0, "episodes": 0, "level": 7}
     assert joiner.take() == {}
+
+
+def test_columns_are_declared_once_and_joined_by_what_there_is():
+    assert list(by_name(COLUMNS[:4], COLUMNS)) == [column.name for column in COLUMNS]
+    with pytest.raises(ValueError, match="column loss is declared twice"):
+        by_name(COLUMNS, [Column("loss", "another")])
+    with pytest.raises(ValueError, match="column worth is joined by visits"):
+        by_name([column for column in COLUMNS if column.name != "visits"])

@@ -6,11 +6,11 @@ from main import settings as settings_module
 from main.analysis.table import markdown, put_in
 from main.training import recipe
 from tests.helpers.program import ROOT
+from torchbeast.core.columns import JOINS
 from torchbeast.core.settings import sections, table
 
 PAGE = ROOT / "main/README.md"
 OF_EVERY_LOG = {"_tick": "number of the row", "_time": "seconds since 1970"}
-JOINS = {"mean": "mean", "episodes": "mean over episodes", "sum": "sum", "last": "last"}
 
 
 def flags_table() -> str:
@@ -21,8 +21,9 @@ def flags_table() -> str:
 
 def columns_table() -> str:
     """Every column of a log, with what several rows of it become when they are joined."""
-    rows = [[f"`{name}`", meaning, JOINS["last"]] for name, meaning in OF_EVERY_LOG.items()]
-    rows += [[f"`{column.name}`", column.meaning, JOINS[column.join]] for column in recipe.columns().values()]
+    rows = [[f"`{name}`", meaning, "last"] for name, meaning in OF_EVERY_LOG.items()]
+    for name, meaning, join, *_ in recipe.columns().values():
+        rows.append([f"`{name}`", meaning, join if join in JOINS else f"mean over {join}"])
     return markdown(("column", "meaning", "joined by"), rows)
 
 

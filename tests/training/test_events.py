@@ -35,7 +35,7 @@ def joined(name: str, some: list[dict[str, float]]) -> float:
     some = [row for row in some if not math.isnan(row[name])]
     if COLUMNS[name].join in ("last", "sum"):
         return some[-1][name] if COLUMNS[name].join == "last" else sum(row[name] for row in some)
-    weights = [row["episodes"] if COLUMNS[name].join == "episodes" else 1 for row in some]
+    weights = [1 if COLUMNS[name].join == "mean" else row[COLUMNS[name].join] for row in some]
     return sum(w * row[name] for w, row in zip(weights, some)) / sum(weights)
 
 

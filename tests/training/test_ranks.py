@@ -22,6 +22,7 @@ from main import main as entry
 from main.settings import spread
 from main.training import learner as learners
 from main.training import preflight
+from main.training.recipe import Agent
 from main.training.run import Run
 from main.training.sources import ActorProcesses, ActorsFailed
 from tests.helpers.agents import make_settings, random_batch
@@ -47,6 +48,7 @@ from tests.helpers.ranks import (
 )
 from tests.helpers.runs import evaluated
 from torchbeast.core import checkpoint
+from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import Diverged, LearningSettings, Optimizer
 from torchbeast.core.ranks import ALONE, Ranks, RanksFailed, from_environment
 from torchbeast.core.settings import Settings, UsageError
@@ -220,6 +222,32 @@ def test_two_ranks_with_half_a_batch_each_make_the_students_update_of_one_with_t
     assert_equal_trees(shared(state_0, model), shared(state_1, model))
     assert stats_0 == stats_1 or flat_numbers(stats_0).keys() == flat_numbers(stats_1).keys()
     assert stats[-1]["frames"] == 5 * T * 2 * B and sum(row["episodes"] for row in stats) > 5
+
+
+def join_rows(ranks: Ranks, settings: Settings, rows_of: list):
+    ranks.connect(CPU)
+    learner = Agent.make(settings, TASK, ranks).learner(ranks)
+    learner.motivation.columns = (Column("worth", "", "new_states"), Column("new_states", "", "sum"), Column("all", ""))
+    joined = [learner.row_of_all(row, {"stop": row["stop"]}) for row in rows_of[ranks.rank]]
+    ranks.close()
+    return joined
+
+
+def test_a_mean_over_some_states_is_weighed_by_how_many_each_rank_had(store):
+    """Also where one rank had none, and the mean over episodes by its own weight."""
+    both = [
+        {"episodes": 3, "success_rate": 1.0, "worth": 2.0, "new_states": 5, "all": 2.0, "stop": 0.0},
+        {"episodes": 1, "success_rate": 0.0, "worth": 8.0, "new_states": 1, "all": 8.0, "stop": 1.0},
+    ]
+    one = [both[0], {"episodes": 0, "new_states": 0, "all": 8.0, "stop": 0.0}]
+    none = [{"episodes": 0, "new_states": 0, "all": 2.0, "stop": 0.0}] * 2
+    settings = make_settings(model="vanilla", unroll_length=T, batch_size=B)
+    results = in_ranks(2, join_rows, settings, list(zip(both, one, none)), store=store)
+    for (of_both, wishes), (of_one, _), (of_none, _) in results:
+        assert (of_both["worth"], of_both["new_states"], of_both["all"]) == (3.0, 6, 5.0)
+        assert (of_both["success_rate"], of_both["episodes"], wishes) == (0.75, 4, {"stop": 0.5})
+        assert (of_one["worth"], of_one["new_states"], of_one["all"], of_one["success_rate"]) == (2.0, 5, 5.0, 1.0)
+        assert math.isnan(of_none["worth"]) and of_none["new_states"] == 0 and of_none["all"] == 2.0
 
 
 OPTIMIZER = {

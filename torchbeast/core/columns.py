@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-JOINS = ("mean", "episodes", "sum", "last")
+JOINS = ("mean", "sum", "last")
 
 
 class Column(NamedTuple):
@@ -14,8 +14,9 @@ class Column(NamedTuple):
 
     name: as it stands in the first line.
     meaning: for the pages.
-    join: what several rows, or ranks, become together: the "mean" of their values, the mean weighed by the "episodes" of
-        each, their "sum", or the "last" one (of ranks, which all have the same, any).
+    join: what several rows, or ranks, become together: the "mean" of their values, their "sum", the "last" one (of ranks,
+        which all have the same, any), or, by another column's name, the mean weighed by what each has there: how many
+        episodes, or visits, its own value is the mean of.
     panel: a short name for the panel of a plot that shows it; "" if it is shown only when asked for.
     label: of that panel's axis.
     """
@@ -28,11 +29,14 @@ class Column(NamedTuple):
 
 
 def by_name(*declared: Iterable[Column]) -> dict[str, Column]:
-    """The columns in order. Raises: ValueError where two differ under one name."""
+    """The columns in order. Raises: ValueError where two differ under one name, or a join is none."""
     found: dict[str, Column] = {}
     for column in (column for columns in declared for column in columns):
         if found.setdefault(column.name, column) != column:
             raise ValueError(f"column {column.name} is declared twice, differently")
+    for column in found.values():
+        if column.join not in (*JOINS, *found):
+            raise ValueError(f"column {column.name} is joined by {column.join}: that is none of {JOINS}, and no column")
     return found
 
 
@@ -51,7 +55,7 @@ class Joiner:
                 if value is None or value != value:
                     continue
                 join = self._join[name]
-                weight = row.get("episodes", 1) if join == "episodes" else 1
+                weight = row.get(join, 1)
                 total, weights = self._sums.get(name, (0.0, 0.0)) if join != "last" else (0.0, 0.0)
                 self._sums[name] = (total + weight * value, weights + weight)
 
