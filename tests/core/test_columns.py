@@ -10,12 +10,12 @@ from torchbeast.core.columns import Column, Joiner, by_name
 
 COLUMNS = (
     Column("frames", "", "last"), Column("loss", ""), Column("rate", "", "episodes"), Column("episodes", "", "sum"),
-    Column("level", "", "last"), Column("worth", "", "visits"), Column("visits", "", "sum"),
+    Column("level", "", "last"), Column("worth", "", "states"), Column("states", "", "sum"),
 )  # fmt: skip
 ROWS = [
     {"frames": 8, "loss": 1.0, "rate": math.nan, "episodes": 0, "level": 7},
-    {"frames": 16, "loss": 4.0, "rate": 0.5, "episodes": 6, "level": 8, "worth": 3.0, "visits": 5},
-    {"frames": 24, "rate": 1.0, "episodes": 2, "level": 9, "worth": 0.5, "visits": 1},
+    {"frames": 16, "loss": 4.0, "rate": 0.5, "episodes": 6, "level": 8, "worth": 3.0, "states": 5},
+    {"frames": 24, "rate": 1.0, "episodes": 2, "level": 9, "worth": 0.5, "states": 1},
     {"frames": 32, "loss": None, "episodes": 0},
 ]
 
@@ -26,7 +26,7 @@ def test_each_column_is_joined_as_it_says():
         joiner.add(row)
     assert joiner.take() == {
         "frames": 32, "loss": 2.5, "rate": pytest.approx(5 / 8), "episodes": 8, "level": 9,
-        "worth": pytest.approx(15.5 / 6), "visits": 6,
+        "worth": pytest.approx(15.5 / 6), "states": 6,
     }  # fmt: skip
 
 
@@ -44,5 +44,5 @@ def test_columns_are_declared_once_and_joined_by_what_there_is():
     assert list(by_name(COLUMNS[:4], COLUMNS)) == [column.name for column in COLUMNS]
     with pytest.raises(ValueError, match="column loss is declared twice"):
         by_name(COLUMNS, [Column("loss", "another")])
-    with pytest.raises(ValueError, match="column worth is joined by visits"):
-        by_name([column for column in COLUMNS if column.name != "visits"])
+    with pytest.raises(ValueError, match="column worth is joined by states"):
+        by_name([column for column in COLUMNS if column.name != "states"])

@@ -15,6 +15,7 @@ from torch import nn
 from main.playing import film
 from main.playing.trained import Trained
 from main.training import recipe
+from tests.helpers.marks import some
 from tests.helpers.playing import load, play, train, watch
 from tests.helpers.views import plain_cells_in_view, plain_seen_cells
 from torchbeast.core import checkpoint
@@ -126,7 +127,7 @@ def test_what_the_agent_carries_is_said(trained):
     assert len(carried) == 2
 
 
-@pytest.mark.parametrize("model", [next(iter(MOTIVATIONS)), "vanilla"])
+@pytest.mark.parametrize("model", some(MOTIVATIONS))
 def test_of_a_partial_view_the_cells_are_lit_and_it_is_said_whether_the_goal_is_among_them(tmp_path, model):
     """11 x 6 cells and a door that hides; a goal behind it is in view, as it is told to the student."""
     weights = train(tmp_path, "--model", model, "--student_view", "partial", "--env", "MiniGrid-ObstructedMaze-1Dl-v0")

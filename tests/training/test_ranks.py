@@ -241,7 +241,7 @@ def test_a_mean_over_some_states_is_weighed_by_how_many_each_rank_had(store):
     ]
     one = [both[0], {"episodes": 0, "new_states": 0, "all": 8.0, "stop": 0.0}]
     none = [{"episodes": 0, "new_states": 0, "all": 2.0, "stop": 0.0}] * 2
-    settings = make_settings(model="vanilla", unroll_length=T, batch_size=B)
+    settings = make_settings(model=MODELS[0], unroll_length=T, batch_size=B)
     results = in_ranks(2, join_rows, settings, list(zip(both, one, none)), store=store)
     for (of_both, wishes), (of_one, _), (of_none, _) in results:
         assert (of_both["worth"], of_both["new_states"], of_both["all"]) == (3.0, 6, 5.0)
