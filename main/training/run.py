@@ -27,7 +27,7 @@ from main.training.processes import ProcessSettings
 from main.training.record import Record, check_folder, open_writer
 from main.training.sources import ActorProcesses, ActorsFailed, Batch, InlineActor, Source
 from torchbeast.core import checkpoint, forms
-from torchbeast.core.memory import keep_freed
+from torchbeast.core.memory import keep_freed, share_with_forks
 from torchbeast.core.optimizer import Diverged, LearningSettings
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.rollouts import Rollouts
@@ -60,7 +60,6 @@ def train(settings: Settings, given: dict[str, Any], ranks: Alone = ALONE) -> in
 
 
 def _train(settings: Settings, given: dict[str, Any], ranks: Alone) -> int:
-    keep_freed()
     run_dir, state = settings[FileSettings].resume, None
     if not ranks.alone and run_dir is None and not settings[FileSettings].dry_run:
         settings = resume.named(settings)
@@ -133,6 +132,7 @@ class Run:
             self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
         self.rollouts = self.agent.rollouts()
         self.source = self._start_actors()
+        keep_freed()
         try:
             self._connect(state)
             self.interrupt.take()  # from here on a signal finds something to save
@@ -255,6 +255,7 @@ class Run:
         own = self.settings[ProcessSettings]
         if self._processes == 0:
             return InlineActor(self._make_actor(0), self.rollouts)
+        share_with_forks()
         source = ActorProcesses(self._make_actor, self._hosted, self.rollouts, max_restarts=own.max_actor_restarts)
         try:
             source.start()
