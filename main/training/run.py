@@ -132,7 +132,6 @@ class Run:
             self._load(state)  # a checkpoint that does not fit must be found out before anything is started or written
         self.rollouts = self.agent.rollouts()
         self.source = self._start_actors()
-        keep_freed()
         try:
             self._connect(state)
             self.interrupt.take()  # from here on a signal finds something to save
@@ -160,6 +159,7 @@ class Run:
 
         Returns the exit code. Raises RunFailed with the cause.
         """
+        keep_freed()
         evaluator = Evaluator(self.settings, self.learner, self.loop)
         filming = Filming(self.settings, self.record)
         beside = Beside(self.learner, self.record, self.progress, filming, self.lockstep, self.ranks)
