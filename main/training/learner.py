@@ -151,8 +151,9 @@ class Learner:
 
     def _update_student(self, seen: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
         inputs, core_state = self._inputs(seen)
-        extrinsic = not self._reward_settings.no_extrinsic_rewards
-        reward = rewards.student_reward(seen["reward"][1:], intrinsic, extrinsic=extrinsic)
+        own = self._reward_settings
+        mixed = {"mixing": own.reward_mixing, "extrinsic": not own.no_extrinsic_rewards}
+        reward = rewards.student_reward(seen["reward"][1:], intrinsic, **mixed)
         if self._settings.bootstrap_time_limit:
             reward = reward + self._settings.discounting * last_values(self.student, seen, inputs, core_state, self._sight)
         state = {f"{CORE_STATE}{i}": part for i, part in enumerate(core_state)}

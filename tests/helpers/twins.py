@@ -91,7 +91,10 @@ class PlainStudentLearner:
         return (pg + baseline + entropy, pg, baseline, entropy), sum(x > 0 for row in log_rhos for x in row)
 
     def reward(self, extrinsic: float, intrinsic: float) -> float:
-        counts = not self.settings[RewardSettings].no_extrinsic_rewards
+        own = self.settings[RewardSettings]
+        counts = not own.no_extrinsic_rewards
+        if own.reward_mixing == "sum":
+            return extrinsic + intrinsic if counts else intrinsic
         clipped = min(max(extrinsic + intrinsic if counts else intrinsic, -1.0), 1.0)
         return clipped + (1.0 if extrinsic > 0 and counts else 0.0)
 
