@@ -85,6 +85,11 @@ def test_a_plain_sum_of_rewards_is_not_clipped_and_has_no_bonus():
     assert torch.equal(student_reward(REWARDS, INTRINSIC, mixing="sum", extrinsic=False), INTRINSIC)
 
 
+def test_rewards_that_are_kept_apart_leave_the_environments_as_it_is():
+    assert torch.equal(student_reward(REWARDS, INTRINSIC, mixing="apart"), REWARDS)
+    assert torch.equal(student_reward(REWARDS, INTRINSIC, mixing="apart", extrinsic=False), torch.zeros(4, 2))
+
+
 @pytest.mark.parametrize("negative, coef", [(-0.1, 1.0), (-0.3, 1.0), (-0.5, 2.5), (0.0, 0.0)])
 def test_teacher_reward(negative, coef):
     success = tensor([True, False, True, False, False])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchbeast.core.settings import TRAINING, flag
 
-PUBLISHED, SUM = MIXINGS = ("published", "sum")
+PUBLISHED, SUM, APART = MIXINGS = ("published", "sum", "apart")
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,23 @@ class RewardSettings:
     reward_mixing: str = flag(
         PUBLISHED,
         f"how intrinsic rewards i join the environment's r: {PUBLISHED} (clip(r + i, -1, 1), and 1 more where r is above 0), "
-        f"{SUM} (r + i)",
+        f"{SUM} (r + i), {APART} (a value and a discount for each, as in RND)",
         choices=MIXINGS,
+        agent=True,
     )
+    intrinsic_discounting: float = flag(
+        0.99, "discount factor of intrinsic rewards, whose returns go on over the ends of episodes", at_least=0, at_most=1,
+        needs=(f"reward_mixing={APART}",), not_with=("mode=test", "mode=test_render"),
+    )  # fmt: skip
+
+    @property
+    def apart(self) -> bool:
+        """Intrinsic rewards have a value of their own."""
+        return self.reward_mixing == APART
+
+    def intrinsic_discount(self, discounting: float) -> float:
+        """That of intrinsic rewards, given that of the environment's."""
+        return self.intrinsic_discounting if self.apart else discounting
 
 
 def student_bonus(reached: Tensor, goal_step: Tensor, *, max_steps: int, coef: float) -> Tensor:
@@ -86,9 +100,9 @@ def first_visit(visits: Tensor) -> Tensor:
 
 
 def student_reward(reward: Tensor, intrinsic: Tensor, *, mixing: str = PUBLISHED, extrinsic: bool = True) -> Tensor:
-    """What the student learns from, of the environment's reward r and the intrinsic one i.
+    """What the student's value is of, given the environment's reward r and the intrinsic one i.
 
-    PUBLISHED: clip(r + i, -1, 1) + [r > 0]. SUM: r + i.
+    PUBLISHED: clip(r + i, -1, 1) + [r > 0]. SUM: r + i. APART: r, since i has a value of its own.
 
     Args:
         reward, intrinsic: float32 [T, B], r and i.
@@ -97,6 +111,8 @@ def student_reward(reward: Tensor, intrinsic: Tensor, *, mixing: str = PUBLISHED
     Returns: float32 [T, B].
     """
     reward = reward if extrinsic else torch.zeros_like(reward)
+    if mixing == APART:
+        return reward
     total = reward + intrinsic
     return total if mixing == SUM else total.clamp(-1, 1) + (reward > 0).float()
 
