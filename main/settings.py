@@ -20,7 +20,7 @@ from utils_folder import minigrid
 from utils_folder.minigrid import EnvironmentSettings
 from utils_folder.motivations import MOTIVATIONS, canonical_name
 from utils_folder.motivations.base import Motivation
-from utils_folder.motivations.rewards import GoalRewardSettings, RewardSettings
+from utils_folder.motivations.rewards import APART, GoalRewardSettings, RewardSettings
 
 logger = logging.getLogger("amigo")
 
@@ -225,14 +225,26 @@ def problems(settings: Settings) -> list[str]:
     found += settings[FileSettings].problems()
     run, environment = settings[RunSettings], settings[EnvironmentSettings]
     found += run.problems()
-    if settings[RewardSettings].no_extrinsic_rewards and not any(motivation.pays for motivation in run.motivations):
-        found.append(f"--no_extrinsic_rewards leaves --model {run.model} no reward at all: leave out one of the two")
+    found += _reward_problems(settings)
     found += minigrid.problems(run.env, environment)
     try:
         size = minigrid.survey(environment.task(run.env), environment.fixed_seed).size
     except ValueError:  # said above
         return found
     return found + [problem for motivation in run.motivations for problem in motivation.problems(settings, *size)]
+
+
+def _reward_problems(settings: Settings) -> list[str]:
+    run, own = settings[RunSettings], settings[RewardSettings]
+    found, pays = [], any(motivation.pays for motivation in run.motivations)
+    if own.no_extrinsic_rewards and not pays:
+        found.append(f"--no_extrinsic_rewards leaves --model {run.model} no reward at all: leave out one of the two")
+    if own.apart and not pays:
+        found.append(f"--reward_mixing {APART}: --model {run.model} has no intrinsic reward: leave out one of the two")
+    if own.apart and not STUDENTS[run.student_network].has_intrinsic_value:
+        which = f"--student_network {run.student_network}"
+        found.append(f"--reward_mixing {APART}: {which} has no value of intrinsic rewards: leave out one of the two")
+    return found
 
 
 def idle(settings: Settings, names: Iterable[str]) -> dict[str, str]:

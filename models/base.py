@@ -17,9 +17,11 @@ class StudentNetwork(abc.ABC):
 
     Attributes:
         groups: its settings: frozen dataclasses of flags.
+        has_intrinsic_value: `make` takes `intrinsic_value=True`, for a second value (`--reward_mixing apart`).
     """
 
     groups: ClassVar[tuple[type, ...]] = ()
+    has_intrinsic_value: ClassVar[bool] = False
 
     @classmethod
     @abc.abstractmethod
@@ -40,7 +42,8 @@ class StudentNetwork(abc.ABC):
                 is in none of them.
             core_state: a recurrent network's state before step 0, as `initial_state` has it; it is zeroed where done.
             weights: `compose()` of the present parameters; None composes them here.
-        Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1).
+        Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1); made with
+            `intrinsic_value`, also intrinsic_baseline float32 [T, B], the value of intrinsic rewards.
         """
 
     def act(

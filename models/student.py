@@ -39,7 +39,7 @@ class StudentWeights(NamedTuple):
     convs: ConvWeights
     carried: Tensor  # [66, 8]
     fc: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # (weight, bias) of the two fully connected layers
-    heads: tuple[Tensor, Tensor]  # [A + 1, hidden], [A + 1]: policy and baseline as one layer
+    heads: tuple[Tensor, Tensor]  # [A + V, hidden], [A + V]: policy and V values as one layer
     act: Known | None  # without gradients on the CPU: `_features`, and without an LSTM the heads
 
 
@@ -54,6 +54,7 @@ class Student(CellEmbedding, StudentNetwork):
         hidden_dim: width of the fully connected layers and of the LSTM.
         use_lstm, num_lstm_layers: a recurrent `core` before the heads.
         use_embedding: False feeds raw channel values instead of embeddings, whose modules do not exist then.
+        intrinsic_value: a second value, of intrinsic rewards (RND, arXiv 1810.12894, section 2.3).
     Raises: ValueError for a frame shape the convolutions cannot take.
     """
 
@@ -68,6 +69,7 @@ class Student(CellEmbedding, StudentNetwork):
         use_lstm: bool = False,
         num_lstm_layers: int = 1,
         use_embedding: bool = True,
+        intrinsic_value: bool = False,
     ):
         super().__init__(frame_shape, use_embedding)
         self.num_actions, self.hidden_dim, self.goal_conditioned = num_actions, hidden_dim, goal_conditioned
@@ -81,15 +83,18 @@ class Student(CellEmbedding, StudentNetwork):
         self.core = nn.LSTM(hidden_dim, hidden_dim, num_lstm_layers) if use_lstm else None
         self.policy = initialise(nn.Linear(hidden_dim, num_actions), 1.0)
         self.baseline = initialise(nn.Linear(hidden_dim, 1), 1.0)
+        self.intrinsic_baseline = initialise(nn.Linear(hidden_dim, 1), 1.0) if intrinsic_value else None
         for layer in (*self.feat_extract.convolutions(), self.fc[0], self.fc[2]):
             initialise(layer, RELU_GAIN)
 
     groups = (StudentSettings, CellSettings)
+    has_intrinsic_value = True
 
     @classmethod
     def make(
-        cls, settings: Settings, frame_shape: tuple[int, int, int], num_actions: int, *, goal_conditioned: bool
-    ) -> Student:
+        cls, settings: Settings, frame_shape: tuple[int, int, int], num_actions: int, *, goal_conditioned: bool,
+        intrinsic_value: bool = False,
+    ) -> Student:  # fmt: skip
         own = settings[StudentSettings]
         return cls(
             frame_shape,
@@ -100,6 +105,7 @@ class Student(CellEmbedding, StudentNetwork):
             use_lstm=own.use_lstm,
             num_lstm_layers=own.num_lstm_layers,
             use_embedding=not settings[CellSettings].disable_use_embedding,
+            intrinsic_value=intrinsic_value,
         )
 
     @staticmethod
@@ -130,7 +136,8 @@ class Student(CellEmbedding, StudentNetwork):
         Compose anew after every change of the parameters: some of the weights are the parameters themselves.
         """
         fc = tuple((layer.weight, layer.bias) for layer in (self.fc[0], self.fc[2]))
-        heads = torch.cat([self.policy.weight, self.baseline.weight]), torch.cat([self.policy.bias, self.baseline.bias])
+        layers = [head for head in (self.policy, self.baseline, self.intrinsic_baseline) if head is not None]
+        heads = torch.cat([head.weight for head in layers]), torch.cat([head.bias for head in layers])
         convs, carried, act = self.feat_extract.compose(self.tables()), self.compose_carried(), None
         if heads[0].is_cpu and not torch.is_grad_enabled():
             layers = [Layer(*layer, RELU) for layer in fc] + [Layer(*heads, NONE)] * (self.core is None)
@@ -148,7 +155,8 @@ class Student(CellEmbedding, StudentNetwork):
                 zeroed before such a step.
             core_state: the LSTM's state before step 0.
             weights: `compose()` of the present parameters; None composes them here.
-        Returns: ({policy_logits float32 [T, B, A], baseline float32 [T, B]}, the state after step T - 1).
+        Returns: ({policy_logits float32 [T, B, A], baseline and, if there is one, intrinsic_baseline float32 [T, B]}, the
+            state after step T - 1).
         """
         weights = self.compose() if weights is None else weights
         T, B = inputs["carried_obj"].shape
@@ -161,8 +169,11 @@ class Student(CellEmbedding, StudentNetwork):
             keep = (~inputs["done"]).to(scores.dtype)[..., None]
             hidden, core_state = recur(self.core, scores.view(T, B, -1), keep, core_state)
             scores = linear(hidden.flatten(0, 1), *weights.heads)
-        scores = scores.view(T, B, -1)
-        return {"policy_logits": scores[..., :-1], "baseline": scores[..., -1]}, core_state
+        scores, A = scores.view(T, B, -1), self.num_actions
+        outputs = {"policy_logits": scores[..., :A], "baseline": scores[..., A]}
+        if self.intrinsic_baseline is not None:
+            outputs["intrinsic_baseline"] = scores[..., A + 1]
+        return outputs, core_state
 
     def _learn(self, weights: StudentWeights, inputs: dict[str, Tensor]) -> Tensor:
         """`_features` of every row, computed once of equal ones."""
@@ -178,7 +189,7 @@ class Student(CellEmbedding, StudentNetwork):
         if weights.act is None or self.core is not None:
             return super().act(seen, core_state, weights)
         scores = self._act(weights.act, seen)
-        return scores[:, :-1], scores[:, -1], ()
+        return scores[:, : self.num_actions], scores[:, self.num_actions], ()
 
     def _act(self, act: Known, seen: dict[str, np.ndarray]) -> np.ndarray:
         """The same without gradients, of rows [N, ...]."""
@@ -188,7 +199,7 @@ class Student(CellEmbedding, StudentNetwork):
         return act(seen["frame"], others, goal, carried)
 
     def _features(self, weights: StudentWeights, frame: Tensor, goal: Tensor | None, carried: Tensor) -> Tensor:
-        """What the LSTM gets, float32 [N, hidden], or policy and baseline, [N, A + 1]; `models.acting.Forward` does the same.
+        """What the LSTM gets, float32 [N, hidden], or policy and values, [N, A + V]; `models.acting.Forward` does the same.
 
         Of frame [N, W, H, 3k], goal [N], carried int32 [N] (numbers of pairs).
         """

@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,12 @@ COLUMNS = (
     Column("grad_norm", "norm of the student's gradient before it is clipped at max_grad_norm"),
     Column("policy_lag", "how many updates old the weights were that this batch's rollouts began with (mean)"),
 )  # fmt: skip
+APART_COLUMNS = (
+    Column("intrinsic_baseline_loss", "the loss of the student's value of intrinsic rewards, times baseline_cost; part of "
+           "total_loss (--reward_mixing apart)"),
+)  # fmt: skip
 LOSSES = ("total_loss", "pg_loss", "baseline_loss", "entropy_loss")
+APART_LOSSES = (*LOSSES, "intrinsic_baseline_loss")
 CORE_STATE = "core_state_"
 STUDENT = "student_"  # before the name of what the student sees
 READS = ("reward", "done", "action", "policy_logits")
@@ -113,7 +119,7 @@ class Learner:
     @property
     def columns(self) -> tuple[Column, ...]:
         """What a row holds."""
-        return (*COLUMNS, *self.motivation.columns)
+        return (*COLUMNS, *(APART_COLUMNS if self._reward_settings.apart else ()), *self.motivation.columns)
 
     @property
     def _frames_per_update(self) -> int:
@@ -151,22 +157,23 @@ class Learner:
 
     def _update_student(self, seen: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
         inputs, core_state = self._inputs(seen)
-        extrinsic = not self._reward_settings.no_extrinsic_rewards
-        reward = rewards.student_reward(seen["reward"][1:], intrinsic, extrinsic=extrinsic)
+        own = self._reward_settings
+        mixed = {"mixing": own.reward_mixing, "extrinsic": not own.no_extrinsic_rewards}
+        reward = rewards.student_reward(seen["reward"][1:], intrinsic, **mixed)
         if self._settings.bootstrap_time_limit:
             reward = reward + self._settings.discounting * last_values(self.student, seen, inputs, core_state, self._sight)
         state = {f"{CORE_STATE}{i}": part for i, part in enumerate(core_state)}
         about = {name: seen[name] for name in ("action", "policy_logits")}
-        parts = self._differentiate({**inputs, **state, **about, "reward": reward})
+        parts = self._differentiate({**inputs, **state, **about, "reward": reward, "intrinsic": intrinsic})
         norm = self._optimizer.apply(parts[0])
         found = numbers((*parts, intrinsic.mean(), norm))
-        return dict(zip((*LOSSES, "mean_intrinsic_rewards", "grad_norm"), found))
+        return dict(zip((*(APART_LOSSES if own.apart else LOSSES), "mean_intrinsic_rewards", "grad_norm"), found))
 
     def _differentiate_loss(self, told: dict[str, Tensor]) -> Tensor:
-        """LOSSES, float32 [4], of what the student sees, did and earned; the parameters have the first one's gradient then."""
+        """LOSSES (or APART_LOSSES) of what the student sees, did and earned; then parameters have the first one's gradient."""
         state = tuple(told[f"{CORE_STATE}{i}"] for i in range(2) if f"{CORE_STATE}{i}" in told)
         outputs, _ = self.student(told, state)
-        parts = _losses(self._settings, outputs, told, told["reward"])
+        parts = _losses(self._settings, outputs, told, _streams(self._settings, self._reward_settings, told))
         total_loss = sum(parts.values())
         self._optimizer.differentiate(total_loss)
         return torch.stack([total_loss, *parts.values()]).detach()
@@ -260,25 +267,50 @@ def _read(
     return {name: batch[name] for name in batch if name in names} | {STUDENT + name: x for name, x in inputs.items()}
 
 
+class Stream(NamedTuple):
+    """Rewards that the student has a value of, with its own discount.
+
+    value: the name of that value among the student's outputs.
+    reward, discounts: float32 [T, B], of the steps; a discount is 0 where returns end.
+    """
+
+    value: str
+    reward: Tensor
+    discounts: Tensor
+
+
+def _streams(settings: LearningSettings, reward_settings: RewardSettings, told: dict[str, Tensor]) -> list[Stream]:
+    streams = [Stream("baseline", told["reward"], settings.discounting * (~told["done"][1:]).float())]
+    if reward_settings.apart:
+        # Never cut: after an episode's end comes the next one's first state, as in RND.
+        discounts = torch.full_like(told["intrinsic"], reward_settings.intrinsic_discounting)
+        streams.append(Stream("intrinsic_baseline", told["intrinsic"], discounts))
+    return streams
+
+
 def _losses(
-    settings: LearningSettings, outputs: dict[str, Tensor], batch: dict[str, Tensor], reward: Tensor
+    settings: LearningSettings, outputs: dict[str, Tensor], batch: dict[str, Tensor], streams: Sequence[Stream]
 ) -> dict[str, Tensor]:
-    """The three parts of the student's loss, scalars, from its outputs in states 0..T and the reward [T, B] of the steps."""
-    policy_logits, values, actions = outputs["policy_logits"][:-1], outputs["baseline"][:-1], batch["action"][1:]
+    """The parts of the student's loss, scalars in the order of APART_LOSSES, from its outputs in states 0..T.
+
+    Each value learns its own returns; the policy's advantage is the sum of theirs.
+    Source: IMPALA (arXiv 1802.01561), section 4; of two streams RND (arXiv 1810.12894), section 2.3.
+    """
+    policy_logits, actions = outputs["policy_logits"][:-1], batch["action"][1:]
     log_policy = policy_logits.log_softmax(dim=-1)
     log_probs = vtrace.chosen(log_policy, actions)
-    returns = vtrace.from_log_probs(
-        vtrace.action_log_probs(batch["policy_logits"][1:], actions),
-        log_probs,
-        settings.discounting * (~batch["done"][1:]).float(),
-        reward,
-        values,
-        outputs["baseline"][-1],
-    )
+    behaviour = vtrace.action_log_probs(batch["policy_logits"][1:], actions)
+    advantages, value_losses = [], []
+    for stream in streams:
+        values, bootstrap = outputs[stream.value][:-1], outputs[stream.value][-1]
+        returns = vtrace.from_log_probs(behaviour, log_probs, stream.discounts, stream.reward, values, bootstrap)
+        advantages.append(returns.pg_advantages)
+        value_losses.append(settings.baseline_cost * losses.baseline_loss(returns.vs, values))
     return {
-        "pg_loss": losses.policy_gradient_loss(log_probs, returns.pg_advantages),
-        "baseline_loss": settings.baseline_cost * losses.baseline_loss(returns.vs, values),
+        "pg_loss": losses.policy_gradient_loss(log_probs, sum(advantages)),
+        "baseline_loss": value_losses[0],
         "entropy_loss": settings.entropy_cost * losses.entropy_loss(log_policy),
+        **{f"{stream.value}_loss": loss for stream, loss in zip(streams[1:], value_losses[1:])},
     }
 
 

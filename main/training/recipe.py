@@ -11,7 +11,7 @@ import torch
 
 from main.settings import RunSettings, spread
 from main.training.actor import Actor
-from main.training.learner import COLUMNS, Learner
+from main.training.learner import APART_COLUMNS, COLUMNS, Learner
 from main.training.processes import ProcessSettings
 from main.training.sight import Sight
 from models import STUDENTS
@@ -87,8 +87,9 @@ class Agent(NamedTuple):
         parts = [motivation(settings, task, make_optimizer, ranks) for motivation in run.motivations]
         motivation = parts[0] if len(parts) == 1 else Together(parts)
         shape = settings[EnvironmentSettings].student_shape(task.frame_shape)
+        more = {"intrinsic_value": True} if settings[RewardSettings].apart else {}
         student = STUDENTS[run.student_network].make(
-            settings, shape, task.num_actions, goal_conditioned=motivation.goal_conditioned
+            settings, shape, task.num_actions, goal_conditioned=motivation.goal_conditioned, **more
         )
         agent = cls(settings, task, motivation, student, SharedWeights(student))
         agent._act_once()
@@ -179,4 +180,4 @@ class Agent(NamedTuple):
 
 def columns() -> dict[str, Column]:
     """Every column that some run's log has, by name."""
-    return by_name(COLUMNS, *(motivation.columns for motivation in MOTIVATIONS.values()))
+    return by_name(COLUMNS, APART_COLUMNS, *(motivation.columns for motivation in MOTIVATIONS.values()))

@@ -59,7 +59,7 @@ def assert_student_updates_are_the_twins(agent: Agent, random_batch, intrinsic, 
         losses, clipped = twin.learn(batch, bonus, goals(batch))
         stats = learner.learn(dict(batch))
         assert 0 < clipped < T * B
-        for name, expected in zip(("total_loss", "pg_loss", "baseline_loss", "entropy_loss"), losses):
+        for name, expected in losses.items():
             assert stats[name] == pytest.approx(float(expected), rel=3e-3, abs=1e-4), (update, name)
         assert stats["mean_intrinsic_rewards"] == pytest.approx(sum(map(sum, bonus)) / (T * B), rel=1e-3, abs=1e-6)
         assert stats["grad_norm"] == pytest.approx(twin.optimizer.norms[-1], rel=3e-3)

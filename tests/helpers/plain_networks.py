@@ -63,6 +63,7 @@ class PlainStudent(PlainCells):
         use_lstm=False,
         num_lstm_layers=1,
         use_embedding=True,
+        intrinsic_value=False,
     ):
         super().__init__(use_embedding)
         width, height, channels = frame_shape
@@ -78,6 +79,9 @@ class PlainStudent(PlainCells):
         self.core = nn.LSTM(hidden_dim, hidden_dim, num_lstm_layers) if use_lstm else None
         self.policy = nn.Linear(hidden_dim, num_actions)
         self.baseline = nn.Linear(hidden_dim, 1)
+        if intrinsic_value:
+            self.intrinsic_baseline = nn.Linear(hidden_dim, 1)
+        self.intrinsic_value = intrinsic_value
         self.goal_conditioned = goal_conditioned
 
     def forward(self, inputs, core_state=()):
@@ -102,6 +106,8 @@ class PlainStudent(PlainCells):
                 rows.append(output[0])
             hidden = torch.cat(rows)
         outputs = {"policy_logits": self.policy(hidden).view(T, B, -1), "baseline": self.baseline(hidden).view(T, B)}
+        if self.intrinsic_value:
+            outputs["intrinsic_baseline"] = self.intrinsic_baseline(hidden).view(T, B)
         return outputs, core_state
 
 

@@ -44,6 +44,7 @@ def plain_student(agent: Agent) -> PlainStudent:
         goal_conditioned=agent.motivation.goal_conditioned,
         goal_dim=own.goal_dim, hidden_dim=own.state_embedding_dim, use_lstm=own.use_lstm,
         num_lstm_layers=own.num_lstm_layers, use_embedding=not agent.settings[CellSettings].disable_use_embedding,
+        intrinsic_value=agent.settings[RewardSettings].reward_mixing == "apart",
     )  # fmt: skip
     return plain_twin(agent.student, plain)
 
@@ -56,10 +57,10 @@ class PlainStudentLearner:
         self.student = plain_student(agent)
         self.optimizer = PlainRMSprop(self.student, agent.settings[LearningSettings].learning_rate, agent.settings)
 
-    def learn(self, batch, intrinsic, goals) -> tuple[tuple[Tensor, ...], int]:
-        """(total, pg, baseline, entropy), and how many importance weights were clipped; `intrinsic` [T][B], t = 1..T."""
+    def learn(self, batch, intrinsic, goals) -> tuple[dict[str, Tensor], int]:
+        """The parts of the loss by column, and how many importance weights were clipped; `intrinsic` [T][B], t = 1..T."""
         losses, clipped = self.loss(batch, intrinsic, goals)
-        self.optimizer.step(losses[0])
+        self.optimizer.step(losses["total_loss"])
         return losses, clipped
 
     def loss(self, batch, intrinsic, goals):
@@ -73,25 +74,41 @@ class PlainStudentLearner:
         outputs, _ = self.student(inputs, core)
         policy, values = outputs["policy_logits"].log_softmax(-1), outputs["baseline"]
         behaviour = batch["policy_logits"].double().log_softmax(-1)
+        apart = self.settings[RewardSettings].reward_mixing == "apart"
         zeros = [[0.0] * B for _ in range(T)]
-        log_rhos, discounts, rewards = ([row[:] for row in zeros] for _ in range(3))
+        log_rhos, discounts, rewards, lasting = ([row[:] for row in zeros] for _ in range(4))
         for t in range(1, T + 1):
             for b in range(B):
                 a = int(batch["action"][t, b])
                 log_rhos[t - 1][b] = float(policy[t - 1, b, a] - behaviour[t, b, a])
                 discounts[t - 1][b] = 0.0 if batch["done"][t, b] else own.discounting
+                lasting[t - 1][b] = self.settings[RewardSettings].intrinsic_discounting
                 rewards[t - 1][b] = self.reward(float(batch["reward"][t, b]), float(intrinsic[t - 1][b]))
         targets, advantages = plain_vtrace(log_rhos, discounts, rewards, values[:-1].detach(), values[-1].detach())
-        pg = baseline = entropy = 0.0
+        if apart:
+            others = outputs["intrinsic_baseline"]
+            targets_i, advantages_i = plain_vtrace(log_rhos, lasting, intrinsic, others[:-1].detach(), others[-1].detach())
+        pg = baseline = entropy = intrinsic_baseline = 0.0
         for t in range(T):
             for b in range(B):
-                pg = pg - policy[t, b, int(batch["action"][t + 1, b])] * advantages[t][b] / B
+                advantage = advantages[t][b] + (advantages_i[t][b] if apart else 0.0)
+                pg = pg - policy[t, b, int(batch["action"][t + 1, b])] * advantage / B
                 baseline = baseline + own.baseline_cost * 0.5 * (targets[t][b] - values[t, b]) ** 2 / B
                 entropy = entropy + own.entropy_cost * (policy[t, b].exp() * policy[t, b]).sum() / B
-        return (pg + baseline + entropy, pg, baseline, entropy), sum(x > 0 for row in log_rhos for x in row)
+                if apart:
+                    error = (targets_i[t][b] - others[t, b]) ** 2
+                    intrinsic_baseline = intrinsic_baseline + own.baseline_cost * 0.5 * error / B
+        losses = {"pg_loss": pg, "baseline_loss": baseline, "entropy_loss": entropy}
+        losses |= {"intrinsic_baseline_loss": intrinsic_baseline} if apart else {}
+        return {"total_loss": sum(losses.values())} | losses, sum(x > 0 for row in log_rhos for x in row)
 
     def reward(self, extrinsic: float, intrinsic: float) -> float:
-        counts = not self.settings[RewardSettings].no_extrinsic_rewards
+        own = self.settings[RewardSettings]
+        counts = not own.no_extrinsic_rewards
+        if own.reward_mixing == "apart":
+            return extrinsic if counts else 0.0
+        if own.reward_mixing == "sum":
+            return extrinsic + intrinsic if counts else intrinsic
         clipped = min(max(extrinsic + intrinsic if counts else intrinsic, -1.0), 1.0)
         return clipped + (1.0 if extrinsic > 0 and counts else 0.0)
 

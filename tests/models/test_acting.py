@@ -20,6 +20,8 @@ OPTIONS = [
     dict(goal_conditioned=False, use_lstm=False, hidden_dim=256, use_embedding=True),
     dict(goal_conditioned=True, use_lstm=True, hidden_dim=24, use_embedding=False),
     dict(goal_conditioned=False, use_lstm=True, hidden_dim=7, use_embedding=True),
+    dict(goal_conditioned=True, use_lstm=False, hidden_dim=24, use_embedding=True, intrinsic_value=True),
+    dict(goal_conditioned=True, use_lstm=True, hidden_dim=24, use_embedding=True, intrinsic_value=True),
 ]
 
 
@@ -49,6 +51,7 @@ def test_acting_step_by_step_is_the_plain_student(width, height, k, options, mon
             inputs[name][0, (step + 2) % B] = inputs[name][0, (step + 1) % B]
         inputs["done"] = new["done"]
         (actual, ours), (expected, theirs) = fast(inputs, ours, weights), plain(inputs, theirs)
+        assert actual.keys() == expected.keys()
         for name in expected:
             torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=2e-5)
     assert 4 < sum(counts) < 4 * B

@@ -35,6 +35,8 @@ STUDENTS = [
 ] + [
     dict(k=1, goal_conditioned=True, use_lstm=True, num_lstm_layers=1, use_embedding=True),
     dict(k=2, goal_conditioned=False, use_lstm=True, num_lstm_layers=2, use_embedding=True),
+    dict(k=1, goal_conditioned=True, use_lstm=False, num_lstm_layers=1, use_embedding=True, intrinsic_value=True),
+    dict(k=1, goal_conditioned=False, use_lstm=True, num_lstm_layers=1, use_embedding=True, intrinsic_value=True),
 ]
 
 
@@ -55,11 +57,8 @@ def test_student_is_its_plain_twin(width, height, options):
     ours, our_state = fast(inputs, state)
     theirs, their_state = plain(inputs, state)
     assert ours["policy_logits"].shape == (T, B, A) and ours["baseline"].shape == (T, B)
-    outputs = (
-        [ours["policy_logits"], ours["baseline"], *our_state],
-        [theirs["policy_logits"], theirs["baseline"], *their_state],
-    )
-    assert_same(fast, plain, *outputs)
+    assert ours.keys() == theirs.keys() and ("intrinsic_baseline" in ours) == options.get("intrinsic_value", False)
+    assert_same(fast, plain, [*(ours[name] for name in theirs), *our_state], [*theirs.values(), *their_state])
 
 
 @pytest.mark.parametrize("use_embedding", [True, False])

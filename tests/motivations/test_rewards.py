@@ -78,6 +78,18 @@ def test_student_reward_without_extrinsic_has_neither_reward_nor_bonus():
     assert got[2, 0] == 1.0
 
 
+def test_a_plain_sum_of_rewards_is_not_clipped_and_has_no_bonus():
+    got = student_reward(REWARDS, INTRINSIC, mixing="sum")
+    check(got, elementwise(lambda r, i: r + i, REWARDS, INTRINSIC))
+    assert got[2, 0] == 2.5 and got[2, 1] == -2.5
+    assert torch.equal(student_reward(REWARDS, INTRINSIC, mixing="sum", extrinsic=False), INTRINSIC)
+
+
+def test_rewards_that_are_kept_apart_leave_the_environments_as_it_is():
+    assert torch.equal(student_reward(REWARDS, INTRINSIC, mixing="apart"), REWARDS)
+    assert torch.equal(student_reward(REWARDS, INTRINSIC, mixing="apart", extrinsic=False), torch.zeros(4, 2))
+
+
 @pytest.mark.parametrize("negative, coef", [(-0.1, 1.0), (-0.3, 1.0), (-0.5, 2.5), (0.0, 0.0)])
 def test_teacher_reward(negative, coef):
     success = tensor([True, False, True, False, False])

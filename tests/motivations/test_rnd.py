@@ -60,9 +60,14 @@ def plain_sums(values: list[float], discount: float) -> list[float]:
     return [sum(discount ** (t - s) * values[s] for s in range(t + 1)) for t in range(len(values))]
 
 
-def test_the_deviation_is_that_of_sums_that_run_on_over_rollouts_of_one_environment():
+@pytest.mark.parametrize(
+    "discounts",
+    [{"discounting": 0.9}, {"discounting": 0.5, "intrinsic_discounting": 0.9, "reward_mixing": "apart"}],
+    ids=["one discount", "its own"],
+)
+def test_the_deviation_is_that_of_sums_that_run_on_over_rollouts_of_one_environment(discounts):
     """Three environments and nine rollouts in a batch: three follow on each other within it, and go on from the last one."""
-    settings = real_settings(model="rnd", use_lstm=False, batch_size=9, discounting=0.9)
+    settings = real_settings(model="rnd", use_lstm=False, batch_size=9, **discounts)
     learner, source, _ = make_inline(settings, num_envs=3)
     errors: list[list[float]] = [[], [], []]
     for _ in range(3):

@@ -48,6 +48,10 @@ STUDENTS = {
     "raw channels, no extrinsic rewards": {
         "disable_use_embedding": True, "learning_rate": 0.002, "no_extrinsic_rewards": True, "discounting": 0.9
     },
+    "rewards apart": {"reward_mixing": "apart", "intrinsic_discounting": 0.8, "discounting": 0.95},
+    "rewards apart, LSTM, no extrinsic rewards": {"reward_mixing": "apart", "use_lstm": True, "no_extrinsic_rewards": True},
+    "plain sum": {"reward_mixing": "sum"},
+    "plain sum, no extrinsic rewards": {"reward_mixing": "sum", "no_extrinsic_rewards": True, "learning_rate": 0.002},
 }  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from torchbeast.core.settings import TRAINING, flag
 
+PUBLISHED, SUM, APART = MIXINGS = ("published", "sum", "apart")
+
 
 @dataclass(frozen=True)
 class GoalRewardSettings:
@@ -25,6 +27,26 @@ class RewardSettings:
     title = "Student"
     needs = TRAINING
     no_extrinsic_rewards: bool = flag(False, "learn from intrinsic rewards alone")
+    reward_mixing: str = flag(
+        PUBLISHED,
+        f"how intrinsic rewards i join the environment's r: {PUBLISHED} (clip(r + i, -1, 1), and 1 more where r is above 0), "
+        f"{SUM} (r + i), {APART} (a value and a discount for each, as in RND)",
+        choices=MIXINGS,
+        agent=True,
+    )
+    intrinsic_discounting: float = flag(
+        0.99, "discount factor of intrinsic rewards, whose returns go on over the ends of episodes", at_least=0, at_most=1,
+        needs=(f"reward_mixing={APART}",), not_with=("mode=test", "mode=test_render"),
+    )  # fmt: skip
+
+    @property
+    def apart(self) -> bool:
+        """Intrinsic rewards have a value of their own."""
+        return self.reward_mixing == APART
+
+    def intrinsic_discount(self, discounting: float) -> float:
+        """That of intrinsic rewards, given that of the environment's."""
+        return self.intrinsic_discounting if self.apart else discounting
 
 
 def student_bonus(reached: Tensor, goal_step: Tensor, *, max_steps: int, coef: float) -> Tensor:
@@ -77,18 +99,22 @@ def first_visit(visits: Tensor) -> Tensor:
     return (visits == 1).float()
 
 
-def student_reward(reward: Tensor, intrinsic: Tensor, *, extrinsic: bool = True) -> Tensor:
-    """What the student learns from: clip(reward + intrinsic, -1, 1) + [reward > 0].
+def student_reward(reward: Tensor, intrinsic: Tensor, *, mixing: str = PUBLISHED, extrinsic: bool = True) -> Tensor:
+    """What the student's value is of, given the environment's reward r and the intrinsic one i.
 
-    Without extrinsic rewards (`--no_extrinsic_rewards`): clip(intrinsic, -1, 1).
+    PUBLISHED: clip(r + i, -1, 1) + [r > 0]. SUM: r + i. APART: r, since i has a value of its own.
 
     Args:
-        reward, intrinsic: float32 [T, B].
+        reward, intrinsic: float32 [T, B], r and i.
+        mixing: one of MIXINGS.
+        extrinsic: False (`--no_extrinsic_rewards`): as if r were 0.
     Returns: float32 [T, B].
     """
-    if not extrinsic:
-        return intrinsic.clamp(-1, 1)
-    return (reward + intrinsic).clamp(-1, 1) + (reward > 0).float()
+    reward = reward if extrinsic else torch.zeros_like(reward)
+    if mixing == APART:
+        return reward
+    total = reward + intrinsic
+    return total if mixing == SUM else total.clamp(-1, 1) + (reward > 0).float()
 
 
 def teacher_reward(success: Tensor | float, *, negative: float, coef: float) -> Tensor | float:

@@ -22,6 +22,7 @@ from torchbeast.core.settings import TRAINING, Settings, flag
 from utils_folder.motivations import transitions
 from utils_folder.motivations.base import Batch, Task
 from utils_folder.motivations.learned import Learned
+from utils_folder.motivations.rewards import RewardSettings
 from utils_folder.motivations.watchers import Streams
 
 MOST_STREAMS = 100_000  # environments of which sums are carried on; of older ones they are forgotten
@@ -44,8 +45,8 @@ class RndSettings:
 class Rnd(Learned):
     """Reward e(s') / sigma, where e(s') is the predictor's mean squared error, and sigma the deviation of its discounted sums.
 
-    The sums R = e + discounting * R run along each environment's steps, over the ends of episodes; sigma is the standard
-    deviation of all of them so far, on all ranks. Loss: the mean of e(s') over the batch.
+    The sums R = e + gamma * R, gamma being the discount of intrinsic rewards, run along each environment's steps, over the ends
+    of episodes; sigma is the standard deviation of all of them so far, on all ranks. Loss: the mean of e(s') over the batch.
     Source: RND (arXiv 1810.12894), section 2.2 and, for sigma, 2.4.
     """
 
@@ -61,7 +62,8 @@ class Rnd(Learned):
         super().__init__(settings, task, make_optimizer, ranks)
         self._coef = settings[RndSettings].rnd_coef
         self.statistics["rnd_moments"] = self._moments = Moments(ranks)
-        self._returns = DiscountedSums(settings[LearningSettings].discounting)
+        discount = settings[RewardSettings].intrinsic_discount(settings[LearningSettings].discounting)
+        self._returns = DiscountedSums(discount)
         self.rollout_fields = transitions.fields(task) | Streams.FIELDS
         self.reads = transitions.READS
 
