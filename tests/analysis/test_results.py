@@ -19,7 +19,9 @@ from torchbeast.core.settings import UsageError
 RESULTS = ROOT / "results"
 TABLE = RESULTS / "experiments.ini"
 EXPERIMENTS = table.read_table(TABLE, command.check_run)
+ALL = {row.name: row for path in sorted(RESULTS.glob("*.ini")) for row in table.read_table(path, command.check_run)}
 RUNS = sorted(path.parent for path in RESULTS.glob("*/meta.json"))
+OF_THE_PAGE = [run for run in RUNS if run.name.rsplit("-", 1)[0] in {row.name for row in EXPERIMENTS}]
 
 
 def cells(line: str) -> list[str]:
@@ -38,25 +40,25 @@ def numbers(row: list[str]) -> list[float]:
 def test_results_are_there_and_small():
     assert RUNS
     shipped = [path for path in RESULTS.rglob("*") if not path.name.startswith("curriculum.")]  # which .gitignore has
-    assert sum(path.stat().st_size for path in shipped) < 30e6
+    assert sum(path.stat().st_size for path in shipped) < 40e6
     for run in RUNS:
-        assert sorted(path.name for path in run.iterdir() if path.suffix in (".csv", ".json", ".tar")) == [
-            "logs.csv", "meta.json", "model.tar",
-        ]  # fmt: skip
+        name, seed = run.name.rsplit("-", 1)
+        files = sorted(path.name for path in run.iterdir() if path.suffix in (".csv", ".json", ".tar"))
+        assert files in (["logs.csv", "meta.json"], ["logs.csv", "meta.json", "model.tar"])
+        assert "model.tar" in files or int(seed) != ALL[name].seeds[0], "each row's first agent plays"
         assert (run / "logs.csv").stat().st_size < 300_000, run
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_a_shipped_run_is_a_finished_one_of_the_table(run):
+def test_a_shipped_run_is_a_finished_one_of_a_table(run):
     """Metadata, weights and log agree with the row's own flags, each of them."""
-    experiments = {experiment.name: experiment for experiment in EXPERIMENTS}
     name, seed = run.name.rsplit("-", 1)
-    _, wanted = settings_module.parse(experiments[name].arguments)
-    meta = json.loads((run / "meta.json").read_text())
-    assert meta["successful"] is True and meta["args"]["seed"] == int(seed) and int(seed) in experiments[name].seeds
-    for arguments in meta["args"], checkpoint.load(run / "model.tar")["flags"]:
+    row, meta, weights = ALL[name], json.loads((run / "meta.json").read_text()), run / "model.tar"
+    _, wanted = settings_module.parse(row.arguments)
+    assert meta["successful"] is True and meta["args"]["seed"] == int(seed) and int(seed) in row.seeds
+    for arguments in [meta["args"], *([checkpoint.load(weights)["flags"]] if weights.exists() else [])]:
         assert {flag: arguments[flag] for flag in wanted} == wanted
-    assert table.outcome(run, experiments[name].reach, command.declared()).frames >= experiments[name].frames
+    assert table.outcome(run, row.reach, command.declared()).frames >= row.frames
 
 
 def test_the_pages_table_of_runs_is_that_of_the_logs():
@@ -78,7 +80,7 @@ def test_the_pages_table_of_agents_is_what_they_do():
     """100 episodes each. Another processor may round otherwise, and an episode go another way: not more than a few."""
     stated = {row[0]: row for row in page_table("agent")[2:]}
     rows = report.agent_rows(EXPERIMENTS, RESULTS)
-    assert stated.keys() == {row[0] for row in rows} == {run.name for run in RUNS}
+    assert stated.keys() == {row[0] for row in rows} == {run.name for run in OF_THE_PAGE}
     for row in rows:
         (success, *others, steps), (*stated_rates, stated_steps) = numbers(row), numbers(stated[row[0]])
         assert success == pytest.approx(stated_rates[0], abs=0.04), row
@@ -134,7 +136,7 @@ def test_means_over_two_or_three_runs_come_with_the_runs_and_those_over_more_wit
 def test_the_shipped_logs_hold_nineteen_falls_in_seven_runs():
     """Counted apart from production code, row by row of the files."""
     falls = {}
-    for run in RUNS:
+    for run in OF_THE_PAGE:
         high = None
         with open(run / "logs.csv", newline="") as file:
             for row in csv.DictReader(file):
@@ -149,7 +151,7 @@ def test_the_shipped_logs_hold_nineteen_falls_in_seven_runs():
     assert (sum(falls.values()), len(falls)) == (19, 7) and falls["keycorridor-as-published-3"] == 4
     stated = {row[0]: row[5] for row in page_table("log")[2:]}
     counted = {name: [int(cell.split()[0]) for cell in cells.split(", ")] for name, cells in stated.items()}
-    for run in RUNS:
+    for run in OF_THE_PAGE:
         name, seed = run.name.rsplit("-", 1)
         assert counted[name][int(seed) - 1] == falls.get(run.name, 0), run.name
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import logging
 import math
 import os
@@ -164,7 +163,7 @@ def test_no_more_than_there_is_memory_for_and_no_fewer_than_rollouts_suffice_for
 
 def everything(learner) -> list:
     """What a measurement could disturb: random streams, what has been learned, and weights in shared memory."""
-    shared = [weights for weights in gc.get_objects() if type(weights) is SharedWeights]
+    shared = [x for owner in (learner, learner.motivation) for x in vars(owner).values() if type(x) is SharedWeights]
     state = np.random.get_state()
     return [
         torch.get_rng_state().clone(), torch.from_numpy(state[1].copy()), state[2], list(random.getstate()[1]),
