@@ -79,5 +79,5 @@ class Captured:
                 self._function(self._inputs)
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # another thread may send a batch meanwhile
             self._outputs = self._function(self._inputs)
