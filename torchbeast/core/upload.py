@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -34,8 +35,14 @@ def to_device(tensors: Mapping[str, Tensor], device: torch.device) -> Tensors:
     """The same on `device`: in one transfer, from pinned memory, which nobody waits for."""
     if device.type == "cpu":
         return dict(tensors)
-    memory, views = packed(tensors, pinned=device.type == "cuda")
-    return views(memory.to(device, non_blocking=True))
+    with _at(device):
+        memory, views = packed(tensors, pinned=device.type == "cuda")
+        return views(memory.to(device, non_blocking=True))
+
+
+def _at(device: torch.device) -> contextlib.AbstractContextManager:
+    """Makes it this thread's own: of several GPUs each thread begins with the first one."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -62,12 +69,14 @@ class Captured:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, inputs: Tensors) -> Tensor:
-        if not next(iter(inputs.values())).is_cuda:
+        device = next(iter(inputs.values())).device
+        if device.type != "cuda":
             return self._function(inputs)
-        if self._graph is None:
-            self._capture(inputs)
-        torch._foreach_copy_(list(self._inputs.values()), [inputs[name] for name in self._inputs])
-        self._graph.replay()
+        with _at(device):
+            if self._graph is None:
+                self._capture(inputs)
+            torch._foreach_copy_(list(self._inputs.values()), [inputs[name] for name in self._inputs])
+            self._graph.replay()
         return self._outputs
 
     def _capture(self, inputs: Tensors) -> None:
