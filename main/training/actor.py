@@ -14,7 +14,7 @@ from torchbeast.core import forms
 from torchbeast.core.console import cut
 from torchbeast.core.environment import LAST, Environment
 from torchbeast.core.exchange import ActorPort
-from torchbeast.core.rollouts import Rollouts
+from torchbeast.core.rollouts import CORE_STATE, Rollouts
 from torchbeast.core.sampling import sample
 from torchbeast.core.settings import UsageError
 from torchbeast.core.weights import Reader
@@ -97,7 +97,7 @@ class Actor:
 
     def _initial_core_state(self) -> dict[str, np.ndarray]:
         """The LSTM's state on arrival, [E, layers, hidden] each; empty without LSTM."""
-        return {f"core_state_{i}": s.transpose(0, 1).numpy() for i, s in enumerate(self._core_state)}
+        return {f"{CORE_STATE}{i}": s.transpose(0, 1).numpy() for i, s in enumerate(self._core_state)}
 
     def state_dict(self) -> dict:
         """All that is needed to go on exactly from here."""

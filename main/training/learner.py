@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from main.training import timeouts
 from main.training.sight import FULL, Sight
-from main.training.timeouts import last_values
 from torchbeast.core import forms, losses, vtrace
 from torchbeast.core.columns import Column
-from torchbeast.core.environment import LAST
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
+from torchbeast.core.rollouts import CORE_STATE
 from torchbeast.core.upload import Captured, numbers, sent, to_device
 from torchbeast.core.weights import SharedWeights
 from utils_folder.motivations import rewards
@@ -48,7 +48,6 @@ APART_COLUMNS = (
 )  # fmt: skip
 LOSSES = ("total_loss", "pg_loss", "baseline_loss", "entropy_loss")
 APART_LOSSES = (*LOSSES, "intrinsic_baseline_loss")
-CORE_STATE = "core_state_"
 STUDENT = "student_"  # before the name of what the student sees
 READS = ("reward", "done", "action", "policy_logits")
 RECENT_EPISODES = 100
@@ -133,8 +132,10 @@ class Learner:
     def seen(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What of a batch is computed with on the learner's device, there; to be called before `learn`, by any thread."""
         inputs = self._sight.inputs(batch, self.motivation.student_goal(batch))
-        lasts = self._sight.fields if self._settings.bootstrap_time_limit else None
-        return to_device(_read(batch, inputs, self.motivation.reads, lasts), self._device)
+        names = {*READS, *self.motivation.reads, *(name for name in batch if name.startswith(CORE_STATE))}
+        names |= timeouts.reads(self._sight) if self._settings.bootstrap_time_limit else set()
+        told = {name: value for name, value in batch.items() if name in names}
+        return to_device(told | {STUDENT + name: value for name, value in inputs.items()}, self._device)
 
     @_tiny_is_zero()
     def learn(self, batch: dict[str, Tensor], seen: dict[str, Tensor] | None = None) -> dict[str, float]:
@@ -161,7 +162,8 @@ class Learner:
         mixed = {"mixing": own.reward_mixing, "extrinsic": not own.no_extrinsic_rewards}
         reward = rewards.student_reward(seen["reward"][1:], intrinsic, **mixed)
         if self._settings.bootstrap_time_limit:
-            reward = reward + self._settings.discounting * last_values(self.student, seen, inputs, core_state, self._sight)
+            values = timeouts.last_values(self.student, seen, inputs, core_state, self._sight)
+            reward = reward + self._settings.discounting * values
         state = {f"{CORE_STATE}{i}": part for i, part in enumerate(core_state)}
         about = {name: seen[name] for name in ("action", "policy_logits")}
         parts = self._differentiate({**inputs, **state, **about, "reward": reward, "intrinsic": intrinsic})
@@ -171,8 +173,7 @@ class Learner:
 
     def _differentiate_loss(self, told: dict[str, Tensor]) -> Tensor:
         """LOSSES (or APART_LOSSES) of what the student sees, did and earned; then parameters have the first one's gradient."""
-        state = tuple(told[f"{CORE_STATE}{i}"] for i in range(2) if f"{CORE_STATE}{i}" in told)
-        outputs, _ = self.student(told, state)
+        outputs, _ = self.student(told, _core_state(told))
         parts = _losses(self._settings, outputs, told, _streams(self._settings, self._reward_settings, told))
         total_loss = sum(parts.values())
         self._optimizer.differentiate(total_loss)
@@ -181,8 +182,7 @@ class Learner:
     def _inputs(self, seen: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """What the student sees in states 0..T, and the state of its memory before them."""
         inputs = {name.removeprefix(STUDENT): value for name, value in seen.items() if name.startswith(STUDENT)}
-        states = [seen[name] for name in (f"{CORE_STATE}{i}" for i in range(2)) if name in seen]
-        return inputs | {"done": seen["done"]}, tuple(state.transpose(0, 1).contiguous() for state in states)
+        return inputs | {"done": seen["done"]}, tuple(part.transpose(0, 1).contiguous() for part in _core_state(seen))
 
     def warnings(self) -> Iterator[str]:
         """What a user should know of the present state, a line each."""
@@ -257,14 +257,9 @@ class Learner:
         self.shared.publish(self.student, state["weights_version"])
 
 
-def _read(
-    batch: dict[str, Tensor], inputs: dict[str, Tensor], reads: Sequence[str], lasts: Sequence[str] | None
-) -> dict[str, Tensor]:
-    """Of a batch what networks and losses read: the student's `inputs`, a motivation's `reads`, last states' fields `lasts`."""
-    names = {*READS, *reads, *(name for name in batch if name.startswith(CORE_STATE))}
-    if lasts is not None:
-        names |= {"truncated", *(LAST + name for name in lasts), *({"goal"} & batch.keys())}
-    return {name: batch[name] for name in batch if name in names} | {STUDENT + name: x for name, x in inputs.items()}
+def _core_state(told: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """The parts of the student's memory in there, in their order; () where it has none."""
+    return tuple(told[name] for name in sorted(told) if name.startswith(CORE_STATE))
 
 
 class Stream(NamedTuple):

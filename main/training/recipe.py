@@ -20,7 +20,7 @@ from torchbeast.core.columns import Column, by_name
 from torchbeast.core.environment import LAST, Environment
 from torchbeast.core.optimizer import LearningSettings, optimizer_maker
 from torchbeast.core.ranks import ALONE, Alone
-from torchbeast.core.rollouts import Field, Rollouts, agent_fields, rollout_bytes
+from torchbeast.core.rollouts import CORE_STATE, Field, Rollouts, agent_fields, rollout_bytes
 from torchbeast.core.sampling import sample
 from torchbeast.core.settings import Settings
 from torchbeast.core.weights import Reader, SharedWeights
@@ -146,7 +146,7 @@ class Agent(NamedTuple):
     def rollout_fields(self) -> dict[str, Field]:
         """All that a rollout holds: the agent's, MiniGrid's and the motivation's fields, and the LSTM's state at state 0."""
         core_state = {
-            f"core_state_{i}": Field((state.shape[0], state.shape[2]), "float32", per_row=False)
+            f"{CORE_STATE}{i}": Field((state.shape[0], state.shape[2]), "float32", per_row=False)
             for i, state in enumerate(self.student.initial_state(1))
         }
         fields = agent_fields(self.task.frame_shape, self.task.num_actions) | minigrid.CARRIED_FIELDS

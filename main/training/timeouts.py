@@ -9,6 +9,11 @@ from main.training.sight import Sight
 from torchbeast.core.environment import LAST
 
 
+def reads(sight: Sight) -> set[str]:
+    """What `last_values` needs of a batch, as far as it is there."""
+    return {"reward", "done", "truncated", "goal", *(LAST + name for name in sight.fields)}
+
+
 @torch.no_grad()
 def last_values(
     student: nn.Module, batch: dict[str, Tensor], inputs: dict[str, Tensor], core_state: tuple[Tensor, ...], sight: Sight

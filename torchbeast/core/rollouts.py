@@ -18,6 +18,7 @@ from torch import Tensor
 
 from torchbeast.core import forms
 
+CORE_STATE = "core_state_"  # begins the names of the fields that hold a student's memory, each with its number
 POISON = 0xFF  # as a byte: NaN in floats, -1 in signed integers, 255 in uint8, no valid bool
 
 
