@@ -340,20 +340,13 @@ class GridConvolutions(nn.Module):
         self._register_lookup()
 
     def _register_lookup(self) -> None:
-        """Constants of the first convolution: what marks a code, and which table row each tap of each frame reads."""
-        goals, k = 1 + self.goal_conditioned, self.num_frames
-        triples = torch.cartesian_prod(torch.arange(OBJECTS), torch.arange(COLOURS), torch.arange(STATES)).repeat(goals, 1)
-        marks = [F.one_hot(column, count) for column, count in zip(triples.unbind(1), (OBJECTS, COLOURS, STATES))]
-        if self.goal_conditioned:
-            marks.append((torch.arange(2 * CODES) >= CODES)[:, None])
-        marks = torch.cat([*marks, torch.ones(goals * CODES, 1)], dim=1).float()
-        marks = F.pad(marks, (0, 0, 0, 1))  # one more code with no mark: outside the grid, every row zero
+        """Constants of the first convolution: which table row each tap of each frame reads."""
+        k, codes = self.num_frames, (1 + self.goal_conditioned) * CODES + 1  # one more with no mark: outside the grid
         cells = tap_cells(*self.sides[0], self.stride)
         frame = torch.arange(k)[:, None]
         columns = torch.where(cells[:, None] >= 0, cells[:, None] * k + frame, self.sides[0][0] * self.sides[0][1] * k)
-        starts = (frame * len(marks) * TAPS + torch.arange(TAPS)).expand(len(cells), -1, -1)
-        self.outside_code = (len(marks) - 1) * TAPS
-        self.register_buffer("marks", marks, persistent=False)
+        starts = (frame * codes * TAPS + torch.arange(TAPS)).expand(len(cells), -1, -1)
+        self.outside_code = (codes - 1) * TAPS
         self.register_buffer("columns", columns.flatten(), persistent=False)
         self.register_buffer("starts", starts.flatten().int(), persistent=False)
         self.register_buffer("goal_bit", torch.tensor([[CODES * TAPS]], dtype=torch.int32), persistent=False)
@@ -370,18 +363,22 @@ class GridConvolutions(nn.Module):
         return ConvWeights(self._compose_table(first, tables), tuple(layers))
 
     def _compose_table(self, conv: nn.Conv2d, tables: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """[k * codes * 9, F]: marks [codes, 11 + 6 + 4 + 1 + 1] times what each mark adds at each tap, per frame."""
+        """[k * codes * 9, F]: what each code adds at each tap, the sum of what its marks add, per frame; outside nothing."""
         filters = conv.out_channels
         kernel = conv.weight.flatten(2).permute(1, 2, 0).flatten(1)  # [channels, 9 * F]
         sizes = [table.shape[1] for table in tables] * self.num_frames
         *parts, goal = kernel.split([*sizes, int(self.goal_conditioned)])
         # The bias rides on the centre tap, the one that lies inside the grid at every position.
-        once = torch.cat([goal, F.pad(conv.bias, (CENTRE * filters, CENTRE * filters))[None]])
+        once = F.pad(conv.bias, (CENTRE * filters, CENTRE * filters))
         blocks = []
         for i in range(self.num_frames):
-            embedded = [table @ part for table, part in zip(tables, parts[3 * i : 3 * i + 3])]
-            added = torch.cat([*embedded, once if i == 0 else torch.zeros_like(once)])
-            blocks.append(linear(self.marks, added.t(), None))
+            objects, colours, states = (table @ part for table, part in zip(tables, parts[3 * i : 3 * i + 3]))
+            pairs = (objects[:, None] + colours).view(CARRIED, 1, -1)
+            codes = (pairs + (states + once if i == 0 else states)).flatten(0, 1)
+            blocks.append(codes)
+            if self.goal_conditioned:  # it marks the first frame; of the others no row with its bit is read
+                blocks.append(codes + goal if i == 0 else codes)
+            blocks.append(torch.zeros_like(codes[:1]))
         return torch.cat(blocks).view(-1, filters)
 
     def _compose_kernel(self, conv: nn.Conv2d, sides: tuple[int, int]) -> tuple[Tensor, Tensor]:
