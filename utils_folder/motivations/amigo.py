@@ -516,17 +516,10 @@ def ended_goals(batch: Batch) -> Batch:
         batch: rollouts, [T+1, B, ...].
     Returns: goal_frame, goal, generator_logits of state t-1; goal_step, reached, ex_reward (float32) of t; [N, ...] each.
     """
-    done, reached = batch["done"][1:], batch["reached"][1:]
-    order = torch.cat([done.nonzero()[:, 0], reached.nonzero()[:, 0]]).argsort(stable=True)
-
-    def both(values: Tensor) -> Tensor:
-        return torch.cat([values[done], values[reached]])[order]
-
+    t, reached, b = torch.stack([batch["done"][1:], batch["reached"][1:]], dim=1).nonzero().unbind(1)
     return {
-        "goal_frame": both(batch["goal_frame"][:-1]),
-        "goal": both(batch["goal"][:-1]),
-        "generator_logits": both(batch["generator_logits"][:-1]),
-        "goal_step": both(batch["goal_step"][1:]),
-        "ex_reward": both(batch["reward"][1:]),
-        "reached": torch.cat([torch.zeros_like(done[done]), torch.ones_like(reached[reached])])[order],
+        **{name: batch[name][t, b] for name in ("goal_frame", "goal", "generator_logits")},
+        "goal_step": batch["goal_step"][t + 1, b],
+        "ex_reward": batch["reward"][t + 1, b],
+        "reached": reached.bool(),
     }

@@ -136,22 +136,16 @@ class Curriculum:
 
     def see(self, batch: dict[str, Tensor], target: int, *, ranks: int = 1) -> None:
         """Counts the goals that ended in rollouts [T+1, B, ...]; `target` is t*. So many ranks have such rollouts."""
-        reached = batch["reached"][1:]
-        ended = batch["done"][1:] | reached
-        frames = ended.numel() * ranks
+        ended = (batch["done"] | batch["reached"]).numpy()[1:]
+        frames = ended.size * ranks
         where = self._moment(frames)
         self._frames += frames
         self._table["target"][where] = target
-        goal_frames, cells, reached, at_end, steps = (
-            values.numpy()
-            for values in (
-                batch["goal_frame"][:-1][ended][..., -3:],
-                batch["goal"][:-1][ended],
-                reached[ended],
-                reached_at_end(batch)[ended],
-                batch["goal_step"][1:][ended],
-            )
-        )
+        t, b = ended.nonzero()
+        goal_frames, cells = (batch[name].numpy()[t, b] for name in ("goal_frame", "goal"))
+        goal_frames = goal_frames[..., -3:]
+        reached, steps = (batch[name].numpy()[t + 1, b] for name in ("reached", "goal_step"))
+        at_end = reached_at_end(batch).numpy()[t, b]
         self._table["steps"][where] += steps[reached].sum()
         kinds = goals.cell_contents(goal_frames, cells)[:, 0].astype(np.int64)  # in uint8, W * H + kinds would wrap
         self.recent.add(target, frames, kinds, reached)
