@@ -263,12 +263,11 @@ def best_seconds(work: Callable[[], Any], count: int = CALLS) -> float:
 
 def times(learner: Learner, learn: Callable[[], Any], ranks: Alone) -> dict[str, float]:
     """Seconds of an update, and, of several ranks, of an all-reduce of the student's gradient, of one value, and of a row."""
-    learn()  # makes gradients
     found = {"update": best_seconds(learn, 2)}
     if not ranks.alone:
-        parameters = list(learner.student.parameters())
-        found["all_reduce"] = best_seconds(lambda: ranks.average_gradients(parameters))
-        found["short"] = best_seconds(lambda: ranks.average_gradients(parameters[-1:]))
+        gradient = torch.zeros(sum(parameter.numel() for parameter in learner.student.parameters()))
+        found["all_reduce"] = best_seconds(lambda: ranks.average(gradient))
+        found["short"] = best_seconds(lambda: ranks.average(gradient[:1]))
         found["row"] = best_seconds(lambda: ranks.gather(ROW))
     return found
 

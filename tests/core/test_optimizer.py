@@ -176,3 +176,46 @@ def test_a_schedule_saved_before_it_told_its_frames_goes_on_as_it_is():
     after = Optimizer([parameter(1.0)], **SETTINGS)
     after.load_state_dict(rule, schedule)
     assert after.updates == 1 and rate(after) == rate(before)
+
+
+@pytest.mark.parametrize("method, momentum", [("rmsprop", 0.0), ("rmsprop", 0.7), ("adam", 0.0)])
+def test_parameters_together_learn_what_pytorchs_rules_make_of_each(method, momentum):
+    """Also after the network was moved, which gives it other parameters, and after a state of each was saved and loaded."""
+    ours, theirs = network(), network()
+    settings = SETTINGS | dict(total_frames=10**9, learning_rate=0.01, momentum=momentum, max_norm=1e9)
+    optimizer = Optimizer(ours.parameters(), **settings, method=method)
+    kind = {"rmsprop": dict(alpha=0.9, eps=0.01, momentum=momentum), "adam": {}}[method]
+    rule = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}[method](theirs.parameters(), lr=0.01, **kind)
+    for u, x in enumerate(torch.randn(12, 2, 4, generator=torch.Generator().manual_seed(1))):
+        if u == 4:
+            ours._apply(torch.clone)
+        if u == 8:
+            state = optimizer.state_dict()
+            optimizer = Optimizer(ours.parameters(), **settings, method=method)
+            optimizer.load_state_dict(*state)
+        optimizer.step(ours(x).square().sum())
+        rule.zero_grad()
+        theirs(x).square().sum().backward()
+        rule.step()
+        for mine, other in zip(ours.parameters(), theirs.parameters()):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+    kept = optimizer.state_dict()[0]
+    for i, statistics in rule.state_dict()["state"].items():
+        assert kept["state"][i].keys() == statistics.keys()
+        for name, value in statistics.items():
+            torch.testing.assert_close(kept["state"][i][name], value, rtol=1e-4, atol=1e-7)
+    assert kept["param_groups"][0]["params"] == rule.state_dict()["param_groups"][0]["params"]
+
+
+def test_a_state_that_tells_nothing_of_a_parameter_without_gradient_goes_on():
+    """As older checkpoints', and the published ones', in which only those stand that have learned."""
+    used, unused = parameter(1.0, 2.0), parameter(3.0)
+    before = Optimizer([unused, used], **SETTINGS)
+    before.step(used.sum())
+    rule, schedule = before.state_dict()
+    assert not rule["state"].pop(0)["square_avg"].any()
+    again, still = parameter(*used.tolist()), parameter(3.0)
+    after = Optimizer([still, again], **SETTINGS)
+    after.load_state_dict(rule, schedule)
+    before.step((used**2).sum()), after.step((again**2).sum())
+    assert again.tolist() == used.tolist() and still.item() == 3.0

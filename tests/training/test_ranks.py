@@ -78,27 +78,24 @@ def store(tmp_path) -> Path:
 def do_everything(ranks: Ranks):
     seed = ranks.share(100 + ranks.rank)
     ranks.connect(CPU)
-    a, b, unused = (nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (1,), (4,)))
-    if ranks.rank:  # the first has nothing to learn from
-        a.grad, b.grad = torch.full((2, 3), ranks.rank + 1.0), torch.tensor([10.0 * ranks.rank])
-    ranks.average_gradients([a, unused, b], weight=(0.0, 1.25, 1.75)[ranks.rank])
+    gradient = torch.tensor([1.0, 10.0]) * ranks.rank
+    ranks.average(gradient, weight=(0.0, 1.25, 1.75)[ranks.rank])
     nan = math.nan
     means = ranks.mean(
         {"plain": float(ranks.rank), "some": (nan, 4.0, 6.0)[ranks.rank], "none": nan, "weighted": 10.0 * ranks.rank},
         {"weighted": (0.0, 1.0, 3.0)[ranks.rank]},
     )
     ranks.check_equal(b"the same", "nothing")
-    everything = (seed, a.grad, b.grad, means, ranks.gather([ranks.rank, 2**52 + 1]), ranks.collect({"rank": ranks.rank}))
+    everything = (seed, gradient, means, ranks.gather([ranks.rank, 2**52 + 1]), ranks.collect({"rank": ranks.rank}))
     ranks.close()
     return everything
 
 
 def test_averages_sums_and_gatherings_of_three_ranks(store):
     results = in_ranks(3, do_everything, store=store)
-    for rank, (seed, a, b, means, gathered, collected) in enumerate(results):
+    for rank, (seed, gradient, means, gathered, collected) in enumerate(results):
         assert seed == 100
-        torch.testing.assert_close(a, torch.full((2, 3), (2 * 1.25 + 3 * 1.75) / 3))
-        torch.testing.assert_close(b, torch.tensor([(10 * 1.25 + 20 * 1.75) / 3]))
+        torch.testing.assert_close(gradient, torch.tensor([1.0, 10.0]) * (1 * 1.25 + 2 * 1.75) / 3)
         assert means["plain"] == 1.0 and means["some"] == 5.0 and math.isnan(means["none"]) and means["weighted"] == 17.5
         assert gathered == [[r, 2**52 + 1] for r in range(3)]
         assert collected == ([{"rank": r} for r in range(3)] if rank == 0 else [])
@@ -107,17 +104,10 @@ def test_averages_sums_and_gatherings_of_three_ranks(store):
 def test_alone_nothing_is_computed_and_no_process_group_made(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     assert from_environment() is ALONE and not dist.is_initialized()
-    learned, unused = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-    learned.grad = gradient = torch.tensor([1.0])
+    gradient = torch.tensor([1.0])
     ALONE.connect(CPU)
-    ALONE.average_gradients([learned, unused])
-    assert (
-        learned.grad is gradient
-        and gradient.item() == 1.0
-        and unused.grad is None
-        and ALONE.gather([3]) == [[3]]
-        and ALONE.mean({"a": 7}) == {"a": 7}
-    )
+    ALONE.average(gradient)
+    assert gradient.item() == 1.0 and ALONE.gather([3]) == [[3]] and ALONE.mean({"a": 7}) == {"a": 7}
     assert ALONE.share("x") == "x" and ALONE.collect({"a": 1}) == [{"a": 1}] and not list(ALONE.news())
     assert not dist.is_initialized()
 
@@ -179,7 +169,7 @@ def end_or_wait(ranks: Ranks, how: str):
         os._exit(3)
     began = time.monotonic()
     try:
-        ranks.average_gradients([nn.Parameter(torch.zeros(1000))])
+        ranks.average(torch.zeros(1000))
     except RanksFailed as error:
         return str(error), time.monotonic() - began
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 
 WAIT_SECONDS = 300.0  # a rank that has not come after so long will not come
 GOODBYE_SECONDS = 30.0
@@ -55,11 +55,8 @@ class Alone:
     def connect(self, device: torch.device) -> None:
         """Makes the process group, when actors have been forked: from here on there are threads, perhaps CUDA."""
 
-    def average_gradients(self, parameters: Sequence[nn.Parameter], weight: float = 1.0) -> None:
-        """Replaces each gradient by its mean over ranks, each rank's times its `weight`; the mean of the weights must be 1.
-
-        Where one has no gradient it counts as 0: what is sent does not depend on what a rank happened to learn from.
-        """
+    def average(self, gradient: Tensor, weight: float = 1.0) -> None:
+        """Replaces it by its mean over ranks, each rank's times its `weight`; the mean of the weights must be 1."""
 
     def mean(self, values: Mapping[str, float], weights: Mapping[str, float] | None = None) -> dict[str, float]:
         """The mean of each value over ranks, NaN left out; `weights`: this rank's, by name, where it is not 1."""
@@ -129,13 +126,9 @@ class Ranks(Alone):
             dist.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.size, timeout=self._timeout)
         self.check_equal(device.type.encode(), "the kind of device that is learned on")
 
-    def average_gradients(self, parameters: Sequence[nn.Parameter], weight: float = 1.0) -> None:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([gradient.flatten() for gradient in gradients]).mul_(weight / self.size)
+    def average(self, gradient: Tensor, weight: float = 1.0) -> None:
         with self._failures():
-            dist.all_reduce(flat)
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters])):
-            parameter.grad = part.view_as(parameter)
+            dist.all_reduce(gradient.mul_(weight / self.size))
 
     def mean(self, values: Mapping[str, float], weights: Mapping[str, float] | None = None) -> dict[str, float]:
         own = [(weights or {}).get(name, 1.0) for name in values]
