@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from main.training import interrupt
@@ -15,7 +15,7 @@ if __name__ == "__main__":  # what is imported below takes seconds
 from main import command
 from main import settings as settings_module
 from main.amigo import program
-from main.analysis import table
+from main.analysis import comparison, table
 from main.analysis.table import Experiment
 from main.playing import score, trained
 from torchbeast.core import outputs, run_folder
@@ -51,7 +51,18 @@ def agent_rows(experiments: Sequence[Experiment], runs: Path) -> list[list[str]]
     return rows
 
 
-TABLES = {"log": log_table, "agent": agent_table}
+def comparison_table(experiments: Sequence[Experiment], runs: Path) -> str:
+    """A row for each experiment that is compared with its control."""
+    return table.markdown(comparison.HEAD, comparison.rows(experiments, runs, command.declared()))
+
+
+TABLES = {"log": log_table, "agent": agent_table, "comparison": comparison_table}
+
+
+def tables_of(experiments: Sequence[Experiment]) -> dict[str, Callable[[Sequence[Experiment], Path], str]]:
+    """Those that are made of them."""
+    compared = any(experiment.control is not None for experiment in experiments)
+    return {name: make for name, make in TABLES.items() if name != "comparison" or compared}
 
 
 def report(options: argparse.Namespace) -> None:
@@ -61,8 +72,8 @@ def report(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.runs}: no finished run of {options.table} is in it; give their folder with --runs")
     if options.into is not None:
         outputs.must_be_writable("--into", options.into)
-        table.put_in(_text(options.into), dict.fromkeys(TABLES, ""))  # before minutes are spent
-    tables = {name: make(experiments, options.runs) for name, make in TABLES.items()}
+        table.put_in(_text(options.into), dict.fromkeys(tables_of(experiments), ""))  # before minutes are spent
+    tables = {name: make(experiments, options.runs) for name, make in tables_of(experiments).items()}
     if options.into is None:
         print("\n\n".join(tables.values()))
     else:
@@ -80,7 +91,8 @@ def make_parser() -> Parser:
     parser = Parser(
         prog=program("main.report"),
         description="Tables of what finished runs came to, as Markdown: one from their logs, one from their agents, each of "
-        "which plays 100 fresh episodes (together some minutes).",
+        "which plays 100 fresh episodes (together some minutes), and one that compares rows with their controls, where TABLE "
+        "names some.",
         examples=("results/experiments.ini", "results/experiments.ini --runs experimentMinigrid"),
     )
     parser.add_argument("table", type=Path, metavar="TABLE", help="an INI file such as results/experiments.ini")

@@ -23,12 +23,12 @@ FALL_EPISODES = 3  # in a row that counts: the rate of fewer is hardly one
 COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
 NONE = "–"
-LOG_HEAD = ("experiment", "runs", "success", "return", "first reached", "falls", "hours")
+LOG_HEAD = ("experiment", "runs", "success", "return", "success, all frames", "first reached", "falls", "hours")
 Check = Callable[[Sequence[str]], None]  # raises UsageError, a line a problem, for a command line that cannot be a run's
 
 
 class Experiment(NamedTuple):
-    """One row of the table."""
+    """One row of the table. `control`: the row of the same table that it is to be compared with, if any."""
 
     name: str
     arguments: list[str]
@@ -36,6 +36,7 @@ class Experiment(NamedTuple):
     seeds: list[int]
     reach: float
     published: str
+    control: str | None = None
 
 
 class Outcome(NamedTuple):
@@ -44,6 +45,7 @@ class Outcome(NamedTuple):
     Attributes:
         frames: done.
         success, mean_return: over the frames of the last window; None where no episode ended in it.
+        area: success over all frames, which is the area under its curve; None where no episode ended.
         reached_at: frames at which the success rate over a window first was the row's; None if it never was.
         falls: how often the success rate of single rows fell from FALL_FROM or more to FALL_TO or less within a window.
         recoveries: how often it rose to FALL_FROM again.
@@ -53,6 +55,7 @@ class Outcome(NamedTuple):
     frames: int
     success: float | None = None
     mean_return: float | None = None
+    area: float | None = None
     reached_at: int | None = None
     falls: int = 0
     recoveries: int = 0
@@ -67,9 +70,13 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
             raise UsageError(f"{path}: no such table; results/experiments.ini is one")
         if not parser.sections():
             raise UsageError(f"{path} has no row, as [NAME] begins one; results/experiments.ini shows how")
-        return [_experiment(name, parser[name], check) for name in parser.sections()]
+        rows = [_experiment(name, parser[name], check) for name in parser.sections()]
     except (configparser.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
+    for row in rows:
+        if row.control is not None and row.control not in {other.name for other in rows if other is not row}:
+            raise UsageError(f"[{row.name}] control = {row.control}: it must be another row of {path}")
+    return rows
 
 
 def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Experiment:
@@ -86,7 +93,7 @@ def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Expe
         check(arguments)
     except UsageError as error:
         raise UsageError("\n".join(f"[{name}] {problem}" for problem in str(error).splitlines())) from None
-    return Experiment(name, arguments, whole_number(row["frames"]), seeds, reach, row["published"])
+    return Experiment(name, arguments, whole_number(row["frames"]), seeds, reach, row["published"], row.get("control"))
 
 
 def _value(row: configparser.SectionProxy, key: str, read: Callable[[str], Any], example: str) -> Any:
@@ -142,6 +149,7 @@ def outcome(folder: Path, reach: float, declared: Declared) -> Outcome:
         frames=int(log.frames[-1]),
         success=_number(success[-1]),
         mean_return=_number(returns[-1]),
+        area=_number(means(log.columns["success_rate"], log.spans, lambda rows: rows.sum(keepdims=True))[0]),
         reached_at=int(frames[reached[0]]) if len(reached) else None,
         falls=falls,
         recoveries=recoveries,
@@ -227,8 +235,8 @@ def _cells(results: Sequence[Outcome]) -> list[str]:
     reached = [NONE if r.reached_at is None else f"{r.reached_at / 1e6:.1f}" for r in results]
     falls = [f"{r.falls}" + (f" (back {r.recoveries})" if r.falls else "") for r in results]
     hours = [f"{r.hours:.1f}" for r in results]
-    success, returns = ([getattr(r, name) or 0.0 for r in results] for name in ("success", "mean_return"))
-    return [_mean(success, 2), _mean(returns, 3), *(", ".join(cells) for cells in (reached, falls, hours))]
+    success, returns, area = ([getattr(r, name) or 0.0 for r in results] for name in ("success", "mean_return", "area"))
+    return [_mean(success, 2), _mean(returns, 3), _mean(area, 2), *(", ".join(cells) for cells in (reached, falls, hours))]
 
 
 def _mean(values: Sequence[float], digits: int) -> str:

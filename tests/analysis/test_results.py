@@ -123,10 +123,10 @@ def test_a_report_that_cannot_be_made_leaves_the_file_as_it_was(tmp_path, monkey
 
 
 def test_means_over_two_or_three_runs_come_with_the_runs_and_those_over_more_with_an_interval():
-    results = [table.Outcome(30, 0.9, 0.8, 14_000_000, 1, 0, 0.5), table.Outcome(30, 0.5, None, None, 0, 0, 1.25)]
-    assert table._cells(results[:1]) == ["0.90", "0.800", "14.0", "1 (back 0)", "0.5"]
-    success, returns, *others = table._cells(results)
-    assert success == "0.70 (0.90, 0.50)" and returns == "0.400 (0.800, 0.000)"
+    results = [table.Outcome(30, 0.9, 0.8, 0.4, 14_000_000, 1, 0, 0.5), table.Outcome(30, 0.5, None, 0.1, None, 0, 0, 1.25)]
+    assert table._cells(results[:1]) == ["0.90", "0.800", "0.40", "14.0", "1 (back 0)", "0.5"]
+    success, returns, area, *others = table._cells(results)
+    assert success == "0.70 (0.90, 0.50)" and returns == "0.400 (0.800, 0.000)" and area == "0.25 (0.40, 0.10)"
     assert others == ["14.0, –", "1 (back 0), 0", "0.5, 1.2"]
     assert table._cells([*results, results[0]])[0] == "0.77 (0.90, 0.50, 0.90)"
     low, high = re.fullmatch(r"0.70 \((.*) to (.*)\)", table._cells(results * 2)[0]).groups()
@@ -149,7 +149,7 @@ def test_the_shipped_logs_hold_nineteen_falls_in_seven_runs():
                     falls[run.name] = falls.get(run.name, 0) + 1
                     high = None
     assert (sum(falls.values()), len(falls)) == (19, 7) and falls["keycorridor-as-published-3"] == 4
-    stated = {row[0]: row[5] for row in page_table("log")[2:]}
+    stated = {row[0]: row[6] for row in page_table("log")[2:]}
     counted = {name: [int(cell.split()[0]) for cell in cells.split(", ")] for name, cells in stated.items()}
     for run in OF_THE_PAGE:
         name, seed = run.name.rsplit("-", 1)
