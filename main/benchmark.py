@@ -51,6 +51,7 @@ KEY_CORRIDOR = "MiniGrid-KeyCorridorS3R3-v0"
 DOCUMENT = ["--env", KEY_CORRIDOR, "--num_actors", "40", *MOTIVATIONS[settings_module.defaults()["model"]].example.split()]
 GRIDS = (KEY_CORRIDOR, "MiniGrid-ObstructedMaze-1Dl-v0", "MiniGrid-KeyCorridorS4R3-v0", "MiniGrid-KeyCorridorS6R3-v0")
 BATCHES = (8, 40, 320)
+GPU_BATCHES = (8, 32, 128)
 PART_SECONDS = 1.5
 SECONDS = 20.0
 WORK = ("program", "acting", "learning")
@@ -104,9 +105,9 @@ def peaks() -> tuple[float, float]:
 class Parts:
     """The parts of a run on one environment, built as training builds them, in this process."""
 
-    def __init__(self, env: str, num_envs: int, ranks: Alone = ALONE):
+    def __init__(self, env: str, num_envs: int, ranks: Alone = ALONE, flags: Sequence[str] = ()):
         keep_freed()  # as training does
-        settings, _ = settings_module.parse([*DOCUMENT, "--env", env, "--num_actors", str(num_envs)])
+        settings, _ = settings_module.parse([*DOCUMENT, "--env", env, "--num_actors", str(num_envs), *flags])
         self.learning_settings = settings[LearningSettings]
         agent = recipe.Agent.make(settings, recipe.probe(settings), ranks)
         self.learner = agent.learner(ranks)
@@ -185,6 +186,7 @@ def measure(seconds: float) -> dict[str, Any]:
         "ratio": program / original_way,
         "by_grid": [_grid_line(env) for env in GRIDS],
         "by_environments": [_batch_line(count) for count in BATCHES],
+        "on_gpu": [_gpu_line(size) for size in GPU_BATCHES if torch.cuda.is_available()],
     }
 
 
@@ -219,6 +221,17 @@ def _batch_line(num_envs: int) -> dict[str, Any]:
     return {"num_actors": num_envs, "acting": Parts(KEY_CORRIDOR, num_envs).acting()}
 
 
+def learning_on(device: torch.device, batch_size: int) -> float:
+    """Frames per second of updates there, each of so many rollouts."""
+    parts = Parts(KEY_CORRIDOR, max(40, batch_size), flags=["--batch_size", str(batch_size)])
+    parts.learner.to(device)
+    return parts.learning()
+
+
+def _gpu_line(batch_size: int) -> dict[str, Any]:
+    return {"batch_size": batch_size, "learning": learning_on(torch.device("cuda", 0), batch_size)}
+
+
 def report(result: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = [
@@ -241,6 +254,9 @@ def report(result: dict[str, Any]) -> str:
         lines.append(f"| {row['env']}, {row['grid']} | {flops} | {row['acting']:,.0f} | {row['learning']:,.0f} |")
     lines += ["", "| environments in one process | acting, frames/s |", "|---|---|"]
     lines += [f"| {row['num_actors']} | {row['acting']:,.0f} |" for row in result["by_environments"]]
+    if result["on_gpu"]:
+        lines += ["", "| rollouts in a batch, on the GPU | learning, frames/s |", "|---|---|"]
+        lines += [f"| {row['batch_size']} | {row['learning']:,.0f} |" for row in result["on_gpu"]]
     return "\n".join(lines)
 
 

@@ -52,13 +52,22 @@ def test_the_figures_printed_are_those_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark, "PART_SECONDS", 0.01)
     monkeypatch.setattr(benchmark.rate, "__defaults__", (0.01,))
     monkeypatch.setattr(benchmark, "whole_program", lambda seconds, *more: 100.0 if more else 1234.0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(benchmark, "learning_on", lambda device, batch_size: 1e4 * batch_size + (device.type == "cuda"))
     out = tmp_path / "figures.json"
     assert benchmark.main(["--json", str(out)]) == 0
     figures, text = json.loads(out.read_text()), capsys.readouterr().out
     assert figures["ratio"] == 12.34 and "12.3x" in text and "| 1,234 |" in text
+    assert "| 8 | 80,001 |" in text and "| 128 | 1,280,001 |" in text
     assert all(part["rate"] > 0 for part in figures["parts"]) and len(figures["by_grid"]) == 4
     share = 1234 * figures["flops_per_frame"] / (figures["cores"] * figures["peak_gflops_one_core"] * 1e9)
     assert figures["parts"][4]["share"] == pytest.approx(share)
+
+
+def test_learning_is_measured_of_batches_of_any_size(monkeypatch):
+    monkeypatch.setattr(benchmark.rate, "__defaults__", (0.01,))
+    monkeypatch.setattr(benchmark.Parts, "learning", lambda parts: parts.update().args[2])
+    assert benchmark.learning_on(torch.device("cpu"), 64) == list(range(64))
 
 
 def test_scaling_is_measured_with_two_ranks_and_predicted_for_more(monkeypatch, tmp_path, capsys):
