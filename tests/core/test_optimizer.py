@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn, tensor
 
+from torchbeast.core.forms import EntryError
 from torchbeast.core.optimizer import LearningSettings, Optimizer, optimizer_maker
 
 SETTINGS = dict(
@@ -219,3 +220,12 @@ def test_a_state_that_tells_nothing_of_a_parameter_without_gradient_goes_on():
     after.load_state_dict(rule, schedule)
     before.step((used**2).sum()), after.step((again**2).sum())
     assert again.tolist() == used.tolist() and still.item() == 3.0
+
+
+def test_how_a_rule_was_computed_is_no_part_of_its_settings():
+    """Checkpoints of 1.0 were made with foreach."""
+    before, after = Optimizer([parameter(1.0)], **SETTINGS), Optimizer([parameter(1.0)], **SETTINGS)
+    rule, schedule = before.state_dict()
+    after.load_state_dict(rule | {"param_groups": [rule["param_groups"][0] | {"foreach": True}]}, schedule)
+    with pytest.raises(EntryError, match="optimizer/param_groups/0/alpha is 0.8, not 0.9"):
+        after.load_state_dict(rule | {"param_groups": [rule["param_groups"][0] | {"alpha": 0.8}]}, schedule)

@@ -20,6 +20,7 @@ from torchbeast.core.settings import TRAINING, flag
 BAD_UPDATES = 3
 METHODS = ("rmsprop", "adam")
 STEP = "step"  # what each counts
+HOW = ("foreach", "fused", "capturable", "differentiable")  # settings of PyTorch's rules that change no number
 # What each keeps of a parameter: a mean of its squared gradients, and of the gradients (RMSprop with momentum alone).
 SQUARES = {"rmsprop": ("square_avg",), "adam": ("exp_avg_sq",)}
 MEANS = {"rmsprop": ("momentum_buffer",), "adam": ("exp_avg",)}
@@ -264,7 +265,7 @@ class Optimizer:
         forms.record({i: self._statistics(p) for i, p in enumerate(self.parameters) if i in state})("optimizer/state", state)
         if not state and updates >= BAD_UPDATES:
             raise forms.EntryError(f"optimizer/state is empty after {updates:g} updates")
-        wanted = {name: forms.just(value) for name, value in own.items() if name in group or name == "params"}
+        wanted = {name: forms.just(own[name]) for name in own.keys() & {*group, "params"} - {*HOW}}
         wanted |= {"lr": forms.number(0), "initial_lr": forms.just(own["initial_lr"])}
         forms.record(wanted, exact=False)("optimizer/param_groups/0", group)
 
