@@ -227,5 +227,5 @@ def test_how_a_rule_was_computed_is_no_part_of_its_settings():
     before, after = Optimizer([parameter(1.0)], **SETTINGS), Optimizer([parameter(1.0)], **SETTINGS)
     rule, schedule = before.state_dict()
     after.load_state_dict(rule | {"param_groups": [rule["param_groups"][0] | {"foreach": True}]}, schedule)
-    with pytest.raises(EntryError, match="optimizer/param_groups/0/alpha is 0.8, not 0.9"):
+    with pytest.raises(EntryError, match=r"optimizer/param_groups/0/alpha is 0.8, not 0.9"):
         after.load_state_dict(rule | {"param_groups": [rule["param_groups"][0] | {"alpha": 0.8}]}, schedule)
