@@ -10,16 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from torchbeast.core import forms
 from torchbeast.core.compiled import compiled
+from torchbeast.core.joined import STEP, Joined
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import TRAINING, flag
 
 BAD_UPDATES = 3
 METHODS = ("rmsprop", "adam")
-STEP = "step"  # what each counts
 HOW = ("foreach", "fused", "capturable", "differentiable")  # settings of PyTorch's rules that change no number
 # What each keeps of a parameter: a mean of its squared gradients, and of the gradients (RMSprop with momentum alone).
 SQUARES = {"rmsprop": ("square_avg",), "adam": ("exp_avg_sq",)}
@@ -90,8 +89,7 @@ def _rmsprop(parameter, gradient, square, buffer, rate, alpha, epsilon, momentum
 class Optimizer:
     """One step per update: gradient of a loss, norm clipped, RMSprop or Adam, schedule.
 
-    The parameters become views of one vector, and their gradients of another: the mean over ranks, clipping and the rule are
-    then calls of one tensor each, where calls are what costs.
+    The parameters become views of one vector (`Joined`).
 
     Args:
         parameters: what is learned; those that get no gradient stay as they are.
@@ -119,16 +117,15 @@ class Optimizer:
         max_norm: float,
         ranks: Alone = ALONE,
     ):
-        self.parameters = list(parameters)
+        self._joined = Joined(parameters)
         self._ranks = ranks
         self.max_norm = max_norm
         self._method = method
-        self._all = nn.Parameter(torch.empty(0))
-        self._views = [self._all]
+        vector = [self._joined.vector]
         if method == "adam":
-            self.rule: torch.optim.Optimizer = torch.optim.Adam([self._all], lr=learning_rate)
+            self.rule: torch.optim.Optimizer = torch.optim.Adam(vector, lr=learning_rate)
         else:
-            self.rule = _RMSprop([self._all], lr=learning_rate, alpha=alpha, eps=epsilon, momentum=momentum)
+            self.rule = _RMSprop(vector, lr=learning_rate, alpha=alpha, eps=epsilon, momentum=momentum)
 
         def remaining(updates: int) -> float:
             return 1 - min(updates * frames_per_update, total_frames) / total_frames
@@ -151,15 +148,15 @@ class Optimizer:
 
     def differentiate(self, loss: Tensor | None) -> None:
         """The first half of `step`: the parameters' gradients."""
-        self._join()
-        self._all.grad.zero_()
+        self._joined.join()
+        self._joined.vector.grad.zero_()
         if loss is not None:
             loss.backward()
 
     def apply(self, loss: Tensor | None, weight: float = 1.0, *, counts: bool = True) -> Tensor:
         """The second half of `step`, with the gradients that are there."""
-        self._ranks.average(self._all.grad, weight)
-        norm = nn.utils.clip_grad_norm_(self._all, self.max_norm)
+        self._ranks.average(self._joined.vector.grad, weight)
+        norm = nn.utils.clip_grad_norm_(self._joined.vector, self.max_norm)
         if norm.isfinite():
             self.rule.step()
             self._bad_in_a_row = 0
@@ -175,21 +172,6 @@ class Optimizer:
         if counts:
             self.schedule.step()
         return norm
-
-    def _join(self) -> None:
-        """Puts the parameters together, where that has not been done: a network that is moved gets others."""
-        if all(parameter.is_set_to(view) for parameter, view in zip(self.parameters, self._views)):
-            return
-        vector = parameters_to_vector(self.parameters).detach()
-        vector_to_parameters(vector, self.parameters)
-        self._all.data, self._all.grad, self._views = vector, torch.zeros_like(vector), self._split(vector)
-        for parameter, gradient in zip(self.parameters, self._split(self._all.grad)):
-            parameter.grad = gradient
-
-    def _split(self, vector: Tensor) -> list[Tensor]:
-        """The parts of it that are the parameters', in their shapes."""
-        parts = vector.split([parameter.numel() for parameter in self.parameters])
-        return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters)]
 
     def warnings(self, whose: str, flag: str) -> Iterator[str]:
         """What a user should know, a line each. `whose`: updates these are; `flag`: sets the learning rate."""
@@ -208,11 +190,10 @@ class Optimizer:
         """(The update rule's state, by parameter, the schedule's)."""
         rule = self.rule.state_dict()
         (group,) = rule["param_groups"]
-        state: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(self.parameters))} if rule["state"] else {}
-        for name, value in rule["state"].get(0, {}).items():
-            for i, part in enumerate([value.clone() for _ in state] if name == STEP else self._split(value)):
-                state[i][name] = part
-        rule = {"state": state, "param_groups": [group | {"params": list(range(len(self.parameters)))}]}
+        rule = {
+            "state": self._joined.split(rule["state"][0]) if rule["state"] else {},
+            "param_groups": [group | {"params": list(range(len(self._joined.parameters)))}],
+        }
         return rule, {**self.schedule.state_dict(), "frames_per_update": self._frames_per_update}
 
     def load_state_dict(self, rule: dict, schedule: dict) -> None:
@@ -226,20 +207,12 @@ class Optimizer:
         if then != self._frames_per_update:
             schedule["last_epoch"] = schedule["last_epoch"] * then / self._frames_per_update
         # Settings are the run's own, looked at above; of them the file tells nothing that a rule would not know by itself.
-        self._join()
-        state = {0: self._joined(rule["state"])} if rule["state"] else {}
+        self._joined.join()
+        state = {0: self._joined.gather(rule["state"])} if rule["state"] else {}
         self.rule.load_state_dict({"state": state, "param_groups": self.rule.state_dict()["param_groups"]})
         self.schedule.load_state_dict(schedule)
         for group in self.rule.param_groups:  # total_frames may be another than when the state was saved
             group["lr"] = group["initial_lr"] * self._remaining(self.schedule.last_epoch)
-
-    def _joined(self, state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What the rule keeps of all parameters, from what it keeps of each; of those that are not in there, zeros."""
-        found = dict(next(iter(state.values())))
-        for name in found.keys() - {STEP}:
-            parts = [state[i][name] if i in state else torch.zeros_like(p) for i, p in enumerate(self.parameters)]
-            found[name] = parameters_to_vector(parts)
-        return found
 
     def _checked_schedule(self, schedule: dict) -> dict:
         """What of it this schedule has too: versions of PyTorch differ in what they add."""
@@ -262,7 +235,8 @@ class Optimizer:
         """Its statistics are finite and of the parameters' shapes, and its settings are this one's."""
         forms.record({"state": forms.mapping, "param_groups": forms.each(forms.mapping, count=1)})("optimizer", rule)
         (own,), (group,), state = self.state_dict()[0]["param_groups"], rule["param_groups"], rule["state"]
-        forms.record({i: self._statistics(p) for i, p in enumerate(self.parameters) if i in state})("optimizer/state", state)
+        each = {i: self._statistics(p) for i, p in enumerate(self._joined.parameters) if i in state}
+        forms.record(each)("optimizer/state", state)
         if not state and updates >= BAD_UPDATES:
             raise forms.EntryError(f"optimizer/state is empty after {updates:g} updates")
         wanted = {name: forms.just(own[name]) for name in own.keys() & {*group, "params"} - {*HOW}}
