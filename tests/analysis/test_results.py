@@ -11,7 +11,7 @@ import pytest
 
 from main import command, plot, report
 from main import settings as settings_module
-from main.analysis import table
+from main.analysis import comparison, table
 from tests.helpers.program import ROOT
 from torchbeast.core import checkpoint
 from torchbeast.core.settings import UsageError
@@ -19,6 +19,7 @@ from torchbeast.core.settings import UsageError
 RESULTS = ROOT / "results"
 TABLE = RESULTS / "experiments.ini"
 EXPERIMENTS = table.read_table(TABLE, command.check_run)
+PAGES = {"README.md": TABLE, "teacher.md": RESULTS / "teacher.ini"}
 ALL = {row.name: row for path in sorted(RESULTS.glob("*.ini")) for row in table.read_table(path, command.check_run)}
 RUNS = sorted(path.parent for path in RESULTS.glob("*/meta.json"))
 OF_THE_PAGE = [run for run in RUNS if run.name.rsplit("-", 1)[0] in {row.name for row in EXPERIMENTS}]
@@ -28,8 +29,8 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def page_table(name: str) -> list[list[str]]:
-    block = re.search(rf"<!-- {name} table -->\n(.*?)\n<!-- end -->", (RESULTS / "README.md").read_text(), re.DOTALL)
+def page_table(name: str, page: str = "README.md") -> list[list[str]]:
+    block = re.search(rf"<!-- {name} table -->\n(.*?)\n<!-- end -->", (RESULTS / page).read_text(), re.DOTALL)
     return [cells(line) for line in block[1].splitlines()]
 
 
@@ -61,9 +62,14 @@ def test_a_shipped_run_is_a_finished_one_of_a_table(run):
     assert table.outcome(run, row.reach, command.declared()).frames >= row.frames
 
 
-def test_the_pages_table_of_runs_is_that_of_the_logs():
-    rows = table.log_rows(EXPERIMENTS, RESULTS, command.declared())
-    assert page_table("log") == [list(table.LOG_HEAD), ["---"] * len(table.LOG_HEAD), *rows]
+@pytest.mark.parametrize("page", PAGES)
+def test_a_pages_table_of_runs_is_that_of_the_logs(page):
+    experiments = table.read_table(PAGES[page], command.check_run)
+    rows = table.log_rows(experiments, RESULTS, command.declared())
+    assert page_table("log", page) == [list(table.LOG_HEAD), ["---"] * len(table.LOG_HEAD), *rows]
+    if any(row.control for row in experiments):
+        rows = comparison.rows(experiments, RESULTS, command.declared())
+        assert page_table("comparison", page) == [list(comparison.HEAD), ["---"] * len(comparison.HEAD), *rows]
 
 
 def test_the_first_pages_short_table_is_part_of_it():
@@ -76,11 +82,12 @@ def test_the_first_pages_short_table_is_part_of_it():
 
 
 @pytest.mark.slow
-def test_the_pages_table_of_agents_is_what_they_do():
+@pytest.mark.parametrize("page", PAGES)
+def test_a_pages_table_of_agents_is_what_they_do(page):
     """100 episodes each. Another processor may round otherwise, and an episode go another way: not more than a few."""
-    stated = {row[0]: row for row in page_table("agent")[2:]}
-    rows = report.agent_rows(EXPERIMENTS, RESULTS)
-    assert stated.keys() == {row[0] for row in rows} == {run.name for run in OF_THE_PAGE}
+    stated = {row[0]: row for row in page_table("agent", page)[2:]}
+    rows = report.agent_rows(table.read_table(PAGES[page], command.check_run), RESULTS)
+    assert stated.keys() == {row[0] for row in rows}
     for row in rows:
         (success, *others, steps), (*stated_rates, stated_steps) = numbers(row), numbers(stated[row[0]])
         assert success == pytest.approx(stated_rates[0], abs=0.04), row
