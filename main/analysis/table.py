@@ -38,6 +38,10 @@ class Experiment(NamedTuple):
     published: str
     control: str | None = None
 
+    @property
+    def env(self) -> str:
+        return self.arguments[self.arguments.index("--env") + 1]
+
 
 class Outcome(NamedTuple):
     """What one run came to.
@@ -74,8 +78,11 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
     except (configparser.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
     for row in rows:
-        if row.control is not None and row.control not in {other.name for other in rows if other is not row}:
+        others = [other for other in rows if other is not row and other.name == row.control]
+        if row.control is not None and not others:
             raise UsageError(f"[{row.name}] control = {row.control}: it must be another row of {path}")
+        if any((other.env, other.frames) != (row.env, row.frames) for other in others):
+            raise UsageError(f"[{row.name}] control = {row.control}: it must be of the same env and frames")
     return rows
 
 

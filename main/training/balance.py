@@ -210,6 +210,7 @@ def _learning(agent: Agent, learner: Learner) -> Callable[[], float]:
     slots = np.arange(learning.batch_size)
     own.actor(slots.tolist(), torch_generator(0, "balance")).fill(rollouts, slots)
     again.to(recipe.device(agent.settings, learner.ranks))
+    again.load_state_dict(learner.state_dict())  # once more: what optimisers keep goes where their parameters are then
 
     def work(seconds: float = SECONDS) -> float:
         updates, learning_for = 0, 0.0

@@ -34,14 +34,12 @@ def test_the_p_value_is_the_share_of_splits_with_as_large_a_difference(sizes):
     rng = np.random.default_rng(1)
     ours, control = rng.random(sizes[0]) + 0.3, rng.random(sizes[1])
     everything, size = np.concatenate([ours, control]), len(ours)
-    seen, larger, splits = ours.mean() - control.mean(), [0, 0], 0
+    seen, as_far = ours.mean() - control.mean(), []
     for chosen in itertools.combinations(range(len(everything)), size):
         difference = everything[list(chosen)].mean() - np.delete(everything, chosen).mean()
-        splits += 1
-        larger[0] += difference >= seen - 1e-12
-        larger[1] += difference <= seen + 1e-12
+        as_far.append(abs(difference) >= abs(seen) - 1e-9)
     found = comparison.compare(list(ours), list(control))
-    assert found.value == pytest.approx(seen) and found.p == pytest.approx(min(1, 2 * min(larger) / splits))
+    assert found.value == pytest.approx(seen, abs=1e-8) and found.p == pytest.approx(np.mean(as_far))
     assert found.low < found.value < found.high
 
 
@@ -50,6 +48,9 @@ def test_groups_that_are_apart_and_groups_that_are_the_same():
     assert (apart.value, apart.low, apart.high) == (1.0, 1.0, 1.0) and apart.p == pytest.approx(2 / 252)
     same = comparison.compare([0.5, 0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5, 0.5])
     assert (same.value, same.p) == (0.0, 1.0)
+    assert comparison.compare([0.1 + 0.2] * 5, [0.3] * 5).p == 1.0  # apart by rounding
+    assert comparison.compare([1, 1, 1, 1, 0.9865], [0.9865, 1, 0.9865, 1, 0.9865]).p == pytest.approx(132 / 252)
+    assert comparison._cells(comparison.compare([1.0] * 10, [0.0] * 10)) == ("+1.00 (+1.00 to +1.00)", "< 0.001")
 
 
 def run(folder, rates):
@@ -82,6 +83,13 @@ def test_a_row_is_compared_with_its_control_where_five_runs_of_each_are_finished
     page.write_text(page.read_text() + "<!-- comparison table -->\n<!-- end -->\n")
     assert report.main([str(tmp_path / "table.ini"), *more]) == 0
     assert "| other | plain | +0.50" in page.read_text() and "| short | plain" not in page.read_text()
+
+
+@pytest.mark.parametrize("more", ["frames = 3000000", "env = MiniGrid-Empty-6x6-v0"])
+def test_a_control_must_be_of_the_same_task_and_length(tmp_path, more):
+    (tmp_path / "table.ini").write_text(TABLE + more + "\n")
+    with pytest.raises(UsageError, match=r"\[short\] control = plain: it must be of the same env and frames"):
+        table.read_table(tmp_path / "table.ini", command.check_run)
 
 
 @pytest.mark.parametrize("control", ["nobody", "other"])

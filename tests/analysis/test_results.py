@@ -25,6 +25,12 @@ RUNS = sorted(path.parent for path in RESULTS.glob("*/meta.json"))
 OF_THE_PAGE = [run for run in RUNS if run.name.rsplit("-", 1)[0] in {row.name for row in EXPERIMENTS}]
 
 
+def test_rows_of_one_name_are_the_same_runs():
+    for path in sorted(RESULTS.glob("*.ini")):
+        for row in table.read_table(path, command.check_run):
+            assert row._replace(published="", control=None) == ALL[row.name]._replace(published="", control=None)
+
+
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn, tensor
 
 from torchbeast.core.forms import EntryError
+from torchbeast.core.joined import Joined
 from torchbeast.core.optimizer import LearningSettings, Optimizer, optimizer_maker
 
 SETTINGS = dict(
@@ -229,3 +230,38 @@ def test_how_a_rule_was_computed_is_no_part_of_its_settings():
     after.load_state_dict(rule | {"param_groups": [rule["param_groups"][0] | {"foreach": True}]}, schedule)
     with pytest.raises(EntryError, match=r"optimizer/param_groups/0/alpha is 0.8, not 0.9"):
         after.load_state_dict(rule | {"param_groups": [rule["param_groups"][0] | {"alpha": 0.8}]}, schedule)
+
+
+def test_a_state_without_some_parameters_is_gathered_where_it_is():
+    """A checkpoint is read on the CPU; the learner may be on a GPU, for which "meta" stands here."""
+    before = Optimizer([parameter(3.0), used := parameter(1.0, 2.0)], **SETTINGS)
+    before.step(used.sum())
+    state = before.state_dict()[0]["state"]
+    expected = torch.cat([state[0]["square_avg"], state[1]["square_avg"]])
+    moved = Joined([nn.Parameter(torch.zeros(1, device="meta")), nn.Parameter(torch.zeros(2, device="meta"))])
+    assert torch.equal(moved.gather({1: state[1]})["square_avg"], expected)
+
+
+def test_a_gradient_that_somebody_threw_away_is_there_again():
+    optimizer = Optimizer([p := parameter(1.0)], **SETTINGS)
+    optimizer.step(p.sum())
+    p.grad, before = None, p.item()
+    assert optimizer.step(2.0 * p.sum()).item() == 2.0 and p.item() != before
+
+
+def test_what_was_computed_with_the_parameters_of_before_is_not_learned_from():
+    optimizer = Optimizer([p := parameter(1.0)], **SETTINGS)
+    old = (p * p).sum()
+    optimizer.step(p.sum())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        optimizer.step(old)
+
+
+def test_a_smoothing_of_nearly_1_is_what_pytorch_makes_of_it():
+    ours, theirs = parameter(0.5), parameter(0.5)
+    optimizer = Optimizer([ours], **SETTINGS | dict(alpha=1 - 1e-7, epsilon=1e-8))
+    rule = torch.optim.RMSprop([theirs], lr=0.5, alpha=1 - 1e-7, eps=1e-8)
+    theirs.grad = tensor([3.0])
+    rule.step()
+    optimizer.step(3.0 * ours.sum())
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)

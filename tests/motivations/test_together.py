@@ -55,6 +55,20 @@ def test_rewards_add_up_and_each_learns_as_it_does_alone(second):
 
 
 @pytest.mark.parametrize("second", SECOND)
+def test_what_only_one_reads_on_the_device_the_other_counts_on_the_cpu(second, monkeypatch):
+    """ "meta" stands for the device; its tensors hold nothing, so `cpu` gives what was sent."""
+    settings = learner_settings(model="default", also=second)
+    motivation, batch = make_agent(settings).motivation, random_batch(TASK, settings)
+    sent = {name: batch[name].to("meta") for name in motivation.reads}
+    back = {id(value): batch[name] for name, value in sent.items()}
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: back.get(id(self), self))
+    amigo, other = (motivation._own(part, batch | sent) for part in motivation.parts)
+    expected = motivation.parts[0].learn(dict(batch))
+    assert motivation.parts[0].learn(amigo).keys() == expected.keys()
+    assert {name for name, value in other.items() if value.is_meta} == set(motivation.parts[1].reads)
+
+
+@pytest.mark.parametrize("second", SECOND)
 def test_on_real_rollouts(second, tmp_path):
     settings = real_settings(model="default", also=second, restart_episode=True, modify=True, **SHORT)
     seen = assert_updates_stay_finite(settings, updates=6)

@@ -13,7 +13,7 @@ Statistics = dict[str, Tensor]  # by name, of one parameter or of all
 
 
 class Joined:
-    """The parameters, and their gradients, as one vector each.
+    """The parameters, and their gradients, as one vector each, from the first `join` on.
 
     Attributes:
         parameters: themselves; what has no gradient has a gradient of zeros.
@@ -23,16 +23,17 @@ class Joined:
     def __init__(self, parameters: Iterable[nn.Parameter]):
         self.parameters = list(parameters)
         self.vector = nn.Parameter(torch.empty(0))
-        self._views: list[Tensor] = [self.vector]
+        self._views: list[tuple[Tensor, Tensor | None]] = [(self.vector, None)]
 
     def join(self) -> None:
-        """Puts them together, where that has not been done: a network that is moved gets other parameters."""
-        if all(parameter.is_set_to(view) for parameter, view in zip(self.parameters, self._views)):
+        """Puts them together, where that has not been done: a network that is moved lies in other memory."""
+        if all(_is_at(p, view) and p.grad is gradient for p, (view, gradient) in zip(self.parameters, self._views)):
             return
         vector = parameters_to_vector(self.parameters).detach()
         vector_to_parameters(vector, self.parameters)
-        self.vector.data, self.vector.grad, self._views = vector, torch.zeros_like(vector), self._split(vector)
-        for parameter, gradient in zip(self.parameters, self._split(self.vector.grad)):
+        self.vector.data, self.vector.grad = vector, torch.zeros_like(vector)
+        self._views = list(zip(self._split(vector), self._split(self.vector.grad)))
+        for parameter, (_, gradient) in zip(self.parameters, self._views):
             parameter.grad = gradient
 
     def _split(self, vector: Tensor) -> list[Tensor]:
@@ -49,9 +50,15 @@ class Joined:
         return found
 
     def gather(self, statistics: Mapping[int, Statistics]) -> Statistics:
-        """The reverse of `split`; of parameters that are not in there, zeros."""
+        """The reverse of `split`, on the statistics' device; of parameters that are not in there, zeros."""
         found = dict(next(iter(statistics.values())))
         for name in found.keys() - {STEP}:
-            parts = [statistics[i][name] if i in statistics else torch.zeros_like(p) for i, p in enumerate(self.parameters)]
+            zeros = (found[name].new_zeros(parameter.shape) for parameter in self.parameters)
+            parts = [statistics[i][name] if i in statistics else zero for i, zero in enumerate(zeros)]
             found[name] = parameters_to_vector(parts)
         return found
+
+
+def _is_at(tensor: Tensor, view: Tensor) -> bool:
+    """Whether both begin at the same place."""
+    return tensor.data_ptr() == view.data_ptr() and tensor.device == view.device

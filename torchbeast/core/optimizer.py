@@ -69,16 +69,20 @@ class _RMSprop(torch.optim.RMSprop):
             state.update({STEP: torch.zeros(())} | {name: torch.zeros_like(parameter) for name in kept})
         state[STEP] += 1
         buffer = state["momentum_buffer"] if momentum else parameter.grad  # of which nothing is then used
-        numbers = (np.float32(group[name]) for name in ("lr", "alpha", "eps", "momentum"))
-        _rmsprop(*(x.numpy() for x in (parameter, parameter.grad, state["square_avg"], buffer)), *numbers)
+        alpha, numbers = group["alpha"], (np.float32(group[name]) for name in ("lr", "eps", "momentum"))
+        vectors = (x.numpy() for x in (parameter, parameter.grad, state["square_avg"], buffer))
+        _rmsprop(*vectors, np.float32(alpha), np.float32(1 - alpha), *numbers)
 
 
 @compiled(nogil=True, error_model="numpy")
-def _rmsprop(parameter, gradient, square, buffer, rate, alpha, epsilon, momentum):
-    """v = alpha v + (1 - alpha) g^2; buffer = momentum buffer + g / (sqrt(v) + epsilon); parameter -= rate buffer."""
+def _rmsprop(parameter, gradient, square, buffer, alpha, rest, rate, epsilon, momentum):
+    """v = alpha v + (1 - alpha) g^2; buffer = momentum buffer + g / (sqrt(v) + epsilon); parameter -= rate buffer.
+
+    rest: 1 - alpha, of which float32 would keep little where alpha is nearly 1.
+    """
     for i in range(len(parameter)):
         g = gradient[i]
-        square[i] = alpha * square[i] + (np.float32(1) - alpha) * g * g
+        square[i] = alpha * square[i] + rest * g * g
         step = g / (np.sqrt(square[i]) + epsilon)
         if momentum > 0:
             step += momentum * buffer[i]
@@ -159,6 +163,7 @@ class Optimizer:
         norm = nn.utils.clip_grad_norm_(self._joined.vector, self.max_norm)
         if norm.isfinite():
             self.rule.step()
+            torch.autograd.graph.increment_version(self._joined.parameters)  # a graph of before must not be learned from
             self._bad_in_a_row = 0
         else:
             self.skipped += 1
@@ -239,7 +244,7 @@ class Optimizer:
         forms.record(each)("optimizer/state", state)
         if not state and updates >= BAD_UPDATES:
             raise forms.EntryError(f"optimizer/state is empty after {updates:g} updates")
-        wanted = {name: forms.just(own[name]) for name in own.keys() & {*group, "params"} - {*HOW}}
+        wanted = {name: forms.just(own[name]) for name in own if name in {*group, "params"} - {*HOW}}
         wanted |= {"lr": forms.number(0), "initial_lr": forms.just(own["initial_lr"])}
         forms.record(wanted, exact=False)("optimizer/param_groups/0", group)
 

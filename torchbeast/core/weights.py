@@ -50,7 +50,10 @@ class SharedWeights:
 
 
 def _checksum(values: torch.Tensor, version: int) -> int:
-    """Of the sum of the weights' bits: that of a mixture of two sets is another, and it takes a quarter of a CRC's time."""
+    """Of the sum of the weights' bits, in a quarter of a CRC's time.
+
+    That of a mixture of two sets is nearly always another; where it is not, the two differ by roundings alone.
+    """
     return hash((int(values.numpy().view(np.uint32).sum(dtype=np.int64)), version))
 
 

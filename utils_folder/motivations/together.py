@@ -29,6 +29,7 @@ class Together(Motivation):
         self.own_keys = tuple(key for part in self.parts for key in part.own_keys)
         self.goal_conditioned = self.parts[0].goal_conditioned
         self.reads = tuple(name for part in self.parts for name in part.reads)
+        self._told: list[Batch] = []  # each part's own batch, in which it keeps what it will learn from
         self.rollout_fields = {name: field for part in self.parts for name, field in part.rollout_fields.items()}
 
     def actor(self, num_envs: int, generator: torch.Generator) -> MotivationActor:
@@ -43,10 +44,17 @@ class Together(Motivation):
         return self.parts[0].student_goal(batch)
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
-        return torch.stack([sent(part.intrinsic_reward(batch), self._device) for part in self.parts]).sum(0)
+        self._told = [self._own(part, batch) for part in self.parts]
+        each = (part.intrinsic_reward(told) for part, told in zip(self.parts, self._told))
+        return torch.stack([sent(reward, self._device) for reward in each]).sum(0)
+
+    def _own(self, part: Motivation, batch: Batch) -> Batch:
+        """The batch as a part has it when it is alone: what only others read on the device is on the CPU."""
+        others = set(self.reads) - set(part.reads)
+        return {name: value.cpu() if name in others else value for name, value in batch.items()}
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        return {name: value for part in self.parts for name, value in part.learn(batch).items()}
+        return {name: value for part, told in zip(self.parts, self._told) for name, value in part.learn(told).items()}
 
     def state_dict(self) -> dict:
         return {name: value for part in self.parts for name, value in part.state_dict().items()}
