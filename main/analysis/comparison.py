@@ -25,7 +25,8 @@ FIGURES: tuple[Callable[[Outcome], float], ...] = (lambda run: run.area or 0.0, 
 class Difference(NamedTuple):
     """Of two groups' means.
 
-    low, high: percentile bootstrap 95% interval, each group's runs drawn anew by themselves.
+    low, high: percentile bootstrap 95% interval, each group's runs drawn anew by themselves. Of five runs and five it is too
+        narrow: it held the true difference of normally distributed numbers in 88% of 1,000 cases.
     p: in how large a share of all ways in which the runs can be split into such groups the means are as far apart, either way.
     """
 
