@@ -54,7 +54,7 @@ class Diverged(Exception):
 
 
 class _RMSprop(torch.optim.RMSprop):
-    """The same of one vector on a CPU in one pass over memory, where PyTorch's calls take three to five times as long."""
+    """The same of one vector on a CPU in one pass over memory: PyTorch's calls take twice as long."""
 
     @torch.no_grad()
     def step(self) -> None:
