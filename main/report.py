@@ -68,12 +68,13 @@ def tables_of(experiments: Sequence[Experiment]) -> dict[str, Callable[[Sequence
 def report(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     experiments = table.read_table(options.table, command.check_run)
+    makers = tables_of(experiments)
     if not any(table.finished(experiment, options.runs) for experiment in experiments):
         raise UsageError(f"{options.runs}: no finished run of {options.table} is in it; give their folder with --runs")
     if options.into is not None:
         outputs.must_be_writable("--into", options.into)
-        table.put_in(_text(options.into), dict.fromkeys(tables_of(experiments), ""))  # before minutes are spent
-    tables = {name: make(experiments, options.runs) for name, make in tables_of(experiments).items()}
+        table.put_in(_text(options.into), dict.fromkeys(makers, ""))  # before minutes are spent
+    tables = {name: make(experiments, options.runs) for name, make in makers.items()}
     if options.into is None:
         print("\n\n".join(tables.values()))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ FEWEST = 5  # runs of each from which on they are compared: of 4 and 4 no test c
 HEAD = ("experiment", "control", "success, all frames", "p", "success, in the end", "p")
 SPLITS = 200_000  # more are not all looked at: of ten runs and ten there are 184,756
 DIGITS = 9  # of a difference that count: what is beyond is rounding, by which equal ones would differ
-FIGURES: tuple[Callable[[Outcome], float], ...] = (lambda run: run.area or 0.0, lambda run: run.success or 0.0)
+FIGURES = ("area", "success")  # of an Outcome, in the order of HEAD
 
 
 class Difference(NamedTuple):
@@ -74,7 +74,7 @@ def rows(experiments: Sequence[Experiment], runs: Path, declared: Declared) -> l
         if experiment.control is None or min(map(len, map(outcomes, (experiment.name, experiment.control)))) < FEWEST:
             continue
         groups = outcomes(experiment.name), outcomes(experiment.control)
-        differences = [compare(*([figure(run) for run in group] for group in groups)) for figure in FIGURES]
+        differences = [compare(*(table.figures(group, name) for group in groups)) for name in FIGURES]
         found.append([experiment.name, experiment.control, *(cell for d in differences for cell in _cells(d))])
     return found
 

@@ -242,8 +242,13 @@ def _cells(results: Sequence[Outcome]) -> list[str]:
     reached = [NONE if r.reached_at is None else f"{r.reached_at / 1e6:.1f}" for r in results]
     falls = [f"{r.falls}" + (f" (back {r.recoveries})" if r.falls else "") for r in results]
     hours = [f"{r.hours:.1f}" for r in results]
-    success, returns, area = ([getattr(r, name) or 0.0 for r in results] for name in ("success", "mean_return", "area"))
+    success, returns, area = (figures(results, name) for name in ("success", "mean_return", "area"))
     return [_mean(success, 2), _mean(returns, 3), _mean(area, 2), *(", ".join(cells) for cells in (reached, falls, hours))]
+
+
+def figures(results: Sequence[Outcome], name: str) -> list[float]:
+    """Each run's success, mean_return or area; 0 where no episode ended."""
+    return [getattr(result, name) or 0.0 for result in results]
 
 
 def _mean(values: Sequence[float], digits: int) -> str:

@@ -182,7 +182,7 @@ def test_a_schedule_saved_before_it_told_its_frames_goes_on_as_it_is():
 
 @pytest.mark.parametrize("method, momentum", [("rmsprop", 0.0), ("rmsprop", 0.7), ("adam", 0.0)])
 def test_parameters_together_learn_what_pytorchs_rules_make_of_each(method, momentum):
-    """Also after the network was moved, which gives it other parameters, and after a state of each was saved and loaded."""
+    """Also after the network was moved, which gives it other memory, and after a state of each was saved and loaded."""
     ours, theirs = network(), network()
     settings = SETTINGS | dict(total_frames=10**9, learning_rate=0.01, momentum=momentum, max_norm=1e9)
     optimizer = Optimizer(ours.parameters(), **settings, method=method)

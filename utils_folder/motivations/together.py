@@ -54,7 +54,8 @@ class Together(Motivation):
         return {name: value.cpu() if name in others else value for name, value in batch.items()}
 
     def learn(self, batch: Batch) -> dict[str, float]:
-        return {name: value for part, told in zip(self.parts, self._told) for name, value in part.learn(told).items()}
+        told, self._told = self._told, []  # what a part kept in there may be a graph
+        return {name: value for part, own in zip(self.parts, told, strict=True) for name, value in part.learn(own).items()}
 
     def state_dict(self) -> dict:
         return {name: value for part in self.parts for name, value in part.state_dict().items()}
