@@ -212,8 +212,8 @@ def elu_of_rows(rows: Tensor, table: Tensor) -> Tensor:
     return elu_(_sum_of_rows(rows, table))
 
 
-# Compiled apart, these take eight numbers at a time: a quarter of the time that the same loops take inside of others. (With `row`
-# as the first argument `_copy` took twice as long: try before changing them.)
+# Compiled apart, these take eight numbers at a time: a quarter of the time that the same loops take inside of others.
+# With `row` as its first argument `_copy` took twice as long.
 @compiled(nogil=True)
 def _copy(to, row):
     for channel in range(len(row)):
