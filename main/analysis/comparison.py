@@ -67,7 +67,7 @@ def rows(experiments: Sequence[Experiment], runs: Path, declared: Declared) -> l
     @functools.cache
     def outcomes(name: str) -> list[Outcome]:
         experiment = by_name[name]
-        return [table.outcome(folder, experiment.reach, declared) for folder in table.finished(experiment, runs)]
+        return [table.of_run(experiment, folder, declared) for folder in table.finished(experiment, runs)]
 
     found = []
     for experiment in experiments:

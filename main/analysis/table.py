@@ -15,10 +15,10 @@ from main.analysis import curves
 from main.analysis.keep import thinned
 from main.analysis.log import Declared, Log, NoRows, means, read_log, read_meta
 from torchbeast.core import run_folder
-from torchbeast.core.settings import UsageError, whole_number
+from torchbeast.core.settings import UsageError, positive_whole_number, whole_number
 
-WINDOW_FRAMES = 1_000_000
-FALL_FROM, FALL_TO = 0.9, 0.3  # success rates of two rows, at most WINDOW_FRAMES apart
+WINDOW = 1_000_000  # frames over which success and return are meant, where a row does not say `window_frames`
+FALL_FROM, FALL_TO, FALL_WITHIN = 0.9, 0.3, 1_000_000  # success rates of two rows, and how many frames they may be apart
 FALL_EPISODES = 3  # in a row that counts: the rate of fewer is hardly one
 COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
@@ -28,7 +28,12 @@ Check = Callable[[Sequence[str]], None]  # raises UsageError, a line a problem, 
 
 
 class Experiment(NamedTuple):
-    """One row of the table. `control`: the row of the same table that it is to be compared with, if any."""
+    """One row of the table.
+
+    Attributes:
+        window: frames over which its success and return are meant.
+        control: the row of the same table that it is to be compared with, if any.
+    """
 
     name: str
     arguments: list[str]
@@ -36,6 +41,7 @@ class Experiment(NamedTuple):
     seeds: list[int]
     reach: float
     published: str
+    window: int = WINDOW
     control: str | None = None
 
     @property
@@ -51,7 +57,7 @@ class Outcome(NamedTuple):
         success, mean_return: over the frames of the last window; None where no episode ended in it.
         area: success over all frames, which is the area under its curve; None where no episode ended.
         reached_at: frames at which the success rate over a window first was the row's; None if it never was.
-        falls: how often the success rate of single rows fell from FALL_FROM or more to FALL_TO or less within a window.
+        falls: how often the success rate of single rows fell from FALL_FROM or more to FALL_TO or less within FALL_WITHIN frames.
         recoveries: how often it rose to FALL_FROM again.
         hours: of training.
     """
@@ -81,8 +87,8 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
         others = [other for other in rows if other is not row and other.name == row.control]
         if row.control is not None and not others:
             raise UsageError(f"[{row.name}] control = {row.control}: it must be another row of {path}")
-        if any((other.env, other.frames) != (row.env, row.frames) for other in others):
-            raise UsageError(f"[{row.name}] control = {row.control}: it must be of the same env and frames")
+        if any((other.env, other.frames, other.window) != (row.env, row.frames, row.window) for other in others):
+            raise UsageError(f"[{row.name}] control = {row.control}: it must be of the same env, frames and window_frames")
     return rows
 
 
@@ -95,12 +101,16 @@ def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Expe
         raise UsageError(f"[{name}] lacks {', '.join(missing)}")
     seeds, reach = _value(row, "seeds", _seeds, "1 2 3"), _value(row, "reach", float, "0.9")
     words = _value(row, "flags", shlex.split, "--model default --num_actors 40")
+    window = WINDOW
+    if "window_frames" in row:
+        window = _value(row, "window_frames", positive_whole_number, f"{WINDOW}")
     arguments = ["--env", row["env"], *words, "--total_frames", row["frames"]]
     try:
         check(arguments)
     except UsageError as error:
         raise UsageError("\n".join(f"[{name}] {problem}" for problem in str(error).splitlines())) from None
-    return Experiment(name, arguments, whole_number(row["frames"]), seeds, reach, row["published"], row.get("control"))
+    frames = whole_number(row["frames"])
+    return Experiment(name, arguments, frames, seeds, reach, row["published"], window, row.get("control"))
 
 
 def _value(row: configparser.SectionProxy, key: str, read: Callable[[str], Any], example: str) -> Any:
@@ -132,8 +142,8 @@ def finished(experiment: Experiment, runs: Path) -> list[Path]:
     return [folder for folder in folders if is_finished(folder)]
 
 
-def outcome(folder: Path, reach: float, declared: Declared) -> Outcome:
-    """What a run's log says, thinned as it is kept: means over windows of a million frames, and falls of its rows.
+def outcome(folder: Path, reach: float, declared: Declared, window: int = WINDOW) -> Outcome:
+    """What a run's log says, thinned as it is kept: means over windows of so many frames, and falls of its rows.
 
     A run of fewer frames than that reaches nothing. Raises: UsageError for a log that cannot be read.
     """
@@ -147,8 +157,8 @@ def outcome(folder: Path, reach: float, declared: Declared) -> Outcome:
     hours = 0.0 if log.hours is None else float(log.hours[-1])
     columns = thinned(log)
     log = log._replace(frames=columns["frames"], columns=columns)
-    success, returns = (_recent(log, name) for name in ("success_rate", "mean_episode_return"))
-    there = np.isfinite(success) & (log.frames >= WINDOW_FRAMES)
+    success, returns = (_recent(log, name, window) for name in ("success_rate", "mean_episode_return"))
+    there = np.isfinite(success) & (log.frames >= window)
     frames, rates = log.frames[there], success[there]
     reached = np.flatnonzero(rates >= reach)
     falls, recoveries = _falls(log)
@@ -164,9 +174,14 @@ def outcome(folder: Path, reach: float, declared: Declared) -> Outcome:
     )
 
 
-def _recent(log: Log, name: str) -> np.ndarray:
+def of_run(experiment: Experiment, folder: Path, declared: Declared) -> Outcome:
+    """What a run of this row came to."""
+    return outcome(folder, experiment.reach, declared, experiment.window)
+
+
+def _recent(log: Log, name: str, window: int) -> np.ndarray:
     """At each row, the mean of a column over the frames of the window that ends there; NaN where no episode ended in it."""
-    before = np.searchsorted(log.frames, log.frames - WINDOW_FRAMES, side="right") - 1
+    before = np.searchsorted(log.frames, log.frames - window, side="right") - 1
 
     def add(values: np.ndarray) -> np.ndarray:
         sums = np.cumsum(values)
@@ -176,7 +191,7 @@ def _recent(log: Log, name: str) -> np.ndarray:
 
 
 def _falls(log: Log) -> tuple[int, int]:
-    """How often rows of enough episodes fall from FALL_FROM or more to FALL_TO or less within a window, and come back."""
+    """How often rows of enough episodes fall from FALL_FROM or more to FALL_TO or less within FALL_WITHIN, and come back."""
     rates = np.where(log.columns["episodes"] >= FALL_EPISODES, log.columns["success_rate"], np.nan)
     falls = recoveries = 0
     high = -np.inf  # frames of the last row at FALL_FROM or more since the last fall
@@ -184,7 +199,7 @@ def _falls(log: Log) -> tuple[int, int]:
         if rate >= FALL_FROM:
             recoveries += falls > recoveries
             high = frames
-        elif rate <= FALL_TO and frames - high <= WINDOW_FRAMES:
+        elif rate <= FALL_TO and frames - high <= FALL_WITHIN:
             falls += 1
             high = -np.inf
     return falls, recoveries
@@ -198,13 +213,13 @@ def line(experiment: Experiment, folder: Path, declared: Declared) -> str:
     """The state of one run, for a person."""
     if not (folder / run_folder.LOG).exists():
         return f"{folder.name}: not started"
-    result = outcome(folder, experiment.reach, declared)
+    result = of_run(experiment, folder, declared)
     state = "finished" if is_finished(folder) else f"{result.frames / experiment.frames:.0%} done"
     rates = "no episode" if result.success is None else f"success {result.success:.2f}, return {result.mean_return:.3f}"
     falls = f", {result.falls} falls, {result.recoveries} recoveries" if result.falls else ""
     return (
-        f"{folder.name}: {state}, {rates} over the last million frames, success {experiment.reach:g} {_when(result)}"
-        f"{falls}, {result.hours:.1f} hours"
+        f"{folder.name}: {state}, {rates} over the last {experiment.window / 1e6:g} million frames, "
+        f"success {experiment.reach:g} {_when(result)}{falls}, {result.hours:.1f} hours"
     )
 
 
@@ -214,7 +229,7 @@ def _when(result: Outcome) -> str:
 
 def verdict(experiment: Experiment, folders: list[Path], declared: Declared) -> str:
     """What the finished runs of a row came to, beside the published figure."""
-    results = [outcome(folder, experiment.reach, declared) for folder in folders if is_finished(folder)]
+    results = [of_run(experiment, folder, declared) for folder in folders if is_finished(folder)]
     if not results:
         return f"{experiment.name}: no run is finished (published: {experiment.published})"
     frames = sorted(result.reached_at / 1e6 for result in results if result.reached_at is not None)
@@ -232,7 +247,7 @@ def log_rows(experiments: Sequence[Experiment], runs: Path, declared: Declared) 
     """One row of the first table for each experiment with a finished run, from the logs."""
     rows = []
     for experiment in experiments:
-        results = [outcome(folder, experiment.reach, declared) for folder in finished(experiment, runs)]
+        results = [of_run(experiment, folder, declared) for folder in finished(experiment, runs)]
         if results:
             rows.append([experiment.name, str(len(results)), *_cells(results)])
     return rows

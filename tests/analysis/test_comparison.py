@@ -85,10 +85,10 @@ def test_a_row_is_compared_with_its_control_where_five_runs_of_each_are_finished
     assert "| other | plain | +0.50" in page.read_text() and "| short | plain" not in page.read_text()
 
 
-@pytest.mark.parametrize("more", ["frames = 3000000", "env = MiniGrid-Empty-6x6-v0"])
+@pytest.mark.parametrize("more", ["frames = 3000000", "env = MiniGrid-Empty-6x6-v0", "window_frames = 100000"])
 def test_a_control_must_be_of_the_same_task_and_length(tmp_path, more):
     (tmp_path / "table.ini").write_text(TABLE + more + "\n")
-    with pytest.raises(UsageError, match=r"\[short\] control = plain: it must be of the same env and frames"):
+    with pytest.raises(UsageError, match=r"\[short\] control = plain: it must be of the same env, frames and window_frames"):
         table.read_table(tmp_path / "table.ini", command.check_run)
 
 

@@ -79,21 +79,22 @@ def test_the_rate_is_over_the_last_million_frames_and_not_over_their_episodes(tm
     rows = [(400_000 * i, e, s) for i, (e, s) in enumerate([(0, ""), (10, 0.0), (30, 0.5), (10, 1.0), (0, ""), (2, 1.0)], 1)]
     folder = log(tmp_path / "run", rows)
 
-    def slow(reach):
+    def slow(reach, width=1_000_000):
         reached, rate = None, None
         for frames, *_ in rows:
-            window = [(e, s) for f, e, s in rows if frames - 1_000_000 < f <= frames and e]
+            window = [(e, s) for f, e, s in rows if frames - width < f <= frames and e]
             rate = sum(s for _, s in window) / max(1, len(window))  # each row is of 400,000 frames
-            if reached is None and rate >= reach and frames >= 1_000_000:
+            if reached is None and rate >= reach and frames >= width:
                 reached = frames
         return rate, reached
 
     for reach in (0.3, 0.4, 0.6, 0.9, 1.1):
+        assert outcome(folder, reach, DECLARED, 2_000_000)[1:5:3] == pytest.approx(slow(reach, 2_000_000))
         result = outcome(folder, reach, DECLARED)
         assert (result.success, result.reached_at) == pytest.approx(slow(reach))
         assert result.frames == 2_400_000 and result.mean_return == pytest.approx(result.success / 2)
         assert result.hours == pytest.approx(6)
-    assert slow(0.9)[1] == 2_400_000 and slow(0.3)[1] == 1_600_000 and slow(1.1)[1] is None
+    assert slow(0.3, 2_000_000)[1] == 2_000_000 and slow(0.9)[1] == 2_400_000 and slow(0.3)[1] == 1_600_000 and slow(1.1)[1] is None
 
 
 def test_a_window_weighs_rows_by_their_frames(tmp_path):
