@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
         success, mean_return: over the frames of the last window; None where no episode ended in it.
         area: success over all frames, which is the area under its curve; None where no episode ended.
         reached_at: frames at which the success rate over a window first was the row's; None if it never was.
-        falls: how often the success rate of single rows fell from FALL_FROM or more to FALL_TO or less within FALL_WITHIN frames.
+        falls: how often the success rate of rows fell from FALL_FROM or more to FALL_TO or less within FALL_WITHIN frames.
         recoveries: how often it rose to FALL_FROM again.
         hours: of training.
     """

@@ -48,11 +48,13 @@ def test_results_are_there_and_small():
     assert RUNS
     shipped = [path for path in RESULTS.rglob("*") if not path.name.startswith("curriculum.")]  # which .gitignore has
     assert sum(path.stat().st_size for path in shipped) < 40e6
+    results = {run.name: table.of_run(ALL[run.name.rsplit("-", 1)[0]], run, command.declared()) for run in RUNS}
+    learned = {name.rsplit("-", 1)[0] for name, result in results.items() if result.reached_at is not None}
     for run in RUNS:
         name, seed = run.name.rsplit("-", 1)
         files = sorted(path.name for path in run.iterdir() if path.suffix in (".csv", ".json", ".tar"))
         assert files in (["logs.csv", "meta.json"], ["logs.csv", "meta.json", "model.tar"])
-        assert "model.tar" in files or int(seed) != ALL[name].seeds[0], "each row's first agent plays"
+        assert "model.tar" in files or name not in learned or int(seed) != ALL[name].seeds[0], "a learner plays"
         assert (run / "logs.csv").stat().st_size < 300_000, run
 
 
