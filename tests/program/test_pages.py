@@ -172,7 +172,7 @@ def test_the_first_page_is_short_and_in_order():
     assert title.startswith("# ") and text.count("\n") == 2, "what it is, in three lines"
     landmarks = (
         text, ".gif)", "make train", "make test", "By hand", "main.main --env", "main.main --resume",
-        "--record_video", "figures/keycorridor.svg)", "| keycorridor-default |", "## Where to go on", "](main/README.md) |",
+        "--record_video", "figures/fast.svg)", "| keycorridor-default |", "## Where to go on", "](main/README.md) |",
         "## Citation", "## License",
     )  # fmt: skip
     places = [page.index(landmark) for landmark in landmarks]
