@@ -20,7 +20,7 @@ from main import command, reproduce
 from main import settings as settings_module
 from main.analysis import keep
 from main.analysis.log import Log, read_log
-from main.analysis.table import Experiment, Outcome, outcome, read_table
+from main.analysis.table import Experiment, Outcome, line, of_run, outcome, read_table
 from main.playing.evaluate import evaluate
 from main.training import beside, preflight, programs
 from tests.helpers.marks import rarer
@@ -96,6 +96,16 @@ def test_the_rate_is_over_the_last_million_frames_and_not_over_their_episodes(tm
         assert result.hours == pytest.approx(6)
     assert slow(0.3, 2_000_000)[1] == 2_000_000
     assert slow(0.9)[1] == 2_400_000 and slow(0.3)[1] == 1_600_000 and slow(1.1)[1] is None
+
+
+def test_a_row_says_over_how_many_frames_its_success_is_meant(tmp_path):
+    (tmp_path / "table.ini").write_text(TABLE + "window_frames = 2e5\n")
+    teacher, other = read_table(tmp_path / "table.ini", command.check_run)
+    folder = log(tmp_path / "other-3", [(100_000, 4, 0.5), (200_000, 4, 0.7), (300_000, 4, 0.9)])
+    assert (teacher.window, other.window) == (1_000_000, 200_000)
+    assert of_run(other, folder, DECLARED).success == pytest.approx(0.8)
+    assert of_run(teacher, folder, DECLARED).success == pytest.approx(0.7)
+    assert "success 0.80, return 0.400 over the last 0.2 million frames" in line(other, folder, DECLARED)
 
 
 def test_a_window_weighs_rows_by_their_frames(tmp_path):
@@ -394,6 +404,7 @@ def test_frames_may_be_written_with_an_exponent(tmp_path):
         (TABLE.replace("seeds = 1 2", "seeds = 1,2"), "[teacher] seeds = 1,2: write it as 1 2 3"),
         (TABLE.replace("seeds = 3", "seeds ="), "[other] seeds ="),
         (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),
+        (TABLE.replace("reach = 0.9", "reach = 0.9\nwindow_frames = 0"), "[teacher] window_frames = 0: write it as 1000000"),
         (TABLE.replace("--batch_size 4", "--batch_size 4 '"), "[teacher] flags ="),
         ("[DEFAULT]\nframes = 480\n", "has no row"),
         (TABLE.replace("--batch_size 4", "%(recipe)s"), "table.ini: Bad value substitution: option 'flags'"),
