@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import difflib
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ FALL_FROM, FALL_TO, FALL_WITHIN = 0.9, 0.3, 1_000_000  # success rates of two ro
 FALL_EPISODES = 3  # in a row that counts: the rate of fewer is hardly one
 COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
+OPTIONAL = ("window_frames", "control")
 NONE = "–"
 LOG_HEAD = ("experiment", "runs", "success", "return", "success, all frames", "first reached", "falls", "hours")
 Check = Callable[[Sequence[str]], None]  # raises UsageError, a line a problem, for a command line that cannot be a run's
@@ -80,6 +82,7 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
             raise UsageError(f"{path}: no such table; results/experiments.ini is one")
         if not parser.sections():
             raise UsageError(f"{path} has no row, as [NAME] begins one; results/experiments.ini shows how")
+        _refuse_unread(parser)
         rows = [_experiment(name, parser[name], check) for name in parser.sections()]
     except (configparser.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
@@ -92,6 +95,18 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
     return rows
 
 
+def _refuse_unread(parser: configparser.ConfigParser) -> None:
+    """Raises: UsageError for an entry that is neither one of a row's nor named by another as %(NAME)s: a misspelt one."""
+    sections = (parser.default_section, *parser.sections())
+    entries = [(section, key, value) for section in sections for key, value in parser.items(section, raw=True)]
+    named = {parser.optionxform(name) for *_, value in entries for name in re.findall(r"%\(([^)]+)\)s", value)}
+    for section, key, _ in entries:
+        if key not in (*REQUIRED, *OPTIONAL, *named):
+            close = difflib.get_close_matches(key, (*REQUIRED, *OPTIONAL))
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join((*REQUIRED, *OPTIONAL))}"
+            raise UsageError(f"[{section}] {key} is read by nothing, and no %({key})s stands in another entry; {hint}")
+
+
 def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Experiment:
     if not run_folder.is_plain(name) or name.startswith("-"):
         rule = f"{run_folder.not_plain(name)}; and without a leading -"
@@ -99,7 +114,7 @@ def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Expe
     missing = [key for key in REQUIRED if key not in row]
     if missing:
         raise UsageError(f"[{name}] lacks {', '.join(missing)}")
-    seeds, reach = _value(row, "seeds", _seeds, "1 2 3"), _value(row, "reach", float, "0.9")
+    seeds, reach = _value(row, "seeds", _seeds, "1 2 3, each once"), _value(row, "reach", float, "0.9")
     words = _value(row, "flags", shlex.split, "--model default --num_actors 40")
     window = WINDOW
     if "window_frames" in row:
@@ -123,7 +138,10 @@ def _value(row: configparser.SectionProxy, key: str, read: Callable[[str], Any],
 def _seeds(text: str) -> list[int]:
     if not text.strip():
         raise ValueError("no seed")
-    return [whole_number(seed) for seed in text.split()]
+    seeds = [whole_number(seed) for seed in text.split()]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed twice, which would count one run twice")
+    return seeds
 
 
 def run_dir(experiment: Experiment, seed: int, savedir: Path) -> Path:
