@@ -63,8 +63,8 @@ def find(experiment: Experiment, seed: int, savedir: Path, kept: Path | None) ->
 
 
 def runs_of(experiments: list[Experiment]) -> list[tuple[Experiment, int]]:
-    """Row and seed of every run, each once, in order."""
-    return [(experiment, seed) for experiment in experiments for seed in dict.fromkeys(experiment.seeds)]
+    """Row and seed of every run, in order."""
+    return [(experiment, seed) for experiment in experiments for seed in experiment.seeds]
 
 
 def most_jobs(rows: list[Experiment]) -> int:

@@ -24,6 +24,8 @@ FALL_EPISODES = 3  # in a row that counts: the rate of fewer is hardly one
 COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
 OPTIONAL = ("window_frames", "control")
+# What the entries say themselves, and what makes no run.
+NOT_IN_FLAGS = ("--env", "--total_frames", "--seed", "--savedir", "--xpid", "--resume", "--mode", "--dry_run")
 NONE = "–"
 LOG_HEAD = ("experiment", "runs", "success", "return", "success, all frames", "first reached", "falls", "hours")
 Check = Callable[[Sequence[str]], None]  # raises UsageError, a line a problem, for a command line that cannot be a run's
@@ -114,11 +116,14 @@ def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Expe
     missing = [key for key in REQUIRED if key not in row]
     if missing:
         raise UsageError(f"[{name}] lacks {', '.join(missing)}")
-    seeds, reach = _value(row, "seeds", _seeds, "1 2 3, each once"), _value(row, "reach", float, "0.9")
+    seeds, reach = _value(row, "seeds", _seeds, "1 2 3, each once"), _value(row, "reach", _rate, "0.9")
     words = _value(row, "flags", shlex.split, "--model default --num_actors 40")
     window = WINDOW
     if "window_frames" in row:
         window = _value(row, "window_frames", positive_whole_number, f"{WINDOW}")
+    others = [flag for flag in NOT_IN_FLAGS if flag in (word.partition("=")[0] for word in words)]
+    if others:
+        raise UsageError(f"[{name}] flags: take {' and '.join(others)} out; env, frames and seeds are entries of their own")
     arguments = ["--env", row["env"], *words, "--total_frames", row["frames"]]
     try:
         check(arguments)
@@ -142,6 +147,12 @@ def _seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise ValueError("a seed twice, which would count one run twice")
     return seeds
+
+
+def _rate(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise ValueError("no success rate that a run could reach")
+    return float(text)
 
 
 def run_dir(experiment: Experiment, seed: int, savedir: Path) -> Path:
