@@ -107,6 +107,7 @@ def test_a_row_says_over_how_many_frames_its_success_is_meant(tmp_path):
     assert of_run(teacher, folder, DECLARED).success == pytest.approx(0.7)
     assert "success 0.80, return 0.400 over the last 0.2 million frames" in line(other, folder, DECLARED)
 
+
 def test_a_window_weighs_rows_by_their_frames(tmp_path):
     """A resumed run with larger batches: one row is of 100,000 frames, one of 800,000."""
     folder = log(tmp_path / "run", [(100_000, 50, 1.0), (900_000, 2, 0.0)])
@@ -383,10 +384,10 @@ def test_a_line_of_progress_is_known_as_one(caplog):
 
 
 def test_an_entry_may_be_there_for_others_to_name(tmp_path):
-    text = TABLE.replace("reach = 0.9", "reach = 0.9\nRecipe = --modify %(rate)s\nrate = --learning_rate .002")
+    text = TABLE.replace("reach = 0.9", "reach = 0.9\nRecipe = --use_lstm %(rate)s\nrate = --learning_rate .002")
     (tmp_path / "table.ini").write_text(text.replace(f"flags = --model {OTHER}", f"flags = --model {OTHER} %(recipe)s"))
     teacher, other = read_table(tmp_path / "table.ini", command.check_run)
-    assert "--modify --learning_rate .002" in " ".join(other.arguments) and "--modify" not in teacher.arguments
+    assert "--use_lstm --learning_rate .002" in " ".join(other.arguments) and "--use_lstm" not in teacher.arguments
 
 
 def test_frames_may_be_written_with_an_exponent(tmp_path):
@@ -414,7 +415,7 @@ def test_frames_may_be_written_with_an_exponent(tmp_path):
         (TABLE.replace("--batch_size 4", "--mode test --xpid a"), "[teacher] flags: take --xpid and --mode out"),
         (TABLE + "window_frame = 100000\n", "[other] window_frame is read by nothing, and no %(window_frame)s"),
         (TABLE + "contol = teacher\n", "did you mean control?"),
-        (TABLE.replace("reach = 0.9", "reach = 0.9\nrecipe = --modify"), "[DEFAULT] recipe is read by nothing"),
+        (TABLE.replace("reach = 0.9", "reach = 0.9\nrecipe = --use_lstm"), "[DEFAULT] recipe is read by nothing"),
         (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),
         (TABLE.replace("reach = 0.9", "reach = 90"), "[teacher] reach = 90: write it as 0.9"),
         (TABLE.replace("reach = 0.9", "reach = nan"), "[teacher] reach = nan: write it as 0.9"),
