@@ -187,7 +187,7 @@ def over_seeds(values: np.ndarray, stat: str) -> tuple[np.ndarray, np.ndarray, n
 def make_curve(group: Group, column: str, *, x: str, width: float, stat: str) -> Curve:
     """The group's curve of one column; logs without it are left out. x: "frames" or "hours"; width: of a bin, in its unit."""
     there = [log for log in group.logs if log.has(column)]
-    rows = [binned(getattr(log, x), log.columns[column], log.spans, width) for log in there]
+    rows = [binned(getattr(log, x), log.columns[column], log.spans(column), width) for log in there]
     if not rows:
         return Curve(group.label, *np.empty((4, 0)), np.empty(0, int))
     values = np.full((len(rows), max(map(len, rows))), math.nan)

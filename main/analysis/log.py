@@ -69,13 +69,15 @@ class Log(NamedTuple):
         """How rows of the column are joined, as Column.join says; a column that nobody declares has a mean."""
         return _join(self.declared, column)
 
-    @property
-    def spans(self) -> np.ndarray:
-        """What each row counts in a mean over a window, float64 [N]: the frames that it tells of.
+    def spans(self, column: str) -> np.ndarray:
+        """What each row counts in the column's mean over a window, float64 [N]: the frames since its last value.
 
         Not its episodes: a policy that solves the task ends nine times as many as one that has collapsed, and would hide it.
+        For the same reason not the row's own frames alone: where rows are short, those of a collapsed one mostly end none.
         """
-        return np.diff(self.frames, prepend=0)
+        spans, there = np.zeros(len(self.frames)), np.isfinite(self.columns[column])
+        spans[there] = np.diff(self.frames[there], prepend=0)
+        return spans
 
 
 class Meta(NamedTuple):

@@ -195,7 +195,7 @@ def outcome(folder: Path, reach: float, declared: Declared, window: int = WINDOW
         frames=int(log.frames[-1]),
         success=_number(success[-1]),
         mean_return=_number(returns[-1]),
-        area=_number(means(log.columns["success_rate"], log.spans, lambda rows: rows.sum(keepdims=True))[0]),
+        area=_number(means(log.columns["success_rate"], log.spans("success_rate"), lambda rows: rows.sum(keepdims=True))[0]),
         reached_at=int(frames[reached[0]]) if len(reached) else None,
         falls=falls,
         recoveries=recoveries,
@@ -216,7 +216,7 @@ def _recent(log: Log, name: str, window: int) -> np.ndarray:
         sums = np.cumsum(values)
         return sums - np.where(before >= 0, sums[before], 0)
 
-    return means(log.columns[name], log.spans, add)
+    return means(log.columns[name], log.spans(name), add)
 
 
 def _falls(log: Log) -> tuple[int, int]:

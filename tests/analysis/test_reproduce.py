@@ -81,9 +81,10 @@ def test_the_rate_is_over_the_last_million_frames_and_not_over_their_episodes(tm
 
     def slow(reach, width=1_000_000):
         reached, rate = None, None
+        ended = [(f, s) for f, e, s in rows if e]
         for frames, *_ in rows:
-            window = [(e, s) for f, e, s in rows if frames - width < f <= frames and e]
-            rate = sum(s for _, s in window) / max(1, len(window))  # each row is of 400,000 frames
+            window = [(f - last, s) for (last, _), (f, s) in zip([(0, 0), *ended], ended) if frames - width < f <= frames]
+            rate = sum(span * s for span, s in window) / max(1, sum(span for span, _ in window))
             if reached is None and rate >= reach and frames >= width:
                 reached = frames
         return rate, reached
@@ -96,6 +97,23 @@ def test_the_rate_is_over_the_last_million_frames_and_not_over_their_episodes(tm
         assert result.hours == pytest.approx(6)
     assert slow(0.3, 2_000_000)[1] == 2_000_000
     assert slow(0.9)[1] == 2_400_000 and slow(0.3)[1] == 1_600_000 and slow(1.1)[1] is None
+
+
+def test_success_over_all_frames_does_not_depend_on_how_many_frames_a_row_has(tmp_path):
+    """Half of the frames fail, in episodes of 270 steps that end at once in 40 environments; half solve, two in each row.
+
+    The rows in which nothing ended tell of failure too.
+    """
+    failing = [(f, 40 if f % 10_800 == 0 else 0, 0.0 if f % 10_800 == 0 else "") for f in range(400, 540_001, 400)]
+    solving = [(f, 2, 1.0) for f in range(540_400, 1_080_001, 400)]
+    folder = log(tmp_path / "run", failing + solving)
+    assert outcome(folder, 0.9, DECLARED).area == pytest.approx(0.5, abs=0.005)
+    run = read_log(folder, DECLARED)
+    for rows in (2700, 1350, 900, 300, 100):
+        columns = keep.thinned(run, rows)
+        short = run._replace(frames=columns["frames"], columns=columns)
+        rate = columns["success_rate"]
+        assert np.nansum(short.spans("success_rate") * rate) / 1_080_000 == pytest.approx(0.5, abs=0.005)
 
 
 def test_a_row_says_over_how_many_frames_its_success_is_meant(tmp_path):
