@@ -55,7 +55,8 @@ def make_parser() -> Parser:
     about = "the folder of a run, a logs.csv, or a folder of runs, for its latest"
     parser.add_argument("run", type=Path, metavar="RUN", help=about)
     parser.add_argument("--out", type=Path, default=Path("thinned.csv"), help="the file (default: thinned.csv)")
-    parser.add_argument("--rows", type=positive_whole_number, default=keep.ROWS, help=f"at most so many (default: {keep.ROWS})")
+    rows = f"at most so many (default: one for {keep.ROW_FRAMES:,} frames, but {keep.FEWEST_ROWS} to {keep.ROWS:,})"
+    parser.add_argument("--rows", type=positive_whole_number, help=rows)
     return parser
 
 

@@ -13,7 +13,7 @@ from main.analysis.log import Declared, Log, joined, read_log
 from torchbeast.core import checkpoint, forms, run_folder
 from torchbeast.core.settings import UsageError
 
-ROWS = 1000
+ROWS, FEWEST_ROWS, ROW_FRAMES = 1000, 200, 10_000  # at most, and of a short run one for so many frames, but not fewer
 DIGITS = 5
 OF_RUN = ("training_keys", "source", "other_ranks")  # what the run, not its learner, adds to a checkpoint
 STARTED = forms.record({"command": forms.some(forms.text), "args": forms.mapping}, exact=False)  # each start in meta.json
@@ -21,7 +21,7 @@ BEFORE = ("optimizer_state_dict", "scheduler_state_dict", "recent_returns")  # h
 
 
 def keep(run_dir: Path, folder: Path, declared: Declared, *, weights: bool = True) -> None:
-    """Writes logs.csv (about 1,000 rows), meta.json and, with `weights`, model.tar of a run into `folder`, which is made.
+    """Writes logs.csv (thinned), meta.json and, with `weights`, model.tar of a run into `folder`, which is made.
 
     Raises: UsageError if the run has no readable log or checkpoint.
     """
@@ -68,11 +68,14 @@ def _placed(arguments: dict[str, Any], place: dict[str, str]) -> dict[str, Any]:
     return arguments | {name: value for name, value in place.items() if arguments.get(name) is not None}
 
 
-def thinned(log: Log, rows: int = ROWS) -> dict[str, np.ndarray]:
+def thinned(log: Log, rows: int | None = None) -> dict[str, np.ndarray]:
     """The log's columns with up to `rows` rows, each for an equal share of its updates, float64, NaN where nothing was.
 
-    What becomes of a column's values stands in its declaration (Column.join).
+    `rows`: None is one for 10,000 frames, but 200 to 1,000. What becomes of a column's values stands in its declaration
+    (Column.join).
     """
+    if rows is None:
+        rows = int(np.clip(log.frames[-1] // ROW_FRAMES, FEWEST_ROWS, ROWS))
     starts = np.unique(np.linspace(0, len(log.frames), min(rows, len(log.frames)), endpoint=False).astype(int))
     return joined(log.columns, starts, log.join)
 

@@ -13,7 +13,7 @@ import pytest
 
 from main import command, thin
 from main.analysis import keep
-from main.analysis.log import read_log
+from main.analysis.log import Log, read_log
 from torchbeast.core import run_folder
 
 NAMES = "# _tick,_time,frames,episodes,mean_episode_return,total_loss"
@@ -57,6 +57,14 @@ def test_it_is_what_is_kept_of_a_run(run_dir, tmp_path):
     assert written.keys() == columns.keys()
     for name, values in columns.items():
         np.testing.assert_allclose(written[name], values, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("frames, rows", [(1e5, 200), (2e6, 200), (4e6, 400), (4.009e6, 400), (1e7, 1000), (3e7, 1000)])
+def test_a_row_is_for_10_000_frames_or_more_where_that_gives_200_to_1000_of_them(tmp_path, frames, rows):
+    all_frames = np.linspace(0, frames, ROWS + 1)[1:]
+    declared = command.declared().columns
+    log = Log("run", tmp_path, None, all_frames, {"frames": all_frames}, None, declared)
+    assert len(keep.thinned(log)["frames"]) == rows and len(keep.thinned(log, 77)["frames"]) == 77
 
 
 def test_what_is_still_empty_is_said(run_dir, tmp_path, capsys):
