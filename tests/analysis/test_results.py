@@ -80,6 +80,15 @@ def test_a_pages_table_of_runs_is_that_of_the_logs(page):
         assert page_table("comparison", page) == [list(comparison.HEAD), ["---"] * len(comparison.HEAD), *rows]
 
 
+def test_the_table_of_motivations_says_what_the_tables_of_runs_say():
+    stated = {row[0]: row for page in PAGES for row in page_table("log", page)[2:]}
+    section = (RESULTS / "README.md").read_text().split("## Motivations by task")[1].split("\n## ")[0]
+    said = re.findall(r"\| ([^|]*) \((\d+) runs?, `([^`]+)`\)", section)
+    assert len(said) == len(re.findall(r"\d\.\d\d", section)) > 9
+    for success, runs, name in said:
+        assert [runs, success] == [stated[name][1], stated[name][2].split()[0]], name
+
+
 def test_the_first_pages_short_table_is_part_of_it():
     lines = [cells(line) for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
     head, _, *rows = [row for row in lines if len(row) == 5]
