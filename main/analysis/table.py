@@ -6,7 +6,7 @@ import configparser
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
 OPTIONAL = ("window_frames", "control")
 # What the entries say themselves, and what makes no run.
-NOT_IN_FLAGS = ("--env", "--total_frames", "--seed", "--savedir", "--xpid", "--resume", "--mode", "--dry_run")
+NOT_IN_FLAGS = ("--env", "--total_frames", "--seed", "--savedir", "--xpid", "--resume", "--mode", "--dry_run", "-h", "--help")
 NONE = "–"
 LOG_HEAD = ("experiment", "runs", "success", "return", "success, all frames", "first reached", "falls", "hours")
 Check = Callable[[Sequence[str]], None]  # raises UsageError, a line a problem, for a command line that cannot be a run's
@@ -98,15 +98,32 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
 
 
 def _refuse_unread(parser: configparser.ConfigParser) -> None:
-    """Raises: UsageError for an entry that is neither one of a row's nor named by another as %(NAME)s: a misspelt one."""
-    sections = (parser.default_section, *parser.sections())
-    entries = [(section, key, value) for section in sections for key, value in parser.items(section, raw=True)]
-    named = {parser.optionxform(name) for *_, value in entries for name in re.findall(r"%\(([^)]+)\)s", value)}
-    for section, key, _ in entries:
-        if key not in (*REQUIRED, *OPTIONAL, *named):
+    """Raises: UsageError for an entry that no row reads, itself or by an entry that names it as %(NAME)s: a misspelt one."""
+    shared, read = parser.items(parser.default_section, raw=True), set()
+    for section in parser.sections():
+        row = dict(parser.items(section, raw=True))
+        reached = _reached(row, parser.optionxform)
+        _refuse(section, row.items() - dict(shared).items(), reached)
+        read |= reached
+    _refuse(parser.default_section, shared, read)
+
+
+def _reached(row: dict[str, str], as_key: Callable[[str], str]) -> set[str]:
+    """Which entries are read for a row's own ones, those that entries name included."""
+    reached, waiting = set(), {*REQUIRED, *OPTIONAL}
+    while waiting:
+        reached |= waiting
+        named = {as_key(name) for key in waiting for name in re.findall(r"%\(([^)]+)\)s", row.get(key, "").replace("%%", ""))}
+        waiting = named - reached
+    return reached
+
+
+def _refuse(section: str, entries: Iterable[tuple[str, str]], reached: set[str]) -> None:
+    for key, _ in entries:
+        if key not in reached:
             close = difflib.get_close_matches(key, (*REQUIRED, *OPTIONAL))
             hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join((*REQUIRED, *OPTIONAL))}"
-            raise UsageError(f"[{section}] {key} is read by nothing, and no %({key})s stands in another entry; {hint}")
+            raise UsageError(f"[{section}] {key} is read by nothing, and no entry that is read names %({key})s; {hint}")
 
 
 def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Experiment:
@@ -116,20 +133,23 @@ def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Expe
     missing = [key for key in REQUIRED if key not in row]
     if missing:
         raise UsageError(f"[{name}] lacks {', '.join(missing)}")
-    seeds, reach = _value(row, "seeds", _seeds, "1 2 3, each once"), _value(row, "reach", _rate, "0.9")
+    seeds, reach = _value(row, "seeds", _seeds, "1 2 3, each once"), _value(row, "reach", _rate, "0.9, above 0 and up to 1")
     words = _value(row, "flags", shlex.split, "--model default --num_actors 40")
     window = WINDOW
     if "window_frames" in row:
         window = _value(row, "window_frames", positive_whole_number, f"{WINDOW}")
     others = [flag for flag in NOT_IN_FLAGS if flag in (word.partition("=")[0] for word in words)]
     if others:
-        raise UsageError(f"[{name}] flags: take {' and '.join(others)} out; env, frames and seeds are entries of their own")
+        raise UsageError(f"[{name}] flags: take {' and '.join(others)} out; a row trains; env, frames and seeds are entries")
     arguments = ["--env", row["env"], *words, "--total_frames", row["frames"]]
     try:
-        check(arguments)
+        for seed in sorted({min(seeds), max(seeds)}):
+            check([*arguments, "--seed", str(seed)])
     except UsageError as error:
         raise UsageError("\n".join(f"[{name}] {problem}" for problem in str(error).splitlines())) from None
     frames = whole_number(row["frames"])
+    if "window_frames" in row and window > frames:
+        raise UsageError(f"[{name}] window_frames = {row['window_frames']}: a run has {frames:,} frames; give so many or fewer")
     return Experiment(name, arguments, frames, seeds, reach, row["published"], window, row.get("control"))
 
 
@@ -145,7 +165,7 @@ def _seeds(text: str) -> list[int]:
         raise ValueError("no seed")
     seeds = [whole_number(seed) for seed in text.split()]
     if len(set(seeds)) < len(seeds):
-        raise ValueError("a seed twice, which would count one run twice")
+        raise ValueError("a seed twice: its run would count twice")
     return seeds
 
 

@@ -117,7 +117,7 @@ def test_success_over_all_frames_does_not_depend_on_how_many_frames_a_row_has(tm
 
 
 def test_a_row_says_over_how_many_frames_its_success_is_meant(tmp_path):
-    (tmp_path / "table.ini").write_text(TABLE + "window_frames = 2e5\n")
+    (tmp_path / "table.ini").write_text(TABLE.replace("frames = 480", "frames = 3e5") + "window_frames = 2e5\n")
     teacher, other = read_table(tmp_path / "table.ini", command.check_run)
     folder = log(tmp_path / "other-3", [(100_000, 4, 0.5), (200_000, 4, 0.7), (300_000, 4, 0.9)])
     assert (teacher.window, other.window) == (1_000_000, 200_000)
@@ -429,11 +429,22 @@ def test_frames_may_be_written_with_an_exponent(tmp_path):
         (TABLE.replace("seeds = 1 2", "seeds = 1,2"), "[teacher] seeds = 1,2: write it as 1 2 3"),
         (TABLE.replace("seeds = 3", "seeds ="), "[other] seeds ="),
         (TABLE.replace("seeds = 3", "seeds = 3 4 3"), "[other] seeds = 3 4 3: write it as 1 2 3"),
-        (TABLE.replace("--batch_size 4", "--batch_size 4 --seed=3"), "[teacher] flags: take --seed out; env, frames"),
+        (TABLE.replace("--batch_size 4", "--batch_size 4 --seed=3"), "[teacher] flags: take --seed out; a row trains"),
         (TABLE.replace("--batch_size 4", "--mode test --xpid a"), "[teacher] flags: take --xpid and --mode out"),
-        (TABLE + "window_frame = 100000\n", "[other] window_frame is read by nothing, and no %(window_frame)s"),
+        (TABLE + "window_frame = 100000\n", "[other] window_frame is read by nothing, and no entry that is read names"),
         (TABLE + "contol = teacher\n", "did you mean control?"),
         (TABLE.replace("reach = 0.9", "reach = 0.9\nrecipe = --use_lstm"), "[DEFAULT] recipe is read by nothing"),
+        (TABLE.replace("reach = 0.9", "reach = 0.9\nrecipe = %(recipe)s --use_lstm"), "[DEFAULT] recipe is read by nothing"),
+        (TABLE.replace("reach = 0.9", "reach = 0.9\none = %(two)s\ntwo = %(one)s"), "[DEFAULT] one is read by nothing"),
+        (TABLE.replace("nowhere", "%%(recipe)s\nrecipe = --use_lstm"), "[DEFAULT] recipe is read by nothing"),
+        (
+            TABLE.replace("nowhere", "nowhere\nrecipe = a").replace("nowhere", "%(recipe)s", 1) + "published = x\nrecipe = b\n",
+            "[other] recipe is read by nothing",
+        ),
+        (TABLE.replace("seeds = 3", "seeds = 3 -1"), "[other] --seed"),
+        (TABLE.replace("seeds = 3", f"seeds = 3 {2**63}"), "[other] --seed"),
+        (TABLE.replace("--batch_size 4", "--batch_size 4 -h"), "[teacher] flags: take -h out"),
+        (TABLE + "window_frames = 481\n", "[other] window_frames = 481: a run has 480 frames; give so many or fewer"),
         (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),
         (TABLE.replace("reach = 0.9", "reach = 90"), "[teacher] reach = 90: write it as 0.9"),
         (TABLE.replace("reach = 0.9", "reach = nan"), "[teacher] reach = nan: write it as 0.9"),
