@@ -74,9 +74,12 @@ class Log(NamedTuple):
 
         Not its episodes: a policy that solves the task ends nine times as many as one that has collapsed, and would hide it.
         For the same reason not the row's own frames alone: where rows are short, those of a collapsed one mostly end none.
+        Of the first value those alone, since a column may begin late. Where rows are so short that the episodes of one policy
+        end in many of them, a rare success counts for more frames than its episode had: `keep.thinned` joins such rows.
         """
-        spans, there = np.zeros(len(self.frames)), np.isfinite(self.columns[column])
-        spans[there] = np.diff(self.frames[there], prepend=0)
+        spans, there = np.zeros(len(self.frames)), np.flatnonzero(np.isfinite(self.columns[column]))
+        before = np.append(0, self.frames)[there[:1]]  # where the row of the first value began
+        spans[there] = np.diff(self.frames[there], prepend=before)
         return spans
 
 

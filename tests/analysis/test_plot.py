@@ -327,6 +327,14 @@ def test_rows_are_weighted_by_their_frames_and_not_by_their_episodes(tmp_path, x
     assert value(LEVEL) == [(10 * 7 + 30 * 17 + 10 * 27) / 50]
 
 
+def test_a_value_counts_by_the_frames_since_the_last_one_and_the_first_by_its_row(tmp_path):
+    """As of a column that a resumed run got late: its first value says nothing of the frames before."""
+    rows = [[10, None, None, 0, 7], [40, None, 0.5, 4, 17], [50, None, None, 0, 27], [70, None, 0.8, 4, 27]]
+    log = read_log(write_log(tmp_path / "a", rows), DECLARED)
+    assert log.spans("success_rate").tolist() == [0, 30, 0, 30] and log.spans(LEVEL).tolist() == [10, 30, 10, 20]
+    assert log.spans("mean_episode_return").tolist() == [0] * 4
+
+
 def slow_bootstrap(column, statistic):
     """The exact percentile interval: every way to draw n of n."""
     draws = [statistic([column[i] for i in drawn]) for drawn in itertools.product(range(len(column)), repeat=len(column))]
