@@ -103,7 +103,7 @@ def _refuse_unread(parser: configparser.ConfigParser) -> None:
     for section in parser.sections():
         row = dict(parser.items(section, raw=True))
         reached = _reached(row, parser.optionxform)
-        _refuse(section, row.items() - dict(shared).items(), reached)
+        _refuse(section, [entry for entry in row.items() if entry not in shared], reached)
         read |= reached
     _refuse(parser.default_section, shared, read)
 
