@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import shlex
 import sys
 from collections import deque
@@ -164,13 +163,9 @@ def _chosen(experiments: list[Experiment], options: argparse.Namespace) -> list[
     names = [experiment.name for experiment in experiments]
     unknown = [name for name in options.only or [] if name not in names]
     if unknown:
-        raise UsageError("\n".join(f"--only {name}: {options.table} has no such row; {_near(name, names)}" for name in unknown))
+        problems = [f"--only {name}: {options.table} has no such row; {table.near(name, names)}" for name in unknown]
+        raise UsageError("\n".join(problems))
     return [experiment for experiment in experiments if options.only is None or experiment.name in options.only]
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
 def make_parser() -> Parser:

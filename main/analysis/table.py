@@ -121,9 +121,14 @@ def _reached(row: dict[str, str], as_key: Callable[[str], str]) -> set[str]:
 def _refuse(section: str, entries: Iterable[tuple[str, str]], reached: set[str]) -> None:
     for key, _ in entries:
         if key not in reached:
-            close = difflib.get_close_matches(key, (*REQUIRED, *OPTIONAL))
-            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join((*REQUIRED, *OPTIONAL))}"
-            raise UsageError(f"[{section}] {key} is read by nothing, and no entry that is read names %({key})s; {hint}")
+            remedy = near(key, (*REQUIRED, *OPTIONAL))
+            raise UsageError(f"[{section}] {key} is read by nothing, and no entry that is read names %({key})s; {remedy}")
+
+
+def near(name: str, names: Sequence[str]) -> str:
+    """What a name that is none of `names` may have been meant for, or else all of them, for a person."""
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(names)}"
 
 
 def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Experiment:
