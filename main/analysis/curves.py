@@ -160,7 +160,8 @@ def over_seeds(values: np.ndarray, stat: str) -> tuple[np.ndarray, np.ndarray, n
     """The statistic over the seeds that have a value, with its percentile bootstrap 95% interval.
 
     Of two or three seeds that would be their range, which holds the true mean of normally distributed values in 50% and 74%
-    of cases: there is no interval then.
+    of cases: there is no interval then. Of a few more it is too narrow: of 8,000 rows of 4, 5 and 10 normally distributed
+    values it held the mean in 80%, 84% and 90%; of values that are 1 with probability 0.8 and else 0 in 56%, 67% and 89%.
 
     Args:
         values: float64 [S, K], a seed in each row, NaN where it has no value.

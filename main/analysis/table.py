@@ -21,6 +21,7 @@ from torchbeast.core.settings import UsageError, positive_whole_number, whole_nu
 WINDOW = 1_000_000  # frames over which success and return are meant, where a row does not say `window_frames`
 FALL_FROM, FALL_TO, FALL_WITHIN = 0.9, 0.3, 1_000_000  # success rates of two rows, and how many frames they may be apart
 FALL_EPISODES = 3  # in a row that counts: the rate of fewer is hardly one
+ROUNDING = 1e-9  # by which a rate, a mean of means, may miss one that it is equal to
 COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
 OPTIONAL = ("window_frames", "control")
@@ -214,7 +215,7 @@ def outcome(folder: Path, reach: float, declared: Declared, window: int = WINDOW
     success, returns = (_recent(log, name, window) for name in ("success_rate", "mean_episode_return"))
     there = np.isfinite(success) & (log.frames >= window)
     frames, rates = log.frames[there], success[there]
-    reached = np.flatnonzero(rates >= reach)
+    reached = np.flatnonzero(rates >= reach - ROUNDING)
     falls, recoveries = _falls(log)
     return Outcome(
         frames=int(log.frames[-1]),
@@ -250,10 +251,10 @@ def _falls(log: Log) -> tuple[int, int]:
     falls = recoveries = 0
     high = -np.inf  # frames of the last row at FALL_FROM or more since the last fall
     for frames, rate in zip(log.frames, rates):
-        if rate >= FALL_FROM:
+        if rate >= FALL_FROM - ROUNDING:
             recoveries += falls > recoveries
             high = frames
-        elif rate <= FALL_TO and frames - high <= FALL_WITHIN:
+        elif rate <= FALL_TO + ROUNDING and frames - high <= FALL_WITHIN:
             falls += 1
             high = -np.inf
     return falls, recoveries

@@ -100,6 +100,16 @@ def test_the_rate_is_over_the_last_million_frames_and_not_over_their_episodes(tm
     assert slow(0.9)[1] == 2_400_000 and slow(0.3)[1] == 1_600_000 and slow(1.1)[1] is None
 
 
+@pytest.mark.parametrize("reach", [1.0, 0.9, 0.7, 0.55])
+def test_a_rate_that_is_just_the_one_asked_for_reaches_it(tmp_path, reach):
+    """Whatever sums of floats make of the rows before: 1/13, 2/13 and so on, then `reach` in every row."""
+    for k in range(1, 13):
+        rows = [(30_000 * i, 4, round(k / 13, 17) if i <= 150 else reach) for i in range(1, 301)]
+        result = outcome(log(tmp_path / f"run-{k}", rows), reach, DECLARED)
+        if k / 13 < reach:  # the first window without a row of before: 33 rows of a million frames
+            assert result.reached_at == 30_000 * (150 + 34)
+
+
 def test_success_over_all_frames_does_not_depend_on_how_many_frames_a_row_has(tmp_path):
     """Half of the frames fail, in episodes of 270 steps that end at once in 40 environments; half solve, two in each row.
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from main import settings as settings_module
 from tests.helpers.agents import assert_same_tree, make_inline, make_motivation
 from tests.helpers.bounds import assert_bounds
 from tests.helpers.learning import TASK, B, T, learner_settings, real_settings
@@ -54,6 +55,23 @@ def test_the_target_stays_and_the_error_falls_on_what_is_seen_again():
         errors.append(motivation.learn(mine)["rnd_error"])
     assert errors[-1] < 0.3 * errors[0]
     assert all(map(torch.equal, target, motivation.networks["rnd_target"].parameters()))
+
+
+@pytest.mark.parametrize(
+    "flags, refused",
+    [
+        ("--discounting 1", "--discounting 1"),
+        ("--discounting .999", None),
+        ("--reward_mixing apart --intrinsic_discounting 1", "--intrinsic_discounting 1"),
+        ("--reward_mixing apart --discounting 1", None),
+    ],
+)
+def test_a_discount_by_which_the_sums_would_grow_for_ever_is_refused(flags, refused):
+    """With 1 the deviation is that of a sum over all steps so far: a steady error would earn less and less."""
+    for chosen in ("--model rnd", "--model count --also rnd"):
+        found = settings_module.problems(settings_module.parse([*chosen.split(), *flags.split()])[0])
+        assert [text.split(":")[0] for text in found] == ([refused] if refused else [])
+    assert not settings_module.problems(settings_module.parse(["--model", "count", "--discounting", "1"])[0])
 
 
 def plain_sums(values: list[float], discount: float) -> list[float]:

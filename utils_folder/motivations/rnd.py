@@ -62,10 +62,16 @@ class Rnd(Learned):
         super().__init__(settings, task, make_optimizer, ranks)
         self._coef = settings[RndSettings].rnd_coef
         self.statistics["rnd_moments"] = self._moments = Moments(ranks)
-        discount = settings[RewardSettings].intrinsic_discount(settings[LearningSettings].discounting)
-        self._returns = DiscountedSums(discount)
+        self._returns = DiscountedSums(_discount(settings))
         self.rollout_fields = transitions.fields(task) | Streams.FIELDS
         self.reads = transitions.READS
+
+    @classmethod
+    def problems(cls, settings: Settings, width: int, height: int) -> list[str]:
+        if _discount(settings) < 1:
+            return []
+        name = "intrinsic_discounting" if settings[RewardSettings].apart else "discounting"
+        return [f"--{name} 1: rnd divides by a deviation of sums that would grow for ever; give less than 1"]
 
     def make_networks(self, settings: Settings, task: Task) -> dict[str, nn.Module]:
         options = {"use_embedding": not settings[CellSettings].disable_use_embedding, "output": "linear"}
@@ -99,6 +105,10 @@ class Rnd(Learned):
     def load_training_state_dict(self, state: dict) -> None:
         super().load_training_state_dict(state)
         self._returns.load_state_dict(state[RETURNS], RETURNS)
+
+
+def _discount(settings: Settings) -> float:
+    return settings[RewardSettings].intrinsic_discount(settings[LearningSettings].discounting)
 
 
 class DiscountedSums:
