@@ -43,7 +43,7 @@ from torchbeast.core.provenance import processor_name
 from torchbeast.core.ranks import ALONE, Alone, Ranks
 from torchbeast.core.rollouts import Rollouts
 from torchbeast.core.sampling import torch_generator
-from torchbeast.core.settings import Parser, UsageError, positive_number, positive_whole_number
+from torchbeast.core.settings import Parser, UsageError, a_path, not_empty, positive_number, positive_whole_number
 from utils_folder import minigrid
 from utils_folder.motivations import MOTIVATIONS
 
@@ -340,18 +340,21 @@ def against(options: argparse.Namespace) -> Iterator[paired.Ratio]:
     words, path, agent = [*DOCUMENT, *options.flags], None, None
     if options.agent is not None:
         try:
-            agent, path = checkpoint.find(run_folder.own(options.agent.resolve()))
+            agent, path = checkpoint.find(run_folder.own(run_folder.real(options.agent)))
         except checkpoint.CheckpointError as error:
             raise UsageError(f"--agent: {error}") from None
     settings, _ = settings_module.parse(words)
     settings_module.check(settings)
-    trees = ROOT, options.against.resolve()
+    env = settings[RunSettings].env
+    if agent is not None and (its := agent["flags"].get("env", env)) != env:
+        raise UsageError(f"--agent: {path} was trained on {its}, and what is measured plays {env}: add -- --env {its}")
+    trees = ROOT, run_folder.real(options.against)
     for work in options.work or WORK:
         if work == "program":
             ways = (functools.partial(paired.whole_program, options.seconds or SECONDS, words, tree, agent) for tree in trees)
             yield paired.compare(work, *ways, pairs=options.pairs or PROGRAM_PAIRS)
         else:
-            about = {"words": words, "env": settings[RunSettings].env, "num_envs": settings[ProcessSettings].num_actors}
+            about = {"words": words, "env": env, "num_envs": settings[ProcessSettings].num_actors}
             batch = settings[LearningSettings].batch_size * settings[LearningSettings].unroll_length
             yield paired.compare_part(
                 work, trees, **about, batch=batch, agent=path, pairs=options.pairs or PART_PAIRS, seconds=PART_SECONDS / 3
@@ -404,13 +407,13 @@ def make_parser() -> Parser:
         examples=("--seconds 10 --json speed.json", f"--against ../old --work acting learning -- --env {KEY_CORRIDOR}"),
     )
     parser.add_argument("--seconds", type=positive_number, help=f"length of each whole-program run (default: {SECONDS:g})")
-    parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--json", type=not_empty, help="also write the figures to this file")
     parser.add_argument("--scaling", action="store_true", help="measure two ranks in place of all else, and predict more")
-    parser.add_argument("--against", type=Path, help="another checkout: measure this one's rates as ratios to it, in turn")
+    parser.add_argument("--against", type=a_path, help="another checkout: measure this one's rates as ratios to it, in turn")
     parser.add_argument("--work", nargs="+", choices=WORK, help="what of it (default: all three)")
     parser.add_argument("--pairs", type=positive_whole_number,
         help=f"pairs of stretches (default: {PROGRAM_PAIRS}; of a part {PART_PAIRS})")  # fmt: skip
-    parser.add_argument("--agent", type=Path, help="with --against: go on from the agent of this run, of the same task")
+    parser.add_argument("--agent", type=a_path, help="with --against: go on from the agent of this run, of the same task")
     parser.add_argument("flags", nargs="*", help="with --against, after --: flags of the training beside the document's")
     return parser
 

@@ -154,6 +154,8 @@ def read_log(given: str | Path, declared: Declared, most: int | None = None) -> 
         raise UsageError(f"{path} has no column frames (nor step): it is no log of a training run; give a run's logs.csv")
     rows, seams = _last_history(np.empty(0) if frames is None else frames)
     if not len(rows):
+        if run_folder.has_rows(path):
+            raise UsageError(f"{path} has no row that can be read: it is no log of a training run; give a run's logs.csv")
         raise NoRows(f"{path} has no rows yet: wait until the run has logged some, or leave it out")
     if left_out:
         print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
@@ -164,7 +166,7 @@ def read_log(given: str | Path, declared: Declared, most: int | None = None) -> 
     seams[np.searchsorted(frames, [f for f in meta.resumed_at if f < frames[-1]], side="right")] = True
     seams[np.searchsorted(frames, [f for f in gathered.seams if f <= frames[-1]])] = True
     hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
-    name = path.resolve().parent.name if path.name == run_folder.LOG else path.stem
+    name = run_folder.real(path).parent.name if path.name == run_folder.LOG else path.stem
     return Log(name, path, meta.arguments, frames, columns, hours, declared.columns)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from torchbeast.core import run_folder
+from torchbeast.core.settings import UsageError
 
 WARM_UP_SECONDS = 6.0
 START_SECONDS = 120.0
@@ -111,7 +112,7 @@ def worker(tree: Path, about: Sequence[Any], seconds: float) -> Iterator[Callabl
 
     def answer() -> str:
         if not (line := process.stdout.readline()):
-            raise RuntimeError(f"{tree}: the process to be measured ended early: see above")
+            raise UsageError(f"{tree}: the process to be measured ended early: see above; give flags and an agent that run")
         return line
 
     try:

@@ -25,8 +25,11 @@ ROUNDING = 1e-9  # by which a rate, a mean of means, may miss one that it is equ
 COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
 OPTIONAL = ("window_frames", "control")
-# What the entries say themselves, and what makes no run.
-NOT_IN_FLAGS = ("--env", "--total_frames", "--seed", "--savedir", "--xpid", "--resume", "--mode", "--dry_run", "-h", "--help")
+# What the entries say themselves, what makes no run, and what leaves none to go on with or to keep.
+NOT_IN_FLAGS = (
+    "--env", "--total_frames", "--seed", "--savedir", "--xpid", "--resume", "--mode", "--dry_run", "-h", "--help",
+    "--disable_checkpoint",
+)  # fmt: skip
 NONE = "–"
 LOG_HEAD = ("experiment", "runs", "success", "return", "success, all frames", "first reached", "falls", "hours")
 Check = Callable[[Sequence[str]], None]  # raises UsageError, a line a problem, for a command line that cannot be a run's
@@ -150,7 +153,7 @@ def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Expe
     arguments = ["--env", row["env"], *words, "--total_frames", row["frames"]]
     try:
         for seed in sorted({min(seeds), max(seeds)}):
-            check([*arguments, "--seed", str(seed)])
+            check([*arguments, "--seed", str(seed), "--xpid", f"{name}-{seed}"])
     except UsageError as error:
         raise UsageError("\n".join(f"[{name}] {problem}" for problem in str(error).splitlines())) from None
     frames = whole_number(row["frames"])

@@ -442,6 +442,8 @@ def test_frames_may_be_written_with_an_exponent(tmp_path):
         (TABLE.replace("seeds = 3", "seeds = 3 4 3"), "[other] seeds = 3 4 3: write it as 1 2 3"),
         (TABLE.replace("--batch_size 4", "--batch_size 4 --seed=3"), "[teacher] flags: take --seed out; a row trains"),
         (TABLE.replace("--batch_size 4", "--mode test --xpid a"), "[teacher] flags: take --xpid and --mode out"),
+        (TABLE.replace("--batch_size 4", "--disable_checkpoint"), "[teacher] flags: take --disable_checkpoint out"),
+        (TABLE.replace("[other]", f"[{'o' * 254}]"), "--xpid must be a plain folder name"),
         (TABLE + "window_frame = 100000\n", "[other] window_frame is read by nothing, and no entry that is read names"),
         (TABLE + "contol = teacher\n", "did you mean control?"),
         (TABLE.replace("reach = 0.9", "reach = 0.9\nrecipe = --use_lstm"), "[DEFAULT] recipe is read by nothing"),

@@ -14,6 +14,7 @@ from tests.helpers.marks import rarer
 from tests.helpers.plain_networks import PlainStudent
 from tests.helpers.runs import rows
 from torchbeast.core.ranks import ALONE
+from torchbeast.core.settings import UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +165,14 @@ def test_what_cannot_be_compared_is_refused(flag, text, capfd):
     assert text in capfd.readouterr().err
 
 
+def test_an_agent_of_another_task_is_refused(monkeypatch, capfd):
+    monkeypatch.setattr(paired, "compare_part", lambda *_, **__: pytest.fail("measured"))
+    agent = str(benchmark.ROOT / "results" / "maze-default-1")
+    assert benchmark.main(["--against", str(benchmark.ROOT), "--work", "acting", "--agent", agent]) == 2
+    assert "trained on MiniGrid-ObstructedMaze-1Dl-v0, and what is measured plays MiniGrid-KeyC" in capfd.readouterr().err
+
+
 def test_a_process_that_ends_early_is_named():
     about = {"env": "MiniGrid-Nowhere-v0", "num_envs": 4, "batch": 800, "agent": None, "pairs": 1, "seconds": 0.1}
-    with pytest.raises(RuntimeError, match="ended early"):
+    with pytest.raises(UsageError, match="ended early"):
         paired.compare_part("acting", [benchmark.ROOT] * 2, benchmark.DOCUMENT, **about)

@@ -60,7 +60,7 @@ NOT_NEGATIVE = {
     "seed",
 }  # fmt: skip
 OTHER_BOUNDS = {  # (at_least, above, at_most)
-    "discounting": (0, None, 1), "alpha": (None, 0, 1), "epsilon": (None, 0, None), "checkpoint_minutes": (None, 0, None),
+    "discounting": (0, None, 1), "alpha": (None, 0, 1), "epsilon": (1e-30, None, None), "checkpoint_minutes": (None, 0, None),
     "num_threads": (1, None, 1000), "keep_checkpoints": (1, None, 1000), "num_input_frames": (1, None, 100),
     "evaluate_minutes": (None, 0, None), "video_minutes": (None, 0, None), "num_episodes": (1, None, 10**7),
     "max_grad_norm": (None, 0, None), "intrinsic_discounting": (0, None, 1),

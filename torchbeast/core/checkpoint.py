@@ -150,7 +150,8 @@ def load_newest(path: Path) -> tuple[dict, Path]:
             return load(candidate), candidate
         except CheckpointError as error:
             first_error = first_error or error
-            logger.warning(f"{error}{'; trying the one before' if candidate != candidates[-1] else ''}")
+            if candidate != candidates[-1]:
+                logger.warning(f"{error}; trying the one before")
     raise first_error
 
 

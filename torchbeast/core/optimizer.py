@@ -46,7 +46,7 @@ class LearningSettings:
     )
     alpha: float = flag(0.99, "RMSprop's smoothing constant", above=0, at_most=1)
     momentum: float = flag(0.0, "RMSprop's momentum", at_least=0)
-    epsilon: float = flag(0.01, "RMSprop's epsilon", above=0)
+    epsilon: float = flag(0.01, "RMSprop's epsilon", at_least=1e-30)  # float32 has few numbers below
 
 
 class Diverged(Exception):
