@@ -26,7 +26,7 @@ from plotly.subplots import make_subplots
 from main import command, plot
 from main.amigo import program
 from torchbeast.core import checkpoint, forms, outputs, run_folder
-from torchbeast.core.settings import Parser, UsageError
+from torchbeast.core.settings import Parser, UsageError, a_path
 from utils_folder import video
 from utils_folder.motivations import curriculum
 from utils_folder.motivations.amigo import is_taught
@@ -69,7 +69,8 @@ def read(place: Path) -> tuple[History, str, Path]:
     flags = state["flags"]
     if not is_taught(flags):
         history = history._replace(target=None)
-    return history, f"{run_dir.resolve().name}: {flags.get('model')} on {flags.get('env')}, seed {flags.get('seed')}", run_dir
+    name = run_folder.real(run_dir).name
+    return history, f"{name}: {flags.get('model')} on {flags.get('env')}, seed {flags.get('seed')}", run_dir
 
 
 def merged(history: History, count: int) -> History:
@@ -324,8 +325,8 @@ def make_parser() -> Parser:
         examples=("experimentMinigrid/latest", "results/keycorridor-default-1 --out ."),
     )
     about = "a run's folder (SAVEDIR/XPID), a checkpoint in it, or a folder of runs, for its latest"
-    parser.add_argument("run", type=Path, metavar="RUN", help=about)
-    parser.add_argument("--out", type=Path, help="folder for curriculum.png, .svg and .html (default: the run's)")
+    parser.add_argument("run", type=a_path, metavar="RUN", help=about)
+    parser.add_argument("--out", type=a_path, help="folder for curriculum.png, .svg and .html (default: the run's)")
     return parser
 
 

@@ -35,9 +35,9 @@ from main.amigo import program
 from main.analysis.curves import CONFIDENCE, FEWEST, STATISTICS, Curve, Group, default_window, group_logs, make_curve
 from main.analysis.log import Declared, Log, NoRows, read_log, runs_in
 from main.training import recipe
-from torchbeast.core import outputs
+from torchbeast.core import outputs, run_folder
 from torchbeast.core.columns import Column
-from torchbeast.core.settings import Parser, UsageError, positive_number, whole_number
+from torchbeast.core.settings import Parser, UsageError, not_empty, positive_number, whole_number
 
 MOST_BINS = 20_000
 
@@ -307,7 +307,7 @@ def read_runs(given: Sequence[str], declared: Declared) -> list[Log]:
 
 def _unique(logs: Sequence[Log]) -> list[Log]:
     """Each log once: DIR/* names a run twice where DIR/latest is a link to it."""
-    return list({log.path.resolve(): log for log in reversed(logs)}.values())[::-1]
+    return list({run_folder.real(log.path): log for log in reversed(logs)}.values())[::-1]
 
 
 def _title(logs: Sequence[Log]) -> str:
@@ -413,11 +413,12 @@ def make_parser() -> Parser:
         examples=("experimentMinigrid", "experimentMinigrid/RUN_1 experimentMinigrid/RUN_2 --by model --out curves.svg"),
     )
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help="the folder of a run, a folder of runs (SAVEDIR: all in it), or a logs.csv")
+    about = "the folder of a run, a folder of runs (SAVEDIR: all in it), or a logs.csv"
+    add("runs", nargs="+", type=not_empty, metavar="RUN", help=about)
     add("--by", help="group by these arguments of meta.json, as model or model,env; or by experiment, the name of a row of "
         "main.reproduce (default: by all that differ but the seed)")  # fmt: skip
-    add("--out", default="curves.png", help="picture: .png, .svg or .pdf (default: curves.png)")
-    add("--json", help="also write the plotted numbers to this file")
+    add("--out", type=not_empty, default="curves.png", help="picture: .png, .svg or .pdf (default: curves.png)")
+    add("--json", type=not_empty, help="also write the plotted numbers to this file")
     add("--x", default="frames", choices=("frames", "hours"), help="(default: frames)")
     add("--y", default="return", help="return, success, or a column of logs.csv (default: return)")
     add("--panels", help=f"further panels, as t_star,intrinsic: {', '.join(PANELS)}, columns, or none (default: "

@@ -19,7 +19,7 @@ from main.analysis import comparison, table
 from main.analysis.table import Experiment
 from main.playing import score, trained
 from torchbeast.core import outputs, run_folder
-from torchbeast.core.settings import Parser, UsageError
+from torchbeast.core.settings import Parser, UsageError, a_path
 
 AGENT_HEAD = ("agent", "success", "return", "steps")
 EVALUATION = ("--mode", "test", "--num_episodes", "100", "--seed", "1")
@@ -96,9 +96,9 @@ def make_parser() -> Parser:
         "names some.",
         examples=("results/experiments.ini", "results/experiments.ini --runs experimentMinigrid"),
     )
-    parser.add_argument("table", type=Path, metavar="TABLE", help="an INI file such as results/experiments.ini")
-    parser.add_argument("--runs", type=Path, default=Path("results"), help="folder of the runs (default: results)")
-    parser.add_argument("--into", type=Path, help="put them into this Markdown file, in place of those that are there")
+    parser.add_argument("table", type=a_path, metavar="TABLE", help="an INI file such as results/experiments.ini")
+    parser.add_argument("--runs", type=a_path, default=Path("results"), help="folder of the runs (default: results)")
+    parser.add_argument("--into", type=a_path, help="put them into this Markdown file, in place of those that are there")
     return parser
 
 

@@ -26,7 +26,7 @@ from main.analysis.table import Experiment, is_finished, run_dir
 from main.training import programs
 from main.training.programs import Programs
 from torchbeast.core import outputs, run_folder
-from torchbeast.core.settings import Parser, UsageError, positive_whole_number
+from torchbeast.core.settings import Parser, UsageError, a_path, positive_whole_number
 
 FOLDER = "experimentMinigrid"  # as the document's commands have it
 
@@ -176,9 +176,9 @@ def make_parser() -> Parser:
         "from there.",
         examples=("results/experiments.ini --only keycorridor-default", "results/experiments.ini --list --savedir results"),
     )
-    parser.add_argument("table", type=Path, metavar="TABLE", help="an INI file such as results/experiments.ini")
-    parser.add_argument("--savedir", type=Path, default=Path(FOLDER), help=f"folder for the runs (default: {FOLDER})")
-    parser.add_argument("--keep", type=Path,
+    parser.add_argument("table", type=a_path, metavar="TABLE", help="an INI file such as results/experiments.ini")
+    parser.add_argument("--savedir", type=a_path, default=Path(FOLDER), help=f"folder for the runs (default: {FOLDER})")
+    parser.add_argument("--keep", type=a_path,
         help="folder for what is kept of finished runs: thinned log, metadata, weights of a row's first seed")  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows only")
     parser.add_argument("--jobs", type=positive_whole_number, metavar="N",

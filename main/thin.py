@@ -19,15 +19,15 @@ from main.amigo import program
 from main.analysis import keep
 from main.analysis.log import read_log
 from torchbeast.core import outputs, run_folder
-from torchbeast.core.settings import Parser, UsageError, positive_whole_number
+from torchbeast.core.settings import Parser, UsageError, a_path, positive_whole_number
 
 
 def thin(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     outputs.must_be_writable("--out", options.out)
     log = read_log(_meant(options.run), command.declared())
-    if options.out.resolve() == log.path.resolve() or run_folder.is_a_runs(options.out):
-        raise UsageError(f"--out {options.out} is a run's own log, which is not written over: give another file")
+    if run_folder.real(options.out) == run_folder.real(log.path):
+        raise UsageError(f"--out {options.out} is the log itself, which is not written over: give another file")
     columns = keep.thinned(log, options.rows)
     outputs.write({str(options.out): keep.text(columns).encode()})
     empty = {name: int(np.isnan(values).sum()) for name, values in columns.items()}
@@ -53,8 +53,8 @@ def make_parser() -> Parser:
         examples=("experimentMinigrid/latest", "experimentMinigrid/RUN --out thinned.csv --rows 500"),
     )
     about = "the folder of a run, a logs.csv, or a folder of runs, for its latest"
-    parser.add_argument("run", type=Path, metavar="RUN", help=about)
-    parser.add_argument("--out", type=Path, default=Path("thinned.csv"), help="the file (default: thinned.csv)")
+    parser.add_argument("run", type=a_path, metavar="RUN", help=about)
+    parser.add_argument("--out", type=a_path, default=Path("thinned.csv"), help="the file (default: thinned.csv)")
     rows = f"at most so many (default: one for {keep.ROW_FRAMES:,} frames, but {keep.FEWEST_ROWS} to {keep.ROWS:,})"
     parser.add_argument("--rows", type=positive_whole_number, help=rows)
     return parser

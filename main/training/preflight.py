@@ -222,7 +222,7 @@ def _status(path: Path) -> dict[str, str]:
 def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1, done: int = 0) -> Finding:
     """The folder for runs can be written and has room for what the log and the checkpoints will still take."""
     files, learning = settings[FileSettings], settings[LearningSettings]
-    folder = Path(files.savedir).resolve()
+    folder = run_folder.real(files.savedir)
     while not os.path.exists(folder):  # as far as may be seen
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):

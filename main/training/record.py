@@ -37,7 +37,14 @@ def check_folder(files: FileSettings, *, begins: bool) -> None:
         try:
             run_folder.refuse_a_run(Path(files.savedir) / files.xpid)
         except OSError as error:
-            raise UsageError(str(error)) from None
+            raise _refused(error) from None
+
+
+def _refused(error: OSError | ValueError) -> UsageError:
+    """That the run's folder cannot be had, with what to do: those of `run_folder` say it, the system's do not."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return UsageError(f"{error.filename}: {error.strerror}; mend that, or use another --savedir or --xpid")
+    return UsageError(str(error))
 
 
 def open_writer(settings: Settings, columns: Sequence[Column], frames: int | None, ranks: Alone) -> FileWriter | NoWriter:
@@ -59,7 +66,7 @@ def open_writer(settings: Settings, columns: Sequence[Column], frames: int | Non
         xpid = settings[FileSettings].xpid
         return FileWriter.create(Path(files.savedir), xpid, args=settings.flat(), fields=names, table=table)
     except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from None
+        raise _refused(error) from None
 
 
 def _table(settings: Settings) -> dict[str, bool | float | str]:

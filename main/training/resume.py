@@ -68,7 +68,7 @@ def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings,
             + ", ".join(f"--{name} {given[name]} (the run has {stored[name]})" for name in fixed)
             + ": leave them out, or start a new run"
         )
-    run_dir = path.parent.resolve()
+    run_dir = run_folder.real(path.parent)
     settings = settings_module.make({**stored, "resume": None, **given, "savedir": str(run_dir.parent), "xpid": run_dir.name})
     if ranks.first:
         _warn_of_changes(settings, stored["total_frames"], checkpoint.ranks(state), ranks.size)

@@ -75,9 +75,9 @@ def test_what_is_still_empty_is_said(run_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options, word", [
-    (["one"], "is a run's own log"),
-    (["other"], "is a run's own log"),
-    (["one/../one"], "is a run's own log"),
+    (["one"], "is a file of a run"),
+    (["other"], "is a file of a run"),
+    (["one/../one"], "is a file of a run"),
     (["none"], "make it first"),
 ])  # fmt: skip
 def test_a_runs_own_log_is_not_written_over(run_dir, capsys, options, word):

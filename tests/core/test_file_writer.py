@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import logging
@@ -285,11 +286,12 @@ def test_resume_keeps_a_whole_last_row(make, resume):
     assert column(resume(200), "frames") == ["100", "200"]
 
 
-@pytest.mark.parametrize("content", ["", "# _tick,_ti"])
+@pytest.mark.parametrize("content", ["", "# _tick,_ti", None])
 def test_resume_repairs_a_missing_header(make, resume, content):
     writer = make()
     writer.close(successful=False)
-    (writer.run_dir / "logs.csv").write_text(content)
+    log = writer.run_dir / "logs.csv"
+    log.unlink() if content is None else log.write_text(content)
     again = resume(0)
     write_rows(again, [100])
     assert lines(again)[0] == HEADER and column(again, "_tick") == ["0"]
@@ -337,6 +339,28 @@ def test_an_older_run_gets_the_columns_that_it_lacks(make, resume, fields, caplo
     again.close(successful=False)
     caplog.clear()
     assert column(resume(1000, fields=fields), "frames") == ["100", "200", "250"] and "younger" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["logs.csv", "out.log", "meta.json", ".lock"])
+@pytest.mark.parametrize("how", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/nowhere")], ids=["pipe", "folder", "link"])
+def test_what_is_no_file_in_the_place_of_one_is_refused_and_nothing_is_written(make, resume, tmp_path, name, how):
+    """A pipe would be waited for, for ever."""
+    writer = make()
+    writer.close(successful=False)
+    run_dir = writer.run_dir
+    with contextlib.suppress(FileNotFoundError):
+        (run_dir / name).unlink()
+    how(run_dir / name)
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path != run_dir / name}
+    with pytest.raises(FileNotFoundError if name == "meta.json" else FileExistsError, match=name):
+        resume(0)
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path != run_dir / name} == before
+    new = tmp_path / "new"
+    new.mkdir()
+    how(new / name)
+    with pytest.raises(FileExistsError, match=f"{name} is no ordinary file: remove it, or use another --xpid"):
+        FileWriter.create(tmp_path, "new", args={}, fields=FIELDS)
+    assert [path.name for path in new.iterdir()] == [name]
 
 
 def test_resume_refuses_a_folder_without_a_run(tmp_path):

@@ -47,6 +47,35 @@ def test_where_no_file_can_lie_is_told_before(tmp_path, name, told):
     assert not (tmp_path / "new").exists()
 
 
+RUNS = ("model.tar", "model-3.tar", "milestone-000000000100.tar", "model-best.tar", "logs.csv", "meta.json", ".lock")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_files_of_a_run_are_not_written_over(tmp_path, name):
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    other.symlink_to("run")
+    for folder in (run, other):
+        outputs.must_be_writable("--json", folder / name)  # no run lies there
+    (run / "meta.json").write_text("{}")
+    for folder in (run, other):
+        with pytest.raises(UsageError, match=f"^--json .*{name} is a file of a run, which is not written over; give another$"):
+            outputs.must_be_writable("--json", folder / name)
+        outputs.must_be_writable("--json", folder / "statistics.json")
+
+
+@pytest.mark.parametrize("target", ["there", "/nowhere/at/all"])
+def test_links_in_a_circle_or_to_nothing_are_told_before(tmp_path, target):
+    (tmp_path / "there").symlink_to(target)
+    for below in ("there", "there/a", "b/../there"):
+        with pytest.raises(UsageError, match="there is a link to what is not there; choose another folder"):
+            outputs.must_hold_folders("--savedir", tmp_path / below)
+    with pytest.raises(UsageError, match="its folder does not exist"):
+        outputs.must_be_writable("--out", tmp_path / "there" / "a.png")
+    outputs.must_be_writable("--out", tmp_path / "there.png")
+    outputs.must_be_different(json=tmp_path / "there", out=tmp_path / "b")
+
+
 def test_a_folder_that_is_not_ones_own_is_told_of_before(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     for check, place in ((outputs.must_be_writable, "a"), (outputs.must_hold_folders, "a/b")):

@@ -119,6 +119,7 @@ class FileWriter:
         rows.check_fields(fields)
         if not (run_dir / run_folder.METADATA).is_file():
             raise FileNotFoundError(f"{run_dir} holds no run to resume: it has no meta.json")
+        run_folder.refuse_no_files(run_dir)
         lock = run_folder.lock(run_dir)
         meta = run_folder.read_metadata(run_dir)
         log = run_dir / run_folder.LOG

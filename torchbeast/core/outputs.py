@@ -7,21 +7,23 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from torchbeast.core.run_folder import replacing
+from torchbeast.core.run_folder import is_a_runs, real, replacing
 from torchbeast.core.settings import UsageError
 
 
 def must_be_writable(flag: str, path: str | Path) -> None:
-    """Raises: UsageError if no file can lie there. `flag`: what named it."""
+    """Raises: UsageError if no file can lie there, or one of a run would be written over. `flag`: what named it."""
     path = Path(path)
     try:
-        if not path.resolve().parent.is_dir():
+        if not real(path).parent.is_dir():
             raise UsageError(f"{flag} {path}: its folder does not exist; make it first")
         if path.is_dir():
             raise UsageError(f"{flag} {path} is a folder; give a file")
         if path.exists() and not path.is_file():  # it would be replaced
             raise UsageError(f"{flag} {path} is no ordinary file; give another")
-        if not os.access(path.resolve().parent, os.W_OK | os.X_OK):
+        if is_a_runs(path):
+            raise UsageError(f"{flag} {path} is a file of a run, which is not written over; give another")
+        if not os.access(real(path).parent, os.W_OK | os.X_OK):
             raise UsageError(f"{flag} {path}: its folder cannot be written; give another file")
     except OSError as error:  # a name that is too long, for instance
         raise UsageError(f"{flag} {path}: {error.strerror}; give another file") from None
@@ -31,14 +33,17 @@ def must_be_different(**paths: str | Path | None) -> None:
     """Raises: UsageError if two of these files, each named by its flag, are one."""
     seen: dict[Path, str] = {}
     for flag, path in paths.items():
-        if path is not None and (other := seen.setdefault(Path(path).resolve(), flag)) != flag:
+        if path is not None and (other := seen.setdefault(real(path), flag)) != flag:
             raise UsageError(f"--{other} and --{flag} name the same file; give two")
 
 
 def must_hold_folders(flag: str, path: str | Path) -> None:
     """Raises: UsageError if no folder can be made there, with what is above it. `flag`: what named it."""
-    there = Path(path).resolve()
+    there = real(path)
     try:
+        for above in (Path(path).absolute(), *Path(path).absolute().parents):
+            if above.is_symlink() and not above.exists():
+                raise UsageError(f"{flag} {path}: {above} is a link to what is not there; choose another folder")
         while not there.exists():
             there = there.parent
         if not there.is_dir():

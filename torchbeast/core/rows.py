@@ -175,7 +175,9 @@ def _frames(line: str, fields: Sequence[str]) -> float:
 
 
 def lacking(path: Path, fields: Sequence[str]) -> list[str]:
-    """Those of `fields` that the log's first line does not name; none where it has no whole one."""
+    """Those of `fields` that the log's first line does not name; none where it has no whole one, or is not there."""
+    if not path.exists():
+        return []
     with open(path, newline="", encoding=_encoding_of(path), errors="replace") as file:
         found = file.readline()
     return [name for name in fields if name not in _named(found)] if found.endswith(ENDS) else []

@@ -39,6 +39,7 @@ LONGEST_HEADER = 1 << 20
 LATEST = "latest"  # beside the runs: the newest one's view
 VIEWS = ".latest"  # beside the runs: of each, links to what one looks for in it; TensorBoard's events are left out
 SEEN = (CHECKPOINT, METADATA, LOG, FIELDS, MESSAGES)
+IS_CHECKPOINT = re.compile(r"({0}|{0}-\d+|{2}\d+){1}".format(*map(re.escape, (*os.path.splitext(CHECKPOINT), MILESTONE))))
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MOST_NAMED = 12  # runs in a message
 MAX_NAME_BYTES = 255  # what file systems take
@@ -123,11 +124,19 @@ def claim(run_dir: Path, header: str) -> IO:
 
 
 def refuse_a_run(run_dir: Path) -> None:
-    """Raises: FileExistsError if the folder holds a run already."""
+    """Raises: FileExistsError if the folder holds a run already, or something in the place of a run's files."""
+    refuse_no_files(run_dir)
     if checkpoints(run_dir) or has_rows(run_dir / LOG):
         raise FileExistsError(
             f"{run_dir} holds a run already: go on with it (--resume) or name this one differently (--xpid)"
         )
+
+
+def refuse_no_files(run_dir: Path) -> None:
+    """Raises: FileExistsError if a folder, a pipe or a link to nothing is where a run has a file."""
+    for path in (run_dir / name for name in (*ALWAYS, LOCK)):
+        if os.path.lexists(path) and not path.is_file():
+            raise FileExistsError(f"{path} is no ordinary file: remove it, or use another --xpid")
 
 
 def _new(path: Path) -> IO:
@@ -142,9 +151,7 @@ def _new(path: Path) -> IO:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """Everything there that is called as a checkpoint is: the newest, those kept before it, milestones."""
-    stem, suffix = os.path.splitext(CHECKPOINT)
-    name = re.compile(rf"({stem}|{stem}-\d+|{MILESTONE}\d+){re.escape(suffix)}")
-    return sorted(path for path in run_dir.glob(f"*{suffix}") if name.fullmatch(path.name))
+    return sorted(path for path in run_dir.glob("*") if IS_CHECKPOINT.fullmatch(path.name))
 
 
 def has_log(folder: Path) -> bool:
@@ -165,8 +172,14 @@ def has_rows(log: Path) -> bool:
 
 
 def is_a_runs(file: Path) -> bool:
-    """Whether a file is one that a run keeps in its folder."""
-    return file.name in ALWAYS and (file.resolve().parent / METADATA).is_file()
+    """Whether a file is one that a run keeps in its folder, or would."""
+    names = (*ALWAYS, LOCK, EVALUATIONS, BEST, CANDIDATE)
+    return bool(file.name in names or IS_CHECKPOINT.fullmatch(file.name)) and (real(file).parent / METADATA).is_file()
+
+
+def real(path: str | Path) -> Path:
+    """The absolute path without links. Of links in a circle one is left, which no system call then follows."""
+    return Path(os.path.realpath(path))
 
 
 def lock(run_dir: Path) -> IO:
@@ -224,7 +237,7 @@ def point_latest_at(run_dir: Path) -> None:
 def own(path: Path) -> Path:
     """The run's folder that SAVEDIR/latest stands for, or a file in it; any other path as it is."""
     for folder, name in ((path, ""), (path.parent, path.name)):
-        target = folder.resolve()
+        target = real(folder)
         if target.parent.name == VIEWS:
             return target.parent.parent / target.name / name
     return path
@@ -242,7 +255,7 @@ def meant(place: Path, holds: Callable[[Path], object] = checkpoints) -> Path:
     names = [path.name for path in sorted(place.glob("[!.]*")) if path.name != LATEST and path.is_dir() and holds(path)]
     if not names:
         return place
-    latest = (place / LATEST).resolve().name
+    latest = real(place / LATEST).name
     chosen = names[0] if len(names) == 1 else latest
     if chosen not in names:
         shown = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} others" if len(names) > MOST_NAMED else "")

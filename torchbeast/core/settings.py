@@ -25,6 +25,7 @@ import os
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from torchbeast.core import forms, run_folder
@@ -227,6 +228,18 @@ def idle(
     return {name: reason for name in names if (reason := why(name))}
 
 
+def not_empty(text: str) -> str:
+    """A path, as it is. Raises: argparse.ArgumentTypeError for "", which an unset variable of the shell gives."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: give a path, or leave the flag out")
+    return text
+
+
+def a_path(text: str) -> Path:
+    """The path that is written there. Raises: as `not_empty`."""
+    return Path(not_empty(text))
+
+
 def whole_number(text: str) -> int:
     """The whole number that is written there: 100, 1e8 and 2.5e3 are some, 1.5 and 1e-3 are none. Raises: ValueError."""
     with contextlib.suppress(ValueError):
@@ -273,7 +286,7 @@ class Parser(argparse.ArgumentParser):
         if examples:
             kwargs["description"] = textwrap.fill(kwargs["description"], HELP_WIDTH)
             kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
         if examples:
             self.epilog = "\n".join(["examples:", *(f"  {self.prog} {example}" for example in examples)])
 
@@ -302,7 +315,6 @@ def make_parser(groups: Sequence[type], prog: str, description: str, *, whole: b
         epilog=None if whole else textwrap.fill(rest, HELP_WIDTH),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
         add_help=False,
     )
     parser.add_argument("-h", "--help", nargs="?", action=_calling(show), metavar="all", help="show this; all: every flag")
@@ -317,7 +329,7 @@ def make_parser(groups: Sequence[type], prog: str, description: str, *, whole: b
             if about.type is bool:
                 section.add_argument(f"--{about.name}", action="store_true", help=text)
             else:
-                kind = whole_number if about.type is int else about.type
+                kind = whole_number if about.type is int else not_empty if about.path else about.type
                 section.add_argument(f"--{about.name}", type=kind, choices=about.choices, help=text, metavar="X")
     return parser
 
