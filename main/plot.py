@@ -354,8 +354,15 @@ def plot(options: argparse.Namespace) -> None:
 
 
 def _words(text: str | None) -> list[str] | None:
-    """The words of a comma-separated list; [] for "none"."""
-    return None if text is None else [word.strip() for word in text.split(",") if word.strip() not in ("", "none")]
+    """The words of a comma-separated list; [] for "none". Raises: UsageError where a word is empty, or "none" beside others."""
+    if text is None:
+        return None
+    if text == "none":
+        return []
+    words = [word.strip() for word in text.split(",")]
+    if "" in words or "none" in words:
+        raise UsageError(f"{text!r} is no list: write NAME or NAME,NAME")
+    return words
 
 
 def _check_output(options: argparse.Namespace) -> str:

@@ -220,7 +220,7 @@ def _status(path: Path) -> dict[str, str]:
 
 
 def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1, done: int = 0) -> Finding:
-    """The folder for runs can be written and has room for what the log and the checkpoints will still take."""
+    """The folder for runs can be written and has room for what the log and the checkpoints will still take, as files may."""
     files, learning = settings[FileSettings], settings[LearningSettings]
     folder = run_folder.real(files.savedir)
     while not os.path.exists(folder):  # as far as may be seen
@@ -229,7 +229,12 @@ def disk(settings: Settings, checkpoint_bytes: int, ranks: int = 1, done: int = 
         text = f"{folder} cannot be written"
         return Finding(text, f"--savedir {files.savedir}: {text}; choose another folder")
     free = shutil.disk_usage(folder).free
-    rows = max(0, settings[RunSettings].total_frames - done) // (learning.unroll_length * learning.batch_size * ranks)
+    total, a_row = settings[RunSettings].total_frames, learning.unroll_length * learning.batch_size * ranks
+    largest, limit = max(total // a_row * LOG_ROW_BYTES, checkpoint_bytes), _limit("RLIMIT_FSIZE")
+    if limit is not None and limit < largest:
+        text = f"the run's largest file takes about {_mib(largest)}, and {_mib(limit)} are allowed"
+        return Finding(text, f"{text}: ulimit -f unlimited")
+    rows = max(0, total - done) // a_row
     needed = FREE_BYTES + rows * LOG_ROW_BYTES + _new_checkpoints(settings, done) * checkpoint_bytes
     text = f"disk {_mib(needed)} of {_mib(free)} free in {folder}"
     if needed <= free:

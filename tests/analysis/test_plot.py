@@ -584,6 +584,8 @@ def test_panels_are_those_of_the_declared_columns():
     (lambda p: write_log(p / "e", [[5]], ["loss"]), [], "no column frames"),
     (lambda p: write_log(p / "e", [[9, None, None, 0, 7]]), [], "no values of mean_episode_return"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--y", "success"], "choose one of return"),
+    *((lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), words, f"'{words[1]}' is no list: write NAME or NAME,NAME")
+      for words in (["--panels", "none,t_star"], ["--panels", ""], ["--by", "model,"])),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--panels", "teacher"], f"no RUN has values of {REWARD}"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--by", "model"], "leave out --by"),
     (lambda p: write_log(p / "e", [[9, 0.5]], NAMES[:2]), ["--window", ".000001"], "give a larger one"),

@@ -186,6 +186,15 @@ def found(place) -> str:
     return str(checkpoint.find(place)[1])
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_is_no_checkpoint(tmp_path, make):
+    """It is there, so it is not told to be missing; a pipe is not waited for."""
+    make(tmp_path / "model.tar")
+    for place in (tmp_path, *([tmp_path / "model.tar"] if make is os.mkfifo else [])):
+        with pytest.raises(checkpoint.CheckpointError, match="no ordinary file; give "):
+            checkpoint.find(place)
+
+
 def test_a_checkpoint_a_run_and_a_folder_of_runs_are_meant_by_their_own_name(tmp_path, caplog):
     caplog.set_level("INFO", "amigo")
     runs(tmp_path, "a", "b", "c")

@@ -69,6 +69,18 @@ def test_too_few_open_files(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_too_small_files(tmp_path):
+    """A real limit, in a real process: the last checkpoint could not be written. Nothing is."""
+    words = " ".join(command(tmp_path, "--total_frames", "100000"))
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -f 400; exec {sys.executable} -m main.main {words}"],
+        capture_output=True, text=True, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and "are allowed: ulimit -f unlimited" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_group_that_allows_few_processes(monkeypatch):
     monkeypatch.setattr(preflight.cgroups, "free_processes", lambda: 12)
     assert preflight.processes(12).problem is None

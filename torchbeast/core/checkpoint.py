@@ -122,7 +122,7 @@ def find(place: Path) -> tuple[dict, Path]:
     """
     others = run_folder.checkpoints(place.parent)
     if place.is_file() or (place.suffix == Path(run_folder.CHECKPOINT).suffix and not place.is_dir()):
-        if not place.is_file() and others:
+        if not place.exists() and others:
             raise CheckpointError(f"{place}: no such file; there are {', '.join(path.name for path in others)}")
         return load(place), place
     try:
@@ -161,7 +161,8 @@ def load(path: Path) -> dict:
     Raises: CheckpointError if it is missing, damaged, or something else.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; give a run's folder, its {run_folder.CHECKPOINT}, or a folder of runs")
+        there = "no ordinary file" if path.exists() else "no such file"
+        raise CheckpointError(f"{path}: {there}; give a run's folder, its {run_folder.CHECKPOINT}, or a folder of runs")
     try:
         _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
