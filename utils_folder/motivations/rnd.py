@@ -68,7 +68,7 @@ class Rnd(Learned):
 
     @classmethod
     def problems(cls, settings: Settings, width: int, height: int) -> list[str]:
-        if _discount(settings) < 1:
+        if _discount(settings) != 1:
             return []
         name = "intrinsic_discounting" if settings[RewardSettings].apart else "discounting"
         return [f"--{name} 1: rnd divides by a deviation of sums that would grow for ever; give less than 1"]
