@@ -335,6 +335,8 @@ def plot(options: argparse.Namespace) -> None:
     kind = _check_output(options)
     declared = command.declared()
     logs = read_runs(options.runs, declared)
+    for flag, path in (("--out", options.out), ("--json", options.json)):
+        outputs.must_not_be_read(flag, path, [log.path for log in logs])
     _check_times(logs, options.x)
     groups, names = group_logs(logs, declared.seed_like, _words(options.by) or ())
     if len(groups) > len(COLOURS) * len(LINES):

@@ -26,8 +26,7 @@ def thin(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     outputs.must_be_writable("--out", options.out)
     log = read_log(_meant(options.run), command.declared())
-    if run_folder.real(options.out) == run_folder.real(log.path):
-        raise UsageError(f"--out {options.out} is the log itself, which is not written over: give another file")
+    outputs.must_not_be_read("--out", options.out, [log.path])
     columns = keep.thinned(log, options.rows)
     outputs.write({str(options.out): keep.text(columns).encode()})
     empty = {name: int(np.isnan(values).sum()) for name, values in columns.items()}

@@ -53,7 +53,7 @@ def _check_outputs(run: RunSettings, own: EvaluationSettings) -> None:
         )
     if own.json is not None:
         outputs.must_be_writable("--json", own.json)
-        outputs.must_be_different(json=own.json, weight_path=own.weight_path)
+        outputs.must_not_be_read("--json", own.json, [own.weight_path])
     if own.record_video:
         outputs.must_be_writable("--video_path", own.video_path)
         if Path(own.video_path).suffix.lower() not in video.VIDEO_SUFFIXES:

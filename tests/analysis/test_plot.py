@@ -611,6 +611,16 @@ def test_wrong_inputs(tmp_path, monkeypatch, capsys, make, options, words):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_log_that_lies_alone_is_not_written_over(tmp_path, capsys):
+    """It has no metadata beside it, by which it would be known as a run's."""
+    (write_run(tmp_path / "a") / "meta.json").unlink()
+    log = tmp_path / "a" / "logs.csv"
+    before = log.read_bytes()
+    assert run(log, "--out", tmp_path / "a.png", "--json", log) == 2
+    assert "--json " in (told := capsys.readouterr().err) and "is what is read, and is not written over" in told
+    assert log.read_bytes() == before and not (tmp_path / "a.png").exists()
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"args": 3}', '{"args": {}, "resumed": [{}]}'])
 def test_damaged_metadata(tmp_path, capsys, content):
     (write_run(tmp_path / "a") / "meta.json").write_text(content)

@@ -147,6 +147,7 @@ def test_a_window_weighs_rows_by_their_frames(tmp_path):
     "rates, falls, recoveries",
     [
         ([0.9, 0.3], 1, 0),
+        ([0.9 - 1e-12, 0.3 + 1e-12], 1, 0),  # rounding
         ([0.89, 0.3], 0, 0),
         ([0.9, 0.31], 0, 0),
         ([0.9, 0.5, 0.1, 0.2, 0.0], 1, 0),  # one fall until it is back

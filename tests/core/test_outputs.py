@@ -64,6 +64,16 @@ def test_the_files_of_a_run_are_not_written_over(tmp_path, name):
         outputs.must_be_writable("--json", folder / "statistics.json")
 
 
+def test_what_is_read_is_not_written_over(tmp_path):
+    (tmp_path / "agent.tar").write_text("")
+    (tmp_path / "other").symlink_to("agent.tar")
+    for place in (tmp_path / "agent.tar", tmp_path / "other"):
+        with pytest.raises(UsageError, match="is what is read, and is not written over; give another"):
+            outputs.must_not_be_read("--json", place, ["a", tmp_path / "agent.tar"])
+    outputs.must_not_be_read("--json", None, [tmp_path / "agent.tar"])
+    outputs.must_not_be_read("--json", tmp_path / "b", [tmp_path / "agent.tar"])
+
+
 @pytest.mark.parametrize("target", ["there", "gone/at/all"])
 def test_links_in_a_circle_or_to_nothing_are_told_before(tmp_path, target):
     (tmp_path / "there").symlink_to(target)

@@ -59,25 +59,15 @@ def test_the_memory_of_a_container_or_a_job_counts(monkeypatch, free, enough):
 
 
 @pytest.mark.slow
-def test_too_few_open_files(tmp_path):
+@pytest.mark.parametrize(("limit", "told"), [("-n 60", "ulimit -n"), ("-f 400", "are allowed: ulimit -f unlimited")])
+def test_too_few_open_files_or_too_small_ones(tmp_path, limit, told):
     """A real limit, in a real process; nothing is written."""
-    done = subprocess.run(
-        ["sh", "-c", f"ulimit -n 60; exec {sys.executable} -m main.main {' '.join(command(tmp_path))}"],
-        capture_output=True, text=True, cwd=ROOT, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 2 and "ulimit -n" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_too_small_files(tmp_path):
-    """A real limit, in a real process: the last checkpoint could not be written. Nothing is."""
     words = " ".join(command(tmp_path, "--total_frames", "100000"))
     done = subprocess.run(
-        ["sh", "-c", f"ulimit -f 400; exec {sys.executable} -m main.main {words}"],
+        ["sh", "-c", f"ulimit {limit}; exec {sys.executable} -m main.main {words}"],
         capture_output=True, text=True, cwd=ROOT, timeout=60,
     )  # fmt: skip
-    assert done.returncode == 2 and "are allowed: ulimit -f unlimited" in done.stderr
+    assert done.returncode == 2 and told in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -150,8 +150,8 @@ def load_newest(path: Path) -> tuple[dict, Path]:
             return load(candidate), candidate
         except CheckpointError as error:
             first_error = first_error or error
-            if candidate != candidates[-1]:
-                logger.warning(f"{error}; trying the one before")
+            if len(candidates) > 1:  # the only one's error is raised
+                logger.warning(f"{error}{'; trying the one before' if candidate != candidates[-1] else ''}")
     raise first_error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from torchbeast.core.run_folder import is_a_runs, real, replacing
@@ -27,6 +27,12 @@ def must_be_writable(flag: str, path: str | Path) -> None:
             raise UsageError(f"{flag} {path}: its folder cannot be written; give another file")
     except OSError as error:  # a name that is too long, for instance
         raise UsageError(f"{flag} {path}: {error.strerror}; give another file") from None
+
+
+def must_not_be_read(flag: str, path: str | Path | None, read: Iterable[str | Path]) -> None:
+    """Raises: UsageError if this output is one of the files that the command reads. `flag`: what named it."""
+    if path is not None and real(path) in map(real, read):
+        raise UsageError(f"{flag} {path} is what is read, and is not written over; give another")
 
 
 def must_be_different(**paths: str | Path | None) -> None:
