@@ -309,6 +309,15 @@ def test_the_folder_is_begun_once_and_gone_on_with_by_its_name(tmp_path):
     writer.close(True)
 
 
+def test_what_the_system_refuses_comes_with_a_remedy(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "run")
+
+    monkeypatch.setattr(records.FileWriter, "create", full)
+    with pytest.raises(UsageError, match=r"^run: No space left on device; mend that, or use another --savedir or --xpid$"):
+        open_writer(make_settings(savedir=str(tmp_path), xpid="run"), COLUMNS, None, ALONE)
+
+
 def test_of_several_ranks_the_first_alone_writes(tmp_path):
     settings = make_settings(savedir=str(tmp_path), xpid="mine")
     writer = open_writer(settings, COLUMNS, None, Second())
