@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from main.training import timeouts
+from main.training.alarms import StudentAlarms
 from main.training.sight import FULL, Sight
 from torchbeast.core import forms, losses, vtrace
 from torchbeast.core.columns import Column
@@ -58,8 +59,6 @@ PLAIN = {  # numbers in a learner's part of a checkpoint, and what they can be
     "training_keys": forms.each(forms.text),
 }
 YOUNGER = ("training_keys",)  # than some checkpoints
-LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is judged
-LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
 
 
 @contextlib.contextmanager
@@ -103,7 +102,6 @@ class Learner:
         self._settings = settings
         self._reward_settings = reward_settings
         self.ranks = ranks
-        self._max_lag = num_buffers / settings.batch_size + 1
         self.motivation = motivation
         self.student = student
         self.shared = shared
@@ -113,7 +111,7 @@ class Learner:
         self._optimizer = make_optimizer(student.parameters(), learning_rate=settings.learning_rate)
         self._device = torch.device("cpu")
         self._differentiate = Captured(self._differentiate_loss)
-        self._usual_lag = 0.0
+        self._alarms = StudentAlarms(settings, num_buffers=num_buffers)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -145,7 +143,6 @@ class Learner:
         Of several ranks all must be in here at once; the values are this rank's own (`row_of_all` joins them).
         """
         lag = (self.shared.version - batch["policy_version"].double().mean().item()) / 2
-        self._usual_lag += (lag - self._usual_lag) / LAG_UPDATES
         seen = self.seen(batch) if seen is None else seen
         told = batch | {name: seen[name] for name in self.motivation.reads}
         intrinsic = self.motivation.intrinsic_reward(told)
@@ -154,7 +151,9 @@ class Learner:
         self.frames += self._frames_per_update
         returns = batch["episode_return"][1:][batch["done"][1:]].tolist()
         self.recent_returns.extend(returns)
-        return {"frames": self.frames, "policy_lag": lag} | stats | _episodes(returns) | self.motivation.learn(told)
+        row = {"frames": self.frames, "policy_lag": lag} | stats | _episodes(returns)
+        self._alarms.see(row)
+        return row | self.motivation.learn(told)
 
     def _update_student(self, seen: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
         inputs, core_state = self._inputs(seen)
@@ -188,12 +187,7 @@ class Learner:
         """What a user should know of the present state, a line each."""
         yield from self.motivation.warnings()
         yield from self._optimizer.warnings("student", "learning_rate")
-        bound = LAG_FACTOR * self._max_lag
-        if self._usual_lag > bound:
-            yield (
-                f"rollouts come from weights more than {bound:.0f} updates old: actors are too slow for the learner; "
-                "fewer --num_buffers or more --num_actor_processes help"
-            )
+        yield from self._alarms.warnings()
 
     @property
     def updates(self) -> int:
