@@ -1,26 +1,59 @@
-"""Alarms: what a user should know of a student that does not learn from what it does now."""
+"""Alarms: what a user should know of a student that learns nothing, or not from what it does now, or whose value broke."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from torchbeast.core.optimizer import LearningSettings
 
 LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is judged
 LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
+CHANCE = 0.97  # of the most entropy that a policy can have: runs that earned too little kept it, none that learned for long
+CHANCE_FRAMES = 1_000_000
+VALUE_ERROR = 20.0  # of a step, root mean square, where rewards are clipped: values that do not break stay below 6
+CALM_FRAMES = 100_000  # after so many without it, such an error is another one
 
 
 class StudentAlarms:
     """Watches what a learner logs of each update of the student."""
 
-    def __init__(self, settings: LearningSettings, *, num_buffers: int):
-        """`num_buffers`: rollouts between actors and the learner."""
+    def __init__(self, settings: LearningSettings, *, num_actions: int, num_buffers: int, clipped: bool):
+        """`num_buffers`: rollouts between actors and the learner; `clipped`: rewards are, so it is known what values can be."""
+        self._settings = settings
+        self._most_entropy = math.log(num_actions)
         self._lag_bound = LAG_FACTOR * (num_buffers / settings.batch_size + 1)
         self._usual_lag = 0.0
+        self._frames = 0
+        self._by_chance_since: int | None = None
+        self._clipped = clipped
+        self._last_error = -math.inf  # when it was last as large as that
+        self._error: tuple[int, float] | None = None  # the first of the last ones: when, and what
 
     def see(self, row: Mapping[str, float]) -> None:
-        """`row`: of one update, with the column policy_lag."""
+        """`row`: of one update, with the columns frames, policy_lag, entropy_loss and baseline_loss."""
+        self._frames = int(row["frames"])
         self._usual_lag += (row["policy_lag"] - self._usual_lag) / LAG_UPDATES
+        by_chance = self._entropy(row["entropy_loss"]) >= CHANCE * self._most_entropy
+        if not by_chance:
+            self._by_chance_since = None
+        elif self._by_chance_since is None:
+            self._by_chance_since = self._frames
+        error = self._value_error(row["baseline_loss"])
+        if self._clipped and error >= VALUE_ERROR:
+            if self._frames - self._last_error >= CALM_FRAMES:
+                self._error = self._frames, error
+            self._last_error = self._frames
+
+    def _entropy(self, loss: float) -> float:
+        """Of the policy, in nats; 0 where its loss has no weight, and so nothing can be told."""
+        weight = self._settings.entropy_cost * self._settings.unroll_length
+        return -loss / weight if weight else 0.0
+
+    def _value_error(self, loss: float) -> float:
+        """The root of the mean square of what the value was wrong by; 0 where its loss has no weight."""
+        weight = self._settings.baseline_cost * self._settings.unroll_length
+        return math.sqrt(2 * loss / weight) if weight else 0.0
 
     def warnings(self) -> Iterator[str]:
         """A line each."""
@@ -28,4 +61,15 @@ class StudentAlarms:
             yield (
                 f"rollouts come from weights more than {self._lag_bound:.0f} updates old: actors are too slow for the learner; "
                 "fewer --num_buffers or more --num_actor_processes help"
+            )
+        if self._by_chance_since is not None and self._frames - self._by_chance_since >= CHANCE_FRAMES:
+            yield (
+                f"the student has acted by chance for {CHANCE_FRAMES:,} frames (at least {CHANCE:.0%} of the most entropy): "
+                "what it earns is too little beside --entropy_cost; lower that, or raise the intrinsic reward's scale, if any"
+            )
+        if self._error:
+            frames, error = self._error
+            yield (
+                f"the student's value was wrong by {error:.0f} at frame {frames:,}, where a step's reward is 2 at most: it has "
+                "exploded, and the policy may not come back from that; try a lower --learning_rate or --max_grad_norm"
             )

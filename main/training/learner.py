@@ -111,7 +111,9 @@ class Learner:
         self._optimizer = make_optimizer(student.parameters(), learning_rate=settings.learning_rate)
         self._device = torch.device("cpu")
         self._differentiate = Captured(self._differentiate_loss)
-        self._alarms = StudentAlarms(settings, num_buffers=num_buffers)
+        self._alarms = StudentAlarms(
+            settings, num_actions=student.num_actions, num_buffers=num_buffers, clipped=reward_settings.clipped
+        )
 
     @property
     def columns(self) -> tuple[Column, ...]:

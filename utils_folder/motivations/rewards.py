@@ -44,6 +44,11 @@ class RewardSettings:
         """Intrinsic rewards have a value of their own."""
         return self.reward_mixing == APART
 
+    @property
+    def clipped(self) -> bool:
+        """A step's reward is at most 2, whatever is paid."""
+        return self.reward_mixing == PUBLISHED
+
     def intrinsic_discount(self, discounting: float) -> float:
         """That of intrinsic rewards, given that of the environment's."""
         return self.intrinsic_discounting if self.apart else discounting
