@@ -95,6 +95,31 @@ def test_both_losses_fall_on_what_is_seen_again(overrides):
         assert losses[-1][name] < 0.5 * losses[0][name], name
 
 
+@pytest.mark.parametrize("overrides, remedy", [(ICM, "--icm_beta"), (RIDE, "--ride_inverse_coef")], ids=["icm", "ride"])
+def test_phi_that_tells_nothing_of_actions_raises_an_alarm(overrides, remedy, monkeypatch):
+    monkeypatch.setattr("utils_folder.motivations.dynamics.CHANCE_FRAMES", 3 * T * B)
+    settings = learner_settings(**overrides, ride_learning_rate=0.0, icm_learning_rate=0.0)
+    motivation = make_motivation(settings, TASK)
+    last = motivation.networks[f"{motivation.learner}_inverse"].fc[2]
+    last.weight.data.zero_()
+
+    def told(updates, surer):
+        last.bias.data = torch.tensor([surer] + [0.0] * (TASK.num_actions - 1))  # of action 0, whatever the states are
+        for _ in range(updates):
+            batch = random_batch(TASK, settings)
+            batch["action"].zero_()
+            motivation.intrinsic_reward(batch)
+            motivation.learn(batch)
+        return list(motivation.warnings())
+
+    assert told(5, 0.1) == []  # 0.95 of the cross-entropy of a guess
+    assert told(2, 0.05) == []  # 0.98
+    (warning,) = told(1, 0.05)
+    assert "told nothing of actions" in warning and remedy in warning
+    assert told(1, 0.1) == []
+    assert told(2, 0.0) == []  # three in a row
+
+
 def test_flags():
     assert_bounds(
         Ride.groups, at_least_one=set(), any_number=set(),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,17 +20,26 @@ from utils_folder.motivations import transitions
 from utils_folder.motivations.base import Batch, Task
 from utils_folder.motivations.learned import Learned
 
+CHANCE = 0.97  # of the cross-entropy of an action that is guessed
+CHANCE_FRAMES = 1_000_000
+
 
 class Dynamics(Learned):
     """Learns phi, a forward model of phi(s') and an inverse model of the action, on whole transitions (s, a, s').
 
     A subclass' `intrinsic_reward` puts phi(s) and phi(s') of `encode` into the batch, where `forward_errors` and
-    `inverse_errors` find them.
+    `inverse_errors` find them, and reports the mean of the latter as LEARNER_inverse_loss.
+
+    Attributes:
+        more_of_actions: what makes phi tell more of actions, in a warning.
     Source: ICM (arXiv 1705.05363), section 2.2; RIDE (arXiv 2002.12292), section 3.
     """
 
+    more_of_actions: ClassVar[str]
+
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         super().__init__(settings, task, make_optimizer, ranks)
+        self._guess_loss, self._guessed_frames = math.log(task.num_actions), 0
         self.rollout_fields = transitions.fields(task)
         self.reads = (*transitions.READS, "action")
         self._phi, self._following = f"{self.learner}_phi", f"{self.learner}_following"
@@ -58,3 +71,17 @@ class Dynamics(Learned):
         phi, following, action = batch[self._phi], batch[self._following], batch["action"][1:]
         logits = self.networks[f"{self.learner}_inverse"](phi.flatten(0, 1), following.flatten(0, 1))
         return F.cross_entropy(logits, action.flatten(), reduction="none").view_as(action)
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        stats = super().learn(batch)
+        guessed = stats[f"{self.learner}_inverse_loss"] >= CHANCE * self._guess_loss
+        self._guessed_frames = self._guessed_frames + batch["action"][1:].numel() if guessed else 0
+        return stats
+
+    def warnings(self) -> Iterator[str]:
+        yield from super().warnings()
+        if self._guessed_frames >= CHANCE_FRAMES:
+            yield (
+                f"for {CHANCE_FRAMES:,} frames what {self.learner} learns of states has told nothing of actions: it may have "
+                f"shrunk to a point, and what it pays means nothing; {self.more_of_actions}"
+            )

@@ -41,6 +41,7 @@ class Icm(Dynamics):
         Column("icm_inverse_loss", "cross-entropy of the action, told from phi(s) and phi(s')"),
     )
     learner, rate_flag = "icm", "icm_learning_rate"
+    more_of_actions = "lower --icm_beta"
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         super().__init__(settings, task, make_optimizer, ranks)

@@ -50,6 +50,7 @@ class Ride(Dynamics):
     groups = (RideSettings,)
     columns = COLUMNS
     learner, rate_flag = "ride", "ride_learning_rate"
+    more_of_actions = "raise --ride_inverse_coef, or lower --ride_forward_coef"
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         super().__init__(settings, task, make_optimizer, ranks)
