@@ -203,9 +203,12 @@ def parse(argv: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
     return core.parse(core.make_parser(groups(), program("main.main"), DESCRIPTION), groups(), argv)
 
 
-def stored(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags among a checkpoint's, after a look at their types: it may come from anywhere. Raises: UsageError."""
-    return core.stored(groups(), values)
+def stored(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The flags among those of the checkpoint `path`, after a look at each: it may come from anywhere. Raises: UsageError."""
+    try:
+        return core.stored(groups(), values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; give another checkpoint, or use the program that wrote it") from None
 
 
 def make(values: Mapping[str, Any]) -> Settings:

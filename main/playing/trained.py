@@ -33,7 +33,7 @@ def load(settings: Settings, given: dict[str, Any]) -> Trained:
         state, weight_path = checkpoint.find(Path(settings[EvaluationSettings].weight_path))
     except checkpoint.CheckpointError as error:
         raise UsageError(f"--weight_path {error}") from None
-    stored = _stored(state)
+    stored = _stored(state, weight_path)
     if "env" not in given:
         settings_module.refuse_foreign_module(stored["env"], given, weight_path)
     settings = _with_its_own(settings.replace(weight_path=str(weight_path)), given, stored)
@@ -44,10 +44,10 @@ def load(settings: Settings, given: dict[str, Any]) -> Trained:
     return Trained(settings, state)
 
 
-def _stored(state: dict) -> dict[str, Any]:
-    """Every flag as the agent was trained with it."""
+def _stored(state: dict, path: Path) -> dict[str, Any]:
+    """Every flag as the agent in the checkpoint `path` was trained with it."""
     implied = {name: about.published for name, about in settings_module.flags().items() if about.published is not None}
-    known = settings_module.stored(state["flags"])
+    known = settings_module.stored(state["flags"], path)
     return {**settings_module.defaults(), **(implied if checkpoint.is_published(state) else {}), **known}
 
 

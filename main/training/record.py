@@ -221,7 +221,7 @@ class Record:
             now = time.monotonic()
             if now - self._told.get(what, -RETRY_SECONDS) >= RETRY_SECONDS:
                 self._told[what] = now
-                logger.warning(f"{what} failed ({error}); the run goes on and tries again")
+                logger.warning(f"{what} failed ({error}); it is tried again as long as the run lasts")
         else:
             if self._told and self._told.pop(what, None) is not None:
                 logger.info(f"{what} works again")

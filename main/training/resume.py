@@ -55,8 +55,9 @@ def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings,
         for part in checkpoint.parts(state):
             FORM("", state | part)
     except forms.EntryError as error:
-        raise UsageError(f"--resume: {path} cannot be gone on from: {error}; {_elsewhere(path)}") from None
-    stored = {**settings_module.defaults(), **settings_module.stored(state["flags"])}
+        other = checkpoint.in_place_of([path])
+        raise UsageError(f"--resume: {path} cannot be gone on from: {error}; {other}, or start a new run") from None
+    stored = {**settings_module.defaults(), **settings_module.stored(state["flags"], path)}
     settings_module.refuse_foreign_module(stored["env"], given, path)
     flags = settings_module.flags()
     if lost := [name for name in _begun_with(path.parent) if name in flags and name not in state["flags"]]:
@@ -87,13 +88,6 @@ def _checkpoint(place: Path, ranks: Alone) -> tuple[dict, Path]:
     if checkpoint.is_published(state):
         raise UsageError(f"--resume: {path} was written by the published code, which saved too little to go on")
     return state, path
-
-
-def _elsewhere(path: Path) -> str:
-    """What to do in place of going on from a checkpoint that holds too little, as those that are kept to play do."""
-    others = [other for other in run_folder.checkpoints(path.parent) if other != path]
-    others.sort(key=lambda other: other.name != run_folder.CHECKPOINT)
-    return f"give {others[0]}" if others else "no other checkpoint is beside it: start a new run"
 
 
 def _begun_with(run_dir: Path) -> dict[str, Any]:

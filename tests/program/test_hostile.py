@@ -411,7 +411,7 @@ def test_a_checkpoint_without_what_its_variant_goes_on_with(every_run, capfd):
     """Each key of its own in turn, those that playing can do without among them."""
     path = every_run / "model.tar"
     whole, state = path.read_bytes(), checkpoint.load(path)
-    settings = settings_module.make(settings_module.stored(state["flags"]))
+    settings = settings_module.make(settings_module.stored(state["flags"], path))
     motivation = recipe.Agent.make(settings, recipe.probe(settings)).motivation
     keys = [*motivation.state_dict(), *motivation.training_state_dict()]
     assert set(keys) <= state.keys()

@@ -102,7 +102,7 @@ def test_rows_that_cannot_be_written_are_told_of_once_and_it_goes_on(tmp_path, c
     for frames in (24, 48, 72):
         record.row({"frames": frames}, batch())
         record.scalars({})
-    failed = f"logging failed ({FULL}); the run goes on and tries again"
+    failed = f"logging failed ({FULL}); it is tried again as long as the run lasts"
     assert [entry.message for entry in caplog.records] == [failed], "what else has worked says nothing of the log"
     writer.full = False
     record.row({"frames": 96}, batch())
@@ -131,7 +131,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_each_time_and_tried_agai
     assert record.due(2000) and record.save({"frames": 2000}) is True and not record.due(2000)
     assert files.saved == [2000] and files.linked == ["milestone-000000002000.tar"]
     told = [entry.message for entry in caplog.records if entry.levelname == "WARNING"]
-    failure = f"writing a checkpoint failed ({FULL}); the run goes on and tries again"
+    failure = f"writing a checkpoint failed ({FULL}); it is tried again as long as the run lasts"
     assert told == [failure, failure]
     assert writer.calls == [("flush",)] * 3
 

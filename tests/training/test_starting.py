@@ -119,8 +119,8 @@ def test_a_run_goes_on_from_any_checkpoint_that_it_has_kept(kept, tmp_path, name
     ("name", "words"),
     [
         ("milestone-000000000077.tar", "no such file; there are milestone-000000000096.tar, milestone-000000000192.tar, model"),
-        ("damaged.tar", "damaged.tar: not a readable checkpoint"),
-        ("logs.csv", "logs.csv: not a readable checkpoint"),
+        ("damaged.tar", "damaged.tar: not a readable checkpoint (damaged, cut short, or not one at all); give {run}/model.tar"),
+        ("logs.csv", "logs.csv: not a readable checkpoint (damaged, cut short, or not one at all); give {run}/model.tar"),
         ("nothing", "nothing/model.tar: no such file; give the folder of a run"),
         ("../elsewhere.tar", "holds no run to resume"),
     ],
@@ -133,8 +133,17 @@ def test_what_is_no_checkpoint_of_the_run_is_refused(kept, tmp_path, name, words
     before = contents(tmp_path)
     assert entry.main(["--resume", str(run / name), "--total_frames", "480"]) == 2
     errors = capfd.readouterr().err
-    assert words in errors and "Traceback" not in errors and errors.count("error: ") == 1
+    assert words.format(run=run) in errors and "Traceback" not in errors and errors.count("error: ") == 1
     assert contents(tmp_path) == before
+
+
+def test_where_the_only_checkpoint_is_damaged_that_is_said(kept, tmp_path, capfd):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.tar").write_bytes((kept / "model.tar").read_bytes()[:1000])
+    shutil.copy(kept / "meta.json", tmp_path / "run")
+    for place in ("run", "run/model.tar"):
+        assert entry.main(["--resume", str(tmp_path / place)]) == 2
+        assert capfd.readouterr().err.endswith("not one at all); no other checkpoint is beside it\n")
 
 
 def test_where_the_newest_are_damaged_milestones_are_named(kept, tmp_path, capfd):
@@ -143,7 +152,7 @@ def test_where_the_newest_are_damaged_milestones_are_named(kept, tmp_path, capfd
     for path in run.glob("model*.tar"):
         path.write_bytes(b"")
     assert entry.main(["--resume", str(run)]) == 2
-    assert f"; or give a milestone: {run}/milestone-000000000192.tar" in capfd.readouterr().err
+    assert f"; give {run}/milestone-000000000192.tar" in capfd.readouterr().err
     assert entry.main(["--resume", str(run / "milestone-000000000192.tar")]) == 0
     assert rows(run) == rows(kept)
 

@@ -124,16 +124,27 @@ def find(place: Path) -> tuple[dict, Path]:
     if place.is_file() or (place.suffix == Path(run_folder.CHECKPOINT).suffix and not place.is_dir()):
         if not place.exists() and others:
             raise CheckpointError(f"{place}: no such file; there are {', '.join(path.name for path in others)}")
-        return load(place), place
+        try:
+            return load(place), place
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; {in_place_of([place])}" if place.is_file() else str(error)) from error
     try:
         run_dir = run_folder.meant(place)
     except FileNotFoundError as error:
         raise CheckpointError(str(error)) from None
+    newest = run_dir / run_folder.CHECKPOINT
     try:
-        return load_newest(run_dir / run_folder.CHECKPOINT)
+        return load_newest(newest)
     except CheckpointError as error:
-        milestones = [path for path in run_folder.checkpoints(run_dir) if path.name.startswith(run_folder.MILESTONE)]
-        raise CheckpointError(f"{error}{f'; or give a milestone: {milestones[-1]}' if milestones else ''}") from error
+        if not run_folder.checkpoints(run_dir):
+            raise
+        raise CheckpointError(f"{error}; {in_place_of([path for _, path in _in_order(newest)])}") from error
+
+
+def in_place_of(useless: Sequence[Path]) -> str:
+    """What to give in place of these checkpoints of one folder: the newest of those beside them."""
+    others = [path for path in run_folder.checkpoints(useless[0].parent) if path not in useless]
+    return f"give {others[-1]}" if others else "no other checkpoint is beside it"
 
 
 def load_newest(path: Path) -> tuple[dict, Path]:

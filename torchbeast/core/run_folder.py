@@ -150,7 +150,7 @@ def _new(path: Path) -> IO:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Everything there that is called as a checkpoint is: the newest, those kept before it, milestones."""
+    """Everything there that is called as a checkpoint is, by name: the newest one is the last."""
     return sorted(path for path in run_dir.glob("*") if IS_CHECKPOINT.fullmatch(path.name))
 
 

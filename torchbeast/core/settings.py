@@ -123,7 +123,10 @@ class Flag(NamedTuple):
         if value is not None and self.choices is not None and value not in self.choices:
             known = ", ".join(self.choices)
             raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}, which is none of {known}")
-        return self.given(value)
+        try:
+            return self.given(value)
+        except UsageError as error:
+            raise UsageError(f"the checkpoint's flag {self.name} is {forms.shown(value)}: {error}") from None
 
     def given(self, value: Any) -> Any:
         """The value that is meant. Raises: UsageError."""

@@ -31,6 +31,6 @@ def canonical_name(name: str) -> str:
     name = ALIASES.get(name, name)
     if name not in MOTIVATIONS:
         close = difflib.get_close_matches(name, MOTIVATIONS, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else ""
-        raise ValueError(f"unknown model {name!r}: choose from {', '.join(MOTIVATIONS)}. {hint}".strip())
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"unknown model {name!r}: choose from {', '.join(MOTIVATIONS)}{hint}")
     return name
