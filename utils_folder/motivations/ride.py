@@ -34,8 +34,8 @@ class RideSettings:
     example = "--model ride --ride_coef 0.02"
     needs = TRAINING
     ride_coef: float = flag(0.01, "scale of the reward for impact", at_least=0, agent=True)
-    ride_forward_coef: float = flag(10.0, "weight of the forward model's loss", at_least=0)
-    ride_inverse_coef: float = flag(0.1, "weight of the inverse model's loss", at_least=0)
+    ride_forward_coef: float = flag(1.0, "weight of the forward model's loss", at_least=0)
+    ride_inverse_coef: float = flag(10.0, "weight of the inverse model's loss", at_least=0)
     ride_learning_rate: float = flag(0.0001, "learning rate of RIDE's networks (RMSprop)", at_least=0)
 
 
@@ -44,7 +44,8 @@ class Ride(Dynamics):
 
     Loss: forward_coef ||phi_hat(s, a) - phi(s')||^2 - inverse_coef log p(a | phi(s), phi(s')), each summed over the T steps
     and averaged over the batch.
-    Source: RIDE (arXiv 2002.12292), section 3; weights and learning rate as in its published code.
+    Source: RIDE (arXiv 2002.12292), section 3; the learning rate is its published code's. Weights as there, 10 and 0.1, let phi
+    shrink to a point; these are about ICM's (arXiv 1705.05363, equation 7), whose models they are: 0.2 / 2 to 0.8.
     """
 
     groups = (RideSettings,)
