@@ -16,10 +16,10 @@ from main.analysis.log import Declared
 from main.analysis.table import Experiment, Outcome
 
 FEWEST = 5  # runs of each from which on they are compared: of 4 and 4 no test can give less than p = 0.03
-HEAD = ("experiment", "control", "success, all frames", "p", "success, in the end", "p")
+HEAD = ("experiment", "control", "success, all frames", "p", "success, in the end", "p", "falls a run", "p")
 SPLITS = 200_000  # more are not all looked at: of ten runs and ten there are 184,756
 DIGITS = 9  # of a difference that count: what is beyond is rounding, by which equal ones would differ
-FIGURES = ("area", "success")  # of an Outcome, in the order of HEAD
+FIGURES = ("area", "success", "falls")  # of an Outcome, in the order of HEAD
 
 
 class Difference(NamedTuple):

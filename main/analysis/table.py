@@ -320,7 +320,7 @@ def _cells(results: Sequence[Outcome]) -> list[str]:
 
 
 def figures(results: Sequence[Outcome], name: str) -> list[float]:
-    """Each run's success, mean_return or area; 0 where no episode ended."""
+    """Each run's success, mean_return, area or falls; 0 where no episode ended."""
     return [getattr(result, name) or 0.0 for result in results]
 
 

@@ -65,13 +65,14 @@ def test_a_row_is_compared_with_its_control_where_five_runs_of_each_are_finished
     (tmp_path / "table.ini").write_text(TABLE)
     for seed in range(1, 6):
         run(tmp_path / f"plain-{seed}", (0.0, 0.0, 0.5, 0.5))
-        run(tmp_path / f"other-{seed}", (0.0, 1.0, 1.0, 1.0))
+        run(tmp_path / f"other-{seed}", (1.0, 0.0, 1.0, 1.0))
         if seed < 5:
             run(tmp_path / f"short-{seed}", (1.0, 1.0, 1.0, 1.0))
     rows = table.read_table(tmp_path / "table.ini", command.check_run)
     assert [row.control for row in rows] == [None, "plain", "plain"]
     found = comparison.rows(rows, tmp_path, command.declared())
-    assert found == [["other", "plain", "+0.50 (+0.50 to +0.50)", "0.008", "+0.50 (+0.50 to +0.50)", "0.008"]]
+    half, one = "+0.50 (+0.50 to +0.50)", "+1.00 (+1.00 to +1.00)"
+    assert found == [["other", "plain", half, "0.008", half, "0.008", one, "0.008"]]
     assert table.log_rows(rows, tmp_path, command.declared())[1][:5] == [
         "other", "5", "1.00 (1.00 to 1.00)", "1.000 (1.000 to 1.000)", "0.75 (0.75 to 0.75)"
     ]  # fmt: skip
