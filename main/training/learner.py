@@ -284,7 +284,7 @@ def _losses(
 ) -> dict[str, Tensor]:
     """The parts of the student's loss, scalars in the order of APART_LOSSES, from its outputs in states 0..T.
 
-    Each value learns its own returns; the policy's advantage is the sum of theirs.
+    Each value learns its own returns; the policy's advantage is the sum of theirs, within `policy_clip`.
     Source: IMPALA (arXiv 1802.01561), section 4; of two streams RND (arXiv 1810.12894), section 2.3.
     """
     policy_logits, actions = outputs["policy_logits"][:-1], batch["action"][1:]
@@ -297,8 +297,11 @@ def _losses(
         returns = vtrace.from_log_probs(behaviour, log_probs, stream.discounts, stream.reward, values, bootstrap)
         advantages.append(returns.pg_advantages)
         value_losses.append(settings.baseline_cost * losses.baseline_loss(returns.vs, values))
+    advantage = sum(advantages)
+    if settings.policy_clip is not None:
+        advantage = losses.bounded_advantages(advantage, log_probs - behaviour, settings.policy_clip)
     return {
-        "pg_loss": losses.policy_gradient_loss(log_probs, sum(advantages)),
+        "pg_loss": losses.policy_gradient_loss(log_probs, advantage),
         "baseline_loss": value_losses[0],
         "entropy_loss": settings.entropy_cost * losses.entropy_loss(log_policy),
         **{f"{stream.value}_loss": loss for stream, loss in zip(streams[1:], value_losses[1:])},

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import tensor
 
-from torchbeast.core.losses import baseline_loss, entropy_loss, policy_gradient_loss
+from torchbeast.core.losses import baseline_loss, bounded_advantages, entropy_loss, policy_gradient_loss
 from torchbeast.core.vtrace import action_log_probs
 
 LOG_PROBS = [[-0.5, -1.0], [-2.0, -0.25], [-3.0, -1.5]]  # T=3, B=2
@@ -25,6 +25,29 @@ def test_policy_gradient_loss_and_gradient():
     loss.backward()
     assert torch.allclose(log_probs.grad, -tensor(ADVANTAGES) / 2)  # -advantage / B
     assert advantages.grad is None
+
+
+def test_advantages_end_where_an_action_has_become_likelier_or_rarer_by_epsilon():
+    advantages = tensor([[1.0, 1.0, -1.0, -1.0], [2.0, 2.0, -2.0, -2.0]], requires_grad=True)
+    ratios = tensor([[1.19, 1.21, 0.81, 0.79], [0.01, 50.0, 50.0, 0.01]], requires_grad=True)
+    bounded = bounded_advantages(advantages, ratios.log(), 0.2)
+    assert bounded.tolist() == [[1.0, 0.0, -1.0, 0.0], [2.0, 0.0, -2.0, 0.0]]
+    assert not bounded.requires_grad
+    wide = bounded_advantages(advantages, ratios.log(), 1.0)  # nothing has become rarer by more than all
+    assert wide.tolist() == [[1.0, 1.0, -1.0, -1.0], [2.0, 0.0, -2.0, -2.0]]
+
+
+def test_their_gradient_is_that_of_ppos_objective():
+    """Where weights are not cut by V-trace: A * r * grad log pi is the gradient of min(r A, clip(r, 1 - e, 1 + e) A)."""
+    torch.manual_seed(0)
+    behaviour, advantages = -torch.rand(40, 5), torch.randn(40, 5)
+    target = (behaviour + torch.randn(40, 5) * 0.3).requires_grad_()
+    ratios = (target - behaviour).exp()
+    objective = torch.minimum(ratios * advantages, ratios.clamp(0.8, 1.2) * advantages)
+    (expected,) = torch.autograd.grad(objective.sum(), target)
+    found = bounded_advantages(advantages, target - behaviour, 0.2) * ratios.detach()
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert 0.2 < (expected == 0).float().mean() < 0.8
 
 
 def test_baseline_loss_and_gradient():

@@ -92,6 +92,9 @@ class PlainStudentLearner:
         for t in range(T):
             for b in range(B):
                 advantage = advantages[t][b] + (advantages_i[t][b] if apart else 0.0)
+                ratio, epsilon = math.exp(log_rhos[t][b]), own.policy_clip
+                if epsilon is not None and ((advantage > 0 and ratio > 1 + epsilon) or (advantage < 0 and ratio < 1 - epsilon)):
+                    advantage = 0.0
                 pg = pg - policy[t, b, int(batch["action"][t + 1, b])] * advantage / B
                 baseline = baseline + own.baseline_cost * 0.5 * (targets[t][b] - values[t, b]) ** 2 / B
                 entropy = entropy + own.entropy_cost * (policy[t, b].exp() * policy[t, b]).sum() / B

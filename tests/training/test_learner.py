@@ -45,6 +45,8 @@ STUDENTS = {
     "two LSTM layers, no decay, momentum": {"use_lstm": True, "num_lstm_layers": 2, "total_frames": 10**9, "momentum": 0.5},
     "clipped gradient": {"baseline_cost": 300.0},
     "clipped at another norm": {"max_grad_norm": 0.3},
+    "policy within a bound": {"policy_clip": 0.3, "learning_rate": 0.002},
+    "policy within a wide bound, rewards apart": {"policy_clip": 1.5, "reward_mixing": "apart", "learning_rate": 0.002},
     "raw channels, no extrinsic rewards": {
         "disable_use_embedding": True, "learning_rate": 0.002, "no_extrinsic_rewards": True, "discounting": 0.9
     },

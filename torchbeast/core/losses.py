@@ -5,6 +5,7 @@ Source: IMPALA (arXiv 1802.01561), section 4.2; the average over the batch is To
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -24,6 +25,24 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
     Returns: float32 scalar.
     """
     return _over_time_and_batch(-log_probs * advantages.detach())
+
+
+def bounded_advantages(advantages: Tensor, log_ratios: Tensor, epsilon: float) -> Tensor:
+    """Advantages of those actions that may be pushed further their way, and 0 of the others.
+
+    With r = pi(a|x) / mu(a|x), PPO's objective min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) has no gradient where A > 0 and
+    r > 1 + epsilon, or A < 0 and r < 1 - epsilon.
+
+    Args:
+        advantages: float32 [T, B], A.
+        log_ratios: float32 [T, B], log r.
+        epsilon: above 0; from 1 on nothing is too rare.
+    Returns: float32 [T, B], without gradient.
+    Source: PPO (arXiv 1707.06347), equation 7; beside V-trace as in Sample Factory (arXiv 2006.11751).
+    """
+    advantages, ratios = advantages.detach(), log_ratios.detach().exp()
+    too_far = torch.where(advantages > 0, ratios > 1 + epsilon, ratios < 1 - epsilon)
+    return advantages.masked_fill(too_far, 0.0)
 
 
 def baseline_loss(targets: Tensor, values: Tensor) -> Tensor:

@@ -44,6 +44,10 @@ class LearningSettings:
     max_grad_norm: float = flag(
         40.0, "a gradient with a larger norm is scaled down to this norm (the student's, and those of the motivation)", above=0
     )
+    policy_clip: float | None = flag(
+        None, "PPO's epsilon: what was played is pushed no further once its probability has changed by more than this share of "
+        "what it was then (default: no bound)", above=0,
+    )  # fmt: skip
     alpha: float = flag(0.99, "RMSprop's smoothing constant", above=0, at_most=1)
     momentum: float = flag(0.0, "RMSprop's momentum", at_least=0)
     epsilon: float = flag(0.01, "RMSprop's epsilon", at_least=1e-30)  # float32 has few numbers below
