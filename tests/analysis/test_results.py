@@ -54,7 +54,8 @@ def test_results_are_there_and_small():
         name, seed = run.name.rsplit("-", 1)
         files = sorted(path.name for path in run.iterdir() if path.suffix in (".csv", ".json", ".tar"))
         assert files in (["logs.csv", "meta.json"], ["logs.csv", "meta.json", "model.tar"])
-        assert "model.tar" in files or name not in learned or int(seed) != ALL[name].seeds[0], "a learner plays"
+        plays = name in learned and (results[run.name].success or 0) >= 0.1 and ALL[name].frames >= 4e6
+        assert "model.tar" in files or not plays or int(seed) != ALL[name].seeds[0], "a learner plays"
         assert (run / "logs.csv").stat().st_size < 300_000, run
 
 
