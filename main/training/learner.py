@@ -93,6 +93,7 @@ class Learner:
         shared: SharedWeights,
         make_optimizer: OptimizerMaker,
         *,
+        num_actions: int,
         num_buffers: int,
         sight: Sight = FULL,
         ranks: Alone = ALONE,
@@ -112,7 +113,7 @@ class Learner:
         self._device = torch.device("cpu")
         self._differentiate = Captured(self._differentiate_loss)
         self._alarms = StudentAlarms(
-            settings, num_actions=student.num_actions, num_buffers=num_buffers, clipped=reward_settings.clipped
+            settings, num_actions=num_actions, num_buffers=num_buffers, clipped=reward_settings.clipped
         )
 
     @property

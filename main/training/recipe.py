@@ -126,6 +126,7 @@ class Agent(NamedTuple):
             self.student,
             self.shared,
             optimizer_maker(learning, total_frames=self.settings[RunSettings].total_frames, ranks=ranks),
+            num_actions=self.task.num_actions,
             num_buffers=spread(self.settings).buffers,
             sight=self.sight,
             ranks=ranks,

@@ -56,7 +56,7 @@ def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings,
             FORM("", state | part)
     except forms.EntryError as error:
         other = checkpoint.in_place_of([path])
-        raise UsageError(f"--resume: {path} cannot be gone on from: {error}; {other}, or start a new run") from None
+        raise UsageError(f"--resume: {path} cannot be gone on from: {error}; {other}") from None
     stored = {**settings_module.defaults(), **settings_module.stored(state["flags"], path)}
     settings_module.refuse_foreign_module(stored["env"], given, path)
     flags = settings_module.flags()

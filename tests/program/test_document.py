@@ -63,7 +63,7 @@ OTHER_BOUNDS = {  # (at_least, above, at_most)
     "discounting": (0, None, 1), "alpha": (None, 0, 1), "epsilon": (1e-30, None, None), "checkpoint_minutes": (None, 0, None),
     "num_threads": (1, None, 1000), "keep_checkpoints": (1, None, 1000), "num_input_frames": (1, None, 100),
     "evaluate_minutes": (None, 0, None), "video_minutes": (None, 0, None), "num_episodes": (1, None, 10**7),
-    "max_grad_norm": (None, 0, None), "intrinsic_discounting": (0, None, 1),
+    "max_grad_norm": (None, 0, None), "policy_clip": (None, 0, None), "intrinsic_discounting": (0, None, 1),
 }  # fmt: skip
 BOUNDED_BY_OTHERS = {"num_actor_processes", "num_buffers"}  # see tests/program/test_settings.py
 

@@ -143,7 +143,7 @@ def test_where_the_only_checkpoint_is_damaged_that_is_said(kept, tmp_path, capfd
     shutil.copy(kept / "meta.json", tmp_path / "run")
     for place in ("run", "run/model.tar"):
         assert entry.main(["--resume", str(tmp_path / place)]) == 2
-        assert capfd.readouterr().err.endswith("not one at all); no other checkpoint is beside it\n")
+        assert capfd.readouterr().err.endswith("not one at all); no other checkpoint is beside it: start a new run\n")
 
 
 def test_where_the_newest_are_damaged_milestones_are_named(kept, tmp_path, capfd):

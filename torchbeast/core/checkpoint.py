@@ -144,7 +144,7 @@ def find(place: Path) -> tuple[dict, Path]:
 def in_place_of(useless: Sequence[Path]) -> str:
     """What to give in place of these checkpoints of one folder: the newest of those beside them."""
     others = [path for path in run_folder.checkpoints(useless[0].parent) if path not in useless]
-    return f"give {others[-1]}" if others else "no other checkpoint is beside it"
+    return f"give {others[-1]}" if others else "no other checkpoint is beside it: start a new run"
 
 
 def load_newest(path: Path) -> tuple[dict, Path]:
