@@ -9,7 +9,7 @@ from torchbeast.core.optimizer import LearningSettings
 
 LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is judged
 LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
-CHANCE = 0.97  # of the most entropy that a policy can have: runs that earned too little kept it, none that learned for long
+CHANCE = 0.97  # of the most entropy that a policy can have: runs that earned too little kept it, hardly any that learned
 CHANCE_FRAMES = 1_000_000
 VALUE_ERROR = 20.0  # of a step, root mean square, where rewards are clipped: values that do not break stay below 6
 CALM_FRAMES = 100_000  # after so many without it, such an error is another one
