@@ -98,8 +98,8 @@ class Learner:
         sight: Sight = FULL,
         ranks: Alone = ALONE,
     ):
-        """`shared`: where the student's weights are published; `num_buffers`: rollouts between actors and this; `sight`: what
-        the student sees of states."""
+        """`shared`: where the student's weights are published; `num_actions`: A, of the task; `num_buffers`: rollouts between
+        actors and this; `sight`: what the student sees of states."""
         self._settings = settings
         self._reward_settings = reward_settings
         self.ranks = ranks
