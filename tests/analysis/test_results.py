@@ -55,6 +55,7 @@ def test_results_are_there_and_small():
         files = sorted(path.name for path in run.iterdir() if path.suffix in (".csv", ".json", ".tar"))
         assert files in (["logs.csv", "meta.json"], ["logs.csv", "meta.json", "model.tar"])
         plays = name in learned and (results[run.name].success or 0) >= 0.1 and ALL[name].frames >= 4e6
+        plays = plays and ALL[name].control is None  # a row that changes another one is told of by its log
         assert "model.tar" in files or not plays or int(seed) != ALL[name].seeds[0], "a learner plays"
         assert (run / "logs.csv").stat().st_size < 300_000, run
 
