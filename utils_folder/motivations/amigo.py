@@ -115,6 +115,22 @@ class TeacherSettings:
     as_published: bool = flag(
         False, "reproduce the two indexing slips of the published code", agent=True, published=True
     )
+    published_slips: str = flag(
+        "both",
+        "which of them: the student is told each goal a step late (late_goal), or the teacher looks at the mirrored cell "
+        "(mirrored_map)",
+        choices=("both", "late_goal", "mirrored_map"),
+        needs=("as_published",),
+        agent=True,
+    )
+
+    @property
+    def goal_is_late(self) -> bool:
+        return self.as_published and self.published_slips != "mirrored_map"
+
+    @property
+    def map_is_mirrored(self) -> bool:
+        return self.as_published and self.published_slips != "late_goal"
 
 
 def threshold_difficulty(settings: TeacherSettings) -> difficulties.Threshold:
@@ -165,7 +181,7 @@ def row_fields(task: Task, settings: TeacherSettings, num_goals: int) -> dict[st
 
 def rollout_fields(task: Task, settings: TeacherSettings, num_goals: int) -> dict[str, Field]:
     """Of what an actor says of a state, what this run's rollouts hold."""
-    unused = {"late_goal"} if not settings.as_published else set()
+    unused = {"late_goal"} if not settings.goal_is_late else set()
     unused |= {"restarted"} if not settings.restart_episode else set()
     return {name: field for name, field in row_fields(task, settings, num_goals).items() if name not in unused}
 
@@ -177,7 +193,7 @@ class AmigoActor(MotivationActor):
         reached[t]           g has been reached on arrival in state t
         goal_step[t]         steps since g was proposed
         goal[t], goal_frame[t], generator_logits[t]   in force when acting in state t, and what it was drawn from
-        late_goal[t]         goal[t-1], for --as_published
+        late_goal[t]         goal[t-1], for goal_is_late
         restarted[t]         that ended the episode, for --restart_episode
     """
 
@@ -291,7 +307,7 @@ class Amigo(Motivation):
         self.difficulty: Difficulty = self.make_difficulty(own)
         self._difficulty_known = True
         embedded = not settings[CellSettings].disable_use_embedding
-        self.teacher = Teacher(task.frame_shape, inner=own.inner, mirrored=own.as_published, use_embedding=embedded)
+        self.teacher = Teacher(task.frame_shape, inner=own.inner, mirrored=own.map_is_mirrored, use_embedding=embedded)
         self._shared = SharedWeights(self.teacher)
         self._optimizer = make_optimizer(self.teacher.parameters(), learning_rate=own.generator_learning_rate)
         self._reward_scale = {"negative": own.generator_reward_negative, "coef": own.generator_reward_coef}
@@ -317,7 +333,7 @@ class Amigo(Motivation):
         self.teacher.to(device)
 
     def student_goal(self, batch: Batch) -> Tensor:
-        return batch["late_goal" if self._settings.as_published else "goal"]
+        return batch["late_goal" if self._settings.goal_is_late else "goal"]
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
         scale = {"max_steps": self._task.max_steps, "coef": self._goal_rewards.intrinsic_reward_coef}

@@ -34,7 +34,7 @@ def plain_teacher(teacher: nn.Module, task: Task, settings: Settings) -> PlainTe
     plain = PlainTeacher(
         task.frame_shape,
         inner=own.inner,
-        mirrored=own.as_published,
+        mirrored=own.as_published and own.published_slips in ("both", "mirrored_map"),
         use_embedding=not settings[CellSettings].disable_use_embedding,
     )
     return plain_twin(teacher, plain)
