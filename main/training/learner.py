@@ -42,6 +42,8 @@ COLUMNS = (
     Column("episodes", "episodes that ended in this batch", "sum"),
     Column("grad_norm", "norm of the student's gradient before it is clipped at max_grad_norm"),
     Column("policy_lag", "how many updates old the weights were that this batch's rollouts began with (mean)"),
+    Column("policy_kl", "the divergence KL(played || present), in nats, of the policy before this update from the one that "
+           "played the batch: how far the updates between moved it (mean over steps)"),
 )  # fmt: skip
 APART_COLUMNS = (
     Column("intrinsic_baseline_loss", "the loss of the student's value of intrinsic rewards, times baseline_cost; part of "
@@ -171,15 +173,17 @@ class Learner:
         parts = self._differentiate({**inputs, **state, **about, "reward": reward, "intrinsic": intrinsic})
         norm = self._optimizer.apply(parts[0])
         found = numbers((*parts, intrinsic.mean(), norm))
-        return dict(zip((*(APART_LOSSES if own.apart else LOSSES), "mean_intrinsic_rewards", "grad_norm"), found))
+        names = (*(APART_LOSSES if own.apart else LOSSES), "policy_kl", "mean_intrinsic_rewards", "grad_norm")
+        return dict(zip(names, found, strict=True))
 
     def _differentiate_loss(self, told: dict[str, Tensor]) -> Tensor:
-        """LOSSES (or APART_LOSSES) of what the student sees, did and earned; then parameters have the first one's gradient."""
+        """LOSSES (or APART_LOSSES) of what the student did, and `policy_kl`; parameters then have the first one's gradient."""
         outputs, _ = self.student(told, _core_state(told))
         parts = _losses(self._settings, outputs, told, _streams(self._settings, self._reward_settings, told))
         total_loss = sum(parts.values())
         self._optimizer.differentiate(total_loss)
-        return torch.stack([total_loss, *parts.values()]).detach()
+        divergence = losses.policy_divergence(told["policy_logits"][1:], outputs["policy_logits"][:-1])
+        return torch.stack([total_loss, *parts.values(), divergence]).detach()
 
     def _inputs(self, seen: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """What the student sees in states 0..T, and the state of its memory before them."""

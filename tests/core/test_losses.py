@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import tensor
 
-from torchbeast.core.losses import baseline_loss, bounded_advantages, entropy_loss, policy_gradient_loss
+from torchbeast.core.losses import baseline_loss, bounded_advantages, entropy_loss, policy_divergence, policy_gradient_loss
 from torchbeast.core.vtrace import action_log_probs
 
 LOG_PROBS = [[-0.5, -1.0], [-2.0, -0.25], [-3.0, -1.5]]  # T=3, B=2
@@ -105,3 +105,11 @@ def test_other_ranks_are_refused():
         baseline_loss(torch.zeros(3, 2, 1), torch.zeros(3, 2, 1))
     with pytest.raises(ValueError):
         entropy_loss(torch.zeros(3, 7))
+
+
+def test_policy_divergence_is_that_from_the_policy_that_played():
+    played, present = tensor([[0.5, 0.5], [0.75, 0.25]]), tensor([[0.75, 0.25], [0.75, 0.25]])  # T=2, A=2
+    logits = [(p.log() + 3.0).unsqueeze(1).requires_grad_() for p in (played, present)]  # any constant may be added
+    found = policy_divergence(*logits)
+    assert found.item() == pytest.approx((0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)) / 2)
+    assert not found.requires_grad

@@ -88,9 +88,10 @@ class PlainStudentLearner:
         if apart:
             others = outputs["intrinsic_baseline"]
             targets_i, advantages_i = plain_vtrace(log_rhos, lasting, intrinsic, others[:-1].detach(), others[-1].detach())
-        pg = baseline = entropy = intrinsic_baseline = 0.0
+        pg = baseline = entropy = intrinsic_baseline = divergence = 0.0
         for t in range(T):
             for b in range(B):
+                divergence += float((behaviour[t + 1, b].exp() * (behaviour[t + 1, b] - policy[t, b])).sum()) / (T * B)
                 advantage = advantages[t][b] + (advantages_i[t][b] if apart else 0.0)
                 ratio, epsilon = math.exp(log_rhos[t][b]), own.policy_clip
                 if epsilon is not None and ((advantage > 0 and ratio > 1 + epsilon) or (advantage < 0 and ratio < 1 - epsilon)):
@@ -103,7 +104,8 @@ class PlainStudentLearner:
                     intrinsic_baseline = intrinsic_baseline + own.baseline_cost * 0.5 * error / B
         losses = {"pg_loss": pg, "baseline_loss": baseline, "entropy_loss": entropy}
         losses |= {"intrinsic_baseline_loss": intrinsic_baseline} if apart else {}
-        return {"total_loss": sum(losses.values())} | losses, sum(x > 0 for row in log_rhos for x in row)
+        found = {"total_loss": sum(losses.values())} | losses | {"policy_kl": divergence}
+        return found, sum(x > 0 for row in log_rhos for x in row)
 
     def reward(self, extrinsic: float, intrinsic: float) -> float:
         own = self.settings[RewardSettings]

@@ -18,7 +18,7 @@ from utils_folder.motivations import MOTIVATIONS
 YOUNGER = {"training_keys", "frames_per_update", "at_end", "truncated"}
 YOUNGER_FLAGS = {
     "student_network", "env_args", "bootstrap_time_limit", "evaluate_minutes", "video_minutes", "max_grad_norm", "also",
-    "reward_mixing", "intrinsic_discounting", "policy_clip", "published_slips",
+    "reward_mixing", "intrinsic_discounting", "policy_clip",
 }  # fmt: skip
 
 

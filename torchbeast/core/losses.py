@@ -45,6 +45,19 @@ def bounded_advantages(advantages: Tensor, log_ratios: Tensor, epsilon: float) -
     return advantages.masked_fill(too_far, 0.0)
 
 
+@torch.no_grad()
+def policy_divergence(behaviour_logits: Tensor, policy_logits: Tensor) -> Tensor:
+    """The mean over steps of KL(mu || pi) = sum_a mu(a|x) (log mu(a|x) - log pi(a|x)).
+
+    Args:
+        behaviour_logits: float32 [T, B, A], of mu, which played.
+        policy_logits: float32 [T, B, A], of pi.
+    Returns: float32 scalar, in nats, without gradient.
+    """
+    log_mu, log_pi = behaviour_logits.log_softmax(dim=-1), policy_logits.log_softmax(dim=-1)
+    return (log_mu.exp() * (log_mu - log_pi)).sum(dim=-1).mean()
+
+
 def baseline_loss(targets: Tensor, values: Tensor) -> Tensor:
     """0.5 sum_t mean_b (target - V(x))^2.
 
