@@ -117,8 +117,8 @@ class TeacherSettings:
     )
     published_slips: str = flag(
         "both",
-        "which of them: the student is told each goal a step late (late_goal), or the teacher looks at the mirrored cell "
-        "(mirrored_map)",
+        "which of these slips: the student is told each goal a step late (late_goal), or the teacher looks at the mirrored "
+        "cell (mirrored_map)",
         choices=("both", "late_goal", "mirrored_map"),
         needs=("as_published",),
         agent=True,
@@ -193,7 +193,7 @@ class AmigoActor(MotivationActor):
         reached[t]           g has been reached on arrival in state t
         goal_step[t]         steps since g was proposed
         goal[t], goal_frame[t], generator_logits[t]   in force when acting in state t, and what it was drawn from
-        late_goal[t]         goal[t-1], for goal_is_late
+        late_goal[t]         goal[t-1], where the student is told goals late
         restarted[t]         that ended the episode, for --restart_episode
     """
 
