@@ -49,7 +49,7 @@ def test_nothing_but_what_networks_read_is_uploaded_and_nobody_waits_for_their_l
     monkeypatch.setattr(type(learner._optimizer), "apply", lambda self, loss: torch.zeros((), device=META))
     intrinsic = learner.motivation.intrinsic_reward(batch | {name: seen[name] for name in learner.motivation.reads})
     learner._update_student(seen, sent(intrinsic, META))
-    assert intrinsic.is_meta == bool(learner.motivation.reads) and waited == [True] * (7 if student == "rewards apart" else 6)
+    assert intrinsic.is_meta == bool(learner.motivation.reads) and waited == [True] * (8 if student == "rewards apart" else 7)
     without = {name.split(".")[0] for name, p in learner.student.named_parameters() if p.grad is None}
     assert without <= {"embed_goal", "embed_agent_loc"}  # which no forward pass uses
 
