@@ -179,10 +179,9 @@ class Learner:
     def _differentiate_loss(self, told: dict[str, Tensor]) -> Tensor:
         """LOSSES (or APART_LOSSES) of what the student did, and `policy_kl`; parameters then have the first one's gradient."""
         outputs, _ = self.student(told, _core_state(told))
-        parts = _losses(self._settings, outputs, told, _streams(self._settings, self._reward_settings, told))
+        parts, divergence = _losses(self._settings, outputs, told, _streams(self._settings, self._reward_settings, told))
         total_loss = sum(parts.values())
         self._optimizer.differentiate(total_loss)
-        divergence = losses.policy_divergence(told["policy_logits"][1:], outputs["policy_logits"][:-1])
         return torch.stack([total_loss, *parts.values(), divergence]).detach()
 
     def _inputs(self, seen: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
@@ -286,8 +285,8 @@ def _streams(settings: LearningSettings, reward_settings: RewardSettings, told: 
 
 def _losses(
     settings: LearningSettings, outputs: dict[str, Tensor], batch: dict[str, Tensor], streams: Sequence[Stream]
-) -> dict[str, Tensor]:
-    """The parts of the student's loss, scalars in the order of APART_LOSSES, from its outputs in states 0..T.
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The parts of the student's loss in the order of APART_LOSSES, from its outputs in states 0..T, and `policy_kl`: scalars.
 
     Each value learns its own returns; the policy's advantage is the sum of theirs, within `policy_clip`.
     Source: IMPALA (arXiv 1802.01561), section 4; of two streams RND (arXiv 1810.12894), section 2.3.
@@ -295,7 +294,8 @@ def _losses(
     policy_logits, actions = outputs["policy_logits"][:-1], batch["action"][1:]
     log_policy = policy_logits.log_softmax(dim=-1)
     log_probs = vtrace.chosen(log_policy, actions)
-    behaviour = vtrace.action_log_probs(batch["policy_logits"][1:], actions)
+    log_behaviour = batch["policy_logits"][1:].log_softmax(dim=-1)
+    behaviour = vtrace.chosen(log_behaviour, actions)
     advantages, value_losses = [], []
     for stream in streams:
         values, bootstrap = outputs[stream.value][:-1], outputs[stream.value][-1]
@@ -305,12 +305,13 @@ def _losses(
     advantage = sum(advantages)
     if settings.policy_clip is not None:
         advantage = losses.bounded_advantages(advantage, log_probs - behaviour, settings.policy_clip)
-    return {
+    parts = {
         "pg_loss": losses.policy_gradient_loss(log_probs, advantage),
         "baseline_loss": value_losses[0],
         "entropy_loss": settings.entropy_cost * losses.entropy_loss(log_policy),
         **{f"{stream.value}_loss": loss for stream, loss in zip(streams[1:], value_losses[1:])},
     }
+    return parts, losses.policy_divergence(log_behaviour, log_policy)
 
 
 def _episodes(returns: Sequence[float]) -> dict[str, float]:

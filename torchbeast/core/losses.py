@@ -46,16 +46,15 @@ def bounded_advantages(advantages: Tensor, log_ratios: Tensor, epsilon: float) -
 
 
 @torch.no_grad()
-def policy_divergence(behaviour_logits: Tensor, policy_logits: Tensor) -> Tensor:
+def policy_divergence(log_behaviour: Tensor, log_policy: Tensor) -> Tensor:
     """The mean over steps of KL(mu || pi) = sum_a mu(a|x) (log mu(a|x) - log pi(a|x)).
 
     Args:
-        behaviour_logits: float32 [T, B, A], of mu, which played.
-        policy_logits: float32 [T, B, A], of pi.
+        log_behaviour: float32 [T, B, A], log softmax of the logits of mu, which played.
+        log_policy: float32 [T, B, A], the same of pi.
     Returns: float32 scalar, in nats, without gradient.
     """
-    log_mu, log_pi = behaviour_logits.log_softmax(dim=-1), policy_logits.log_softmax(dim=-1)
-    return (log_mu.exp() * (log_mu - log_pi)).sum(dim=-1).mean()
+    return (log_behaviour.exp() * (log_behaviour - log_policy)).sum(dim=-1).mean()
 
 
 def baseline_loss(targets: Tensor, values: Tensor) -> Tensor:
