@@ -48,16 +48,21 @@ def test_results_are_there_and_small():
     assert RUNS
     shipped = [path for path in RESULTS.rglob("*") if not path.name.startswith("curriculum.")]  # which .gitignore has
     assert sum(path.stat().st_size for path in shipped) < 40e6
-    results = {run.name: table.of_run(ALL[run.name.rsplit("-", 1)[0]], run, command.declared()) for run in RUNS}
-    learned = {name.rsplit("-", 1)[0] for name, result in results.items() if result.reached_at is not None}
+    ends, agents = {}, set()  # a task, a motivation and its view: how runs of a row end, and of which there are weights
     for run in RUNS:
-        name, seed = run.name.rsplit("-", 1)
+        name, _ = run.name.rsplit("-", 1)
         files = sorted(path.name for path in run.iterdir() if path.suffix in (".csv", ".json", ".tar"))
         assert files in (["logs.csv", "meta.json"], ["logs.csv", "meta.json", "model.tar"])
-        plays = name in learned and (results[run.name].success or 0) >= 0.1 and ALL[name].frames >= 4e6
-        plays = plays and ALL[name].control is None  # a row that changes another one is told of by its log
-        assert "model.tar" in files or not plays or int(seed) != ALL[name].seeds[0], "a learner plays"
+        flags = json.loads((run / "meta.json").read_text())["args"]
+        kind = (ALL[name].env, flags["model"], flags.get("student_view") or "full")
+        success = table.of_run(ALL[name], run, command.declared()).success
+        if ALL[name].frames >= 4e6:
+            ends.setdefault(kind, {}).setdefault(name, []).append(success)
+        if "model.tar" in files and success >= 0.1:
+            agents.add(kind)
         assert (run / "logs.csv").stat().st_size < 300_000, run
+    learned = {kind for kind, rows in ends.items() if max(map(np.mean, rows.values())) >= 0.5}
+    assert len(learned) > 5 and learned <= agents, "what learns a task plays it"
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
