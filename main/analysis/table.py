@@ -17,11 +17,10 @@ from main.analysis.keep import thinned
 from main.analysis.log import Declared, Log, NoRows, means, read_log, read_meta
 from torchbeast.core import run_folder
 from torchbeast.core.settings import UsageError, positive_whole_number, whole_number
+from torchbeast.core.success import ROUNDING, Falls
 
 WINDOW = 1_000_000  # frames over which success and return are meant, where a row does not say `window_frames`
-FALL_FROM, FALL_TO, FALL_WITHIN = 0.9, 0.3, 1_000_000  # success rates of two rows, and how many frames they may be apart
 FALL_EPISODES = 3  # in a row that counts: the rate of fewer is hardly one
-ROUNDING = 1e-9  # by which a rate, a mean of means, may miss one that it is equal to
 COLUMNS = ("episodes", "success_rate", "mean_episode_return")
 REQUIRED = ("env", "flags", "frames", "seeds", "reach", "published")
 OPTIONAL = ("window_frames", "control")
@@ -65,8 +64,8 @@ class Outcome(NamedTuple):
         success, mean_return: over the frames of the last window; None where no episode ended in it.
         area: success over all frames, which is the area under its curve; None where no episode ended.
         reached_at: frames at which the success rate over a window first was the row's; None if it never was.
-        falls: how often the success rate of rows fell from FALL_FROM or more to FALL_TO or less within FALL_WITHIN frames.
-        recoveries: how often it rose to FALL_FROM again.
+        falls: how often the success rate of rows fell, as `Falls` counts.
+        recoveries: how often it came back.
         hours: of training.
     """
 
@@ -219,15 +218,15 @@ def outcome(folder: Path, reach: float, declared: Declared, window: int = WINDOW
     there = np.isfinite(success) & (log.frames >= window)
     frames, rates = log.frames[there], success[there]
     reached = np.flatnonzero(rates >= reach - ROUNDING)
-    falls, recoveries = _falls(log)
+    falls = _falls(log)
     return Outcome(
         frames=int(log.frames[-1]),
         success=_number(success[-1]),
         mean_return=_number(returns[-1]),
         area=_number(means(log.columns["success_rate"], log.spans("success_rate"), lambda rows: rows.sum(keepdims=True))[0]),
         reached_at=int(frames[reached[0]]) if len(reached) else None,
-        falls=falls,
-        recoveries=recoveries,
+        falls=falls.count,
+        recoveries=falls.recoveries,
         hours=hours,
     )
 
@@ -248,19 +247,13 @@ def _recent(log: Log, name: str, window: int) -> np.ndarray:
     return means(log.columns[name], log.spans(name), add)
 
 
-def _falls(log: Log) -> tuple[int, int]:
-    """How often rows of enough episodes fall from FALL_FROM or more to FALL_TO or less within FALL_WITHIN, and come back."""
+def _falls(log: Log) -> Falls:
+    """Of the rows of enough episodes."""
+    falls = Falls()
     rates = np.where(log.columns["episodes"] >= FALL_EPISODES, log.columns["success_rate"], np.nan)
-    falls = recoveries = 0
-    high = -np.inf  # frames of the last row at FALL_FROM or more since the last fall
     for frames, rate in zip(log.frames, rates):
-        if rate >= FALL_FROM - ROUNDING:
-            recoveries += falls > recoveries
-            high = frames
-        elif rate <= FALL_TO + ROUNDING and frames - high <= FALL_WITHIN:
-            falls += 1
-            high = -np.inf
-    return falls, recoveries
+        falls.see(frames, rate)
+    return falls
 
 
 def _number(value: float) -> float | None:

@@ -17,6 +17,7 @@ from main.training.lockstep import Lockstep
 from main.training.record import Record
 from torchbeast.core.file_writer import OUTCOMES
 from torchbeast.core.ranks import Alone
+from torchbeast.core.success import success_rate
 
 logger = logging.getLogger("amigo")
 
@@ -85,13 +86,13 @@ class Progress:
         returns = list(self._learner.recent_returns)  # at once: the learner's thread goes on adding to it
         if not returns:
             return ""
-        success = sum(r > 0 for r in returns) / len(returns)
-        return f"return {sum(returns) / len(returns):.3f} success {success:.2f} (last {len(returns)} episodes)"
+        mean = sum(returns) / len(returns)
+        return f"return {mean:.3f} success {success_rate(returns):.2f} (last {len(returns)} episodes)"
 
     def outcome(self) -> dict[str, float]:
         """The success rate over the last episodes, for TensorBoard's table of runs; {} without an episode."""
         returns = list(self._learner.recent_returns)
-        return dict.fromkeys(OUTCOMES, sum(r > 0 for r in returns) / len(returns)) if returns else {}
+        return dict.fromkeys(OUTCOMES, success_rate(returns)) if returns else {}
 
     def update(self) -> None:
         """Called often; shows something only every so often."""

@@ -20,6 +20,7 @@ from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.rollouts import CORE_STATE
+from torchbeast.core.success import RECENT_EPISODES, success_rate
 from torchbeast.core.upload import Captured, numbers, sent, to_device
 from torchbeast.core.weights import SharedWeights
 from utils_folder.motivations import rewards
@@ -53,7 +54,6 @@ LOSSES = ("total_loss", "pg_loss", "baseline_loss", "entropy_loss")
 APART_LOSSES = (*LOSSES, "intrinsic_baseline_loss")
 STUDENT = "student_"  # before the name of what the student sees
 READS = ("reward", "done", "action", "policy_logits")
-RECENT_EPISODES = 100
 PLAIN = {  # numbers in a learner's part of a checkpoint, and what they can be
     "frames": forms.whole(),
     "weights_version": forms.whole(multiple_of=2),  # odd: somebody writes them, which readers wait for
@@ -321,7 +321,7 @@ def _episodes(returns: Sequence[float]) -> dict[str, float]:
     return {
         "episodes": len(returns),
         "mean_episode_return": sum(returns) / len(returns),
-        "success_rate": sum(r > 0 for r in returns) / len(returns),
+        "success_rate": success_rate(returns),
     }
 
 
