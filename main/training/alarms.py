@@ -1,11 +1,12 @@
-"""Alarms: what a user should know of a student that learns nothing, or not from what it does now, or whose value broke."""
+"""Alarms: what a user should know of a student that learns nothing, or not from what it does now, or that broke."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from torchbeast.core.optimizer import LearningSettings
+from torchbeast.core.success import FALL_FROM, FALL_TO, RECENT_EPISODES, Falls, success_rate
 
 LAG_UPDATES = 100  # over how many updates policy lag is averaged before it is judged
 LAG_FACTOR = 2  # policy lag, in what is usual when every rollout waits for its turn, from which it is worth a warning
@@ -29,9 +30,12 @@ class StudentAlarms:
         self._clipped = clipped
         self._last_error = -math.inf  # when it was last as large as that
         self._error: tuple[int, float] | None = None  # the first of the last ones: when, and what
+        self._falls = Falls()
+        self._fallen_at: int | None = None  # the last time
 
-    def see(self, row: Mapping[str, float]) -> None:
-        """`row`: of one update, with the columns frames, policy_lag, entropy_loss and baseline_loss."""
+    def see(self, row: Mapping[str, float], recent_returns: Collection[float]) -> None:
+        """`row`: of one update, with the columns frames, policy_lag, entropy_loss and baseline_loss; `recent_returns`: of the
+        last episodes, of which RECENT_EPISODES are needed to tell a fall."""
         self._frames = int(row["frames"])
         self._usual_lag += (row["policy_lag"] - self._usual_lag) / LAG_UPDATES
         by_chance = self._entropy(row["entropy_loss"]) >= CHANCE * self._most_entropy
@@ -44,6 +48,8 @@ class StudentAlarms:
             if self._frames - self._last_error >= CALM_FRAMES:
                 self._error = self._frames, error
             self._last_error = self._frames
+        if len(recent_returns) >= RECENT_EPISODES and self._falls.see(self._frames, success_rate(recent_returns)):
+            self._fallen_at = self._frames
 
     def _entropy(self, loss: float) -> float:
         """Of the policy, in nats; 0 where its loss has no weight, and so nothing can be told."""
@@ -72,4 +78,10 @@ class StudentAlarms:
             yield (
                 f"the student's value was wrong by {error:.0f} at frame {frames:,}, where a step's reward is 2 at most: it has "
                 "exploded, and the policy may not come back from that; try a lower --learning_rate or --max_grad_norm"
+            )
+        if self._fallen_at is not None:
+            bound = "" if self._settings.policy_clip else "--policy_clip .2 or "
+            yield (
+                f"the student fell at frame {self._fallen_at:,}: it solved {FALL_FROM:.0%} of {RECENT_EPISODES} episodes, "
+                f"and {FALL_TO:.0%} or less of the last; it may come back; {bound}a lower --learning_rate makes that rarer"
             )

@@ -157,7 +157,7 @@ class Learner:
         returns = batch["episode_return"][1:][batch["done"][1:]].tolist()
         self.recent_returns.extend(returns)
         row = {"frames": self.frames, "policy_lag": lag} | stats | _episodes(returns)
-        self._alarms.see(row)
+        self._alarms.see(row, self.recent_returns)
         return row | self.motivation.learn(told)
 
     def _update_student(self, seen: dict[str, Tensor], intrinsic: Tensor) -> dict[str, float]:
