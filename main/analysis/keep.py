@@ -14,7 +14,7 @@ from torchbeast.core import checkpoint, forms, run_folder
 from torchbeast.core.settings import UsageError
 
 ROWS, FEWEST_ROWS, ROW_FRAMES = 1000, 200, 10_000  # at most, and of a short run one for so many frames, but not fewer
-DIGITS = 5
+DIGITS = 4
 OF_RUN = ("training_keys", "source", "other_ranks")  # what the run, not its learner, adds to a checkpoint
 STARTED = forms.record({"command": forms.some(forms.text), "args": forms.mapping}, exact=False)  # each start in meta.json
 BEFORE = ("optimizer_state_dict", "scheduler_state_dict", "recent_returns")  # how training keys end, where they are not listed

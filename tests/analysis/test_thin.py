@@ -56,7 +56,7 @@ def test_it_is_what_is_kept_of_a_run(run_dir, tmp_path):
     written = read_log(tmp_path / "a.csv", declared).columns
     assert written.keys() == columns.keys()
     for name, values in columns.items():
-        np.testing.assert_allclose(written[name], values, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(written[name], values, rtol=6e-4, err_msg=name)  # of four digits
 
 
 @pytest.mark.parametrize("frames, rows", [(1e5, 200), (2e6, 200), (4e6, 400), (4.009e6, 400), (1e7, 1000), (3e7, 1000)])
