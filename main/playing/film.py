@@ -10,6 +10,7 @@ import torch
 
 from main.playing.trained import Trained
 from main.training.actor import Actor
+from torchbeast.core.success import solved
 from utils_folder import video
 from utils_folder.minigrid import carried_name
 from utils_folder.minigrid.view import OUT_OF_VIEW
@@ -77,7 +78,7 @@ def _arrive(motivation: Motivation, row: dict, following: dict, before: Arrival)
 
 
 def _outcome(arrival: Arrival, truncated: bool) -> tuple[str, video.Colour]:
-    if arrival.total > 0:  # what the success rate counts
+    if solved(arrival.total):
         return "task solved", video.GOOD
     return "time is up" if truncated else "episode over", video.BAD
 

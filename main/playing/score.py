@@ -13,6 +13,7 @@ from main.settings import EvaluationSettings, RunSettings
 from main.training import recipe
 from main.training.actor import Actor
 from torchbeast.core.settings import Settings, UsageError
+from torchbeast.core.success import solved, success_rate
 
 CONFIDENCE = 0.95
 
@@ -61,11 +62,11 @@ def summarise(episodes: Episodes, *, max_steps: int, reward_range: tuple[float, 
     They end where what is possible ends: at 1 step and `max_steps`, and for a return at those of `reward_range` that no
     episode was beyond (MiniGrid pays once in an episode; a task that pays more often has no such bounds).
     """
-    solved = int((episodes.returns > 0).sum())
-    rate = stats.binomtest(solved, len(episodes.returns)).proportion_ci(CONFIDENCE, method="wilson")
+    successes = sum(map(solved, episodes.returns))
+    rate = stats.binomtest(successes, len(episodes.returns)).proportion_ci(CONFIDENCE, method="wilson")
     return {
         "episodes": len(episodes.returns),
-        "success_rate": solved / len(episodes.returns),
+        "success_rate": success_rate(episodes.returns),
         "success_rate_interval": [float(rate.low), float(rate.high)],
         **_mean("return", episodes.returns, *reward_range),
         **_mean("steps", episodes.steps, 1, max_steps),

@@ -10,9 +10,14 @@ FALL_FROM, FALL_TO, FALL_FRAMES = 0.9, 0.3, 1_000_000  # two success rates, and 
 ROUNDING = 1e-9  # by which a rate, a mean of means, may miss one that it is equal to
 
 
+def solved(episode_return: float) -> bool:
+    """Whether an episode with this return solved its task: it is for that that tasks pay."""
+    return bool(episode_return > 0)
+
+
 def success_rate(returns: Collection[float]) -> float:
-    """The share of solved episodes among some with these returns: a task that is solved pays. At least one."""
-    return sum(value > 0 for value in returns) / len(returns)
+    """The share of solved episodes among some with these returns, of at least one."""
+    return sum(map(solved, returns)) / len(returns)
 
 
 class Falls:
