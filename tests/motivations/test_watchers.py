@@ -176,20 +176,20 @@ def test_a_transition_ends_in_the_last_state_of_its_episode():
     settings = learner_settings()
     batch = random_batch(TASK, settings) | {LAST + name: random_batch(TASK, settings)[name] for name in transitions.STATE}
     batch["done"][1, 0], batch["done"][2, 0] = True, False
-    before, after = transitions.before(batch), transitions.after(batch)
+    before, after = transitions.States(TASK).before(batch), transitions.States(TASK).after(batch)
     for name in transitions.STATE:
         for t in range(T):
             for b in range(B):
                 source = LAST + name if batch["done"][t + 1, b] else name
                 assert torch.equal(before[name][t, b], batch[name][t, b])
                 assert torch.equal(after[name][t, b], batch[source][t + 1, b])
-    assert {name: field.shape for name, field in transitions.fields(TASK).items()} == {
+    assert {name: field.shape for name, field in transitions.States(TASK).transition_fields.items()} == {
         LAST + "frame": TASK.frame_shape, LAST + "carried_obj": (), LAST + "carried_col": (),
     }  # fmt: skip
 
 
 def test_of_states_is_what_is_computed_of_each_by_itself():
-    states = transitions.before(random_batch(TASK, learner_settings(unroll_length=60, batch_size=4)))
+    states = transitions.States(TASK).before(random_batch(TASK, learner_settings(unroll_length=60, batch_size=4)))
     states = {name: values[[0, 1, 2] * 20] for name, values in states.items()}  # 12 distinct ones of 240
     calls = []
 

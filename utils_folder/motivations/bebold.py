@@ -16,11 +16,10 @@ from torchbeast.core.optimizer import METHODS, LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import TRAINING, Settings, flag
 from torchbeast.core.upload import numbers
-from utils_folder.minigrid.view import VIEW_FIELDS, VIEW_SHAPE
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Shown, Task
 from utils_folder.motivations.learned import Learned
-from utils_folder.motivations.transitions import STATE, of_states
+from utils_folder.motivations.transitions import FULL, VIEWS, States, of_states
 from utils_folder.motivations.watchers import EpisodicCounts
 
 COLUMNS = (
@@ -42,9 +41,9 @@ class NoveltySettings:
         1.0, "weight of the novelty of the state that is left (NovelD: 0.5)", at_least=0, agent=True
     )
     novelty_view: str = flag(
-        "full",
+        FULL,
         "what novelty is judged by: the full grid, or the 7x7 cells before the agent (partial; so NovelD)",
-        choices=("full", "partial"),
+        choices=VIEWS,
         agent=True,
     )
     novelty_output: str = flag(
@@ -71,18 +70,17 @@ class BeBold(Learned):
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         own = self._settings = settings[NoveltySettings]
-        self._partial = own.novelty_view == "partial"
+        self._states = States(task, own.novelty_view)
         self._frame_shape = task.frame_shape
         super().__init__(settings, task, make_optimizer, ranks)
-        self.rollout_fields = EpisodicCounts.VISITS | ({"view": VIEW_FIELDS["view"]} if self._partial else {})
-        self.reads = (*STATE, *self.rollout_fields)
+        self.rollout_fields = EpisodicCounts.VISITS | self._states.fields
+        self.reads = (*EpisodicCounts.VISITS, *self._states.reads)
         self._networks_known = True
 
     def make_networks(self, settings: Settings, task: Task) -> dict[str, nn.Module]:
-        shape = VIEW_SHAPE if self._partial else task.frame_shape
         embedded = not settings[CellSettings].disable_use_embedding
         target, predictor = (
-            RandomNetwork(shape, use_embedding=embedded, output=self._settings.novelty_output) for _ in range(2)
+            RandomNetwork(self._states.shape, use_embedding=embedded, output=self._settings.novelty_output) for _ in range(2)
         )
         return {"target": target.requires_grad_(False), "predictor": predictor}
 
@@ -96,7 +94,7 @@ class BeBold(Learned):
 
     def novelty(self, batch: Batch) -> Tensor:
         """N(s_t), float32 [T+1, B], with gradient for the predictor."""
-        return of_states(self._distance, batch | {"frame": batch["view"]} if self._partial else batch)
+        return of_states(self._distance, self._states.visited(batch))
 
     def _distance(self, states: Batch) -> Tensor:
         """N(s) of states [N, ...], float32 [N]."""

@@ -16,9 +16,9 @@ from models.novelty import SIZE, RandomNetwork
 from torchbeast.core.optimizer import OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import Settings
-from utils_folder.motivations import transitions
 from utils_folder.motivations.base import Batch, Task
 from utils_folder.motivations.learned import Learned
+from utils_folder.motivations.transitions import STATE, States, of_states
 
 CHANCE = 0.97  # of the cross-entropy of an action that is guessed
 CHANCE_FRAMES = 1_000_000
@@ -38,25 +38,26 @@ class Dynamics(Learned):
     more_of_actions: ClassVar[str]
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
+        self._states = States(task)
         super().__init__(settings, task, make_optimizer, ranks)
         self._guess_loss, self._guessed_frames = math.log(task.num_actions), 0
-        self.rollout_fields = transitions.fields(task)
-        self.reads = (*transitions.READS, "action")
+        self.rollout_fields = self._states.transition_fields
+        self.reads = (*self._states.transition_reads, "action")
         self._phi, self._following = f"{self.learner}_phi", f"{self.learner}_following"
 
     def make_networks(self, settings: Settings, task: Task) -> dict[str, nn.Module]:
         embedded = not settings[CellSettings].disable_use_embedding
         return {
-            f"{self.learner}_encoder": RandomNetwork(task.frame_shape, use_embedding=embedded, output="linear"),
+            f"{self.learner}_encoder": RandomNetwork(self._states.shape, use_embedding=embedded, output="linear"),
             f"{self.learner}_forward": ForwardModel(SIZE, task.num_actions),
             f"{self.learner}_inverse": InverseModel(SIZE, task.num_actions),
         }
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """phi(s) and phi(s') of the steps 1..T, float32 [T, B, D] each, with gradient; puts them into the batch."""
-        before, after = transitions.before(batch), transitions.after(batch)
-        states = {name: torch.cat([before[name], after[name]], dim=1) for name in transitions.STATE}
-        phi = transitions.of_states(self.networks[f"{self.learner}_encoder"], states)
+        before, after = self._states.before(batch), self._states.after(batch)
+        states = {name: torch.cat([before[name], after[name]], dim=1) for name in STATE}
+        phi = of_states(self.networks[f"{self.learner}_encoder"], states)
         batch[self._phi], batch[self._following] = phi.chunk(2, dim=1)
         return batch[self._phi], batch[self._following]
 

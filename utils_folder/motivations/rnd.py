@@ -19,10 +19,10 @@ from torchbeast.core.moments import Moments
 from torchbeast.core.optimizer import LearningSettings, OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import TRAINING, Settings, flag
-from utils_folder.motivations import transitions
 from utils_folder.motivations.base import Batch, Task
 from utils_folder.motivations.learned import Learned
 from utils_folder.motivations.rewards import RewardSettings
+from utils_folder.motivations.transitions import States, of_states
 from utils_folder.motivations.watchers import Streams
 
 MOST_STREAMS = 100_000  # environments of which sums are carried on; of older ones they are forgotten
@@ -59,12 +59,13 @@ class Rnd(Learned):
     waiting_keys = (RETURNS,)
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
+        self._states = States(task)
         super().__init__(settings, task, make_optimizer, ranks)
         self._coef = settings[RndSettings].rnd_coef
         self.statistics["rnd_moments"] = self._moments = Moments(ranks)
         self._returns = DiscountedSums(_discount(settings))
-        self.rollout_fields = transitions.fields(task) | Streams.FIELDS
-        self.reads = transitions.READS
+        self.rollout_fields = self._states.transition_fields | Streams.FIELDS
+        self.reads = self._states.transition_reads
 
     @classmethod
     def problems(cls, settings: Settings, width: int, height: int) -> list[str]:
@@ -75,7 +76,7 @@ class Rnd(Learned):
 
     def make_networks(self, settings: Settings, task: Task) -> dict[str, nn.Module]:
         options = {"use_embedding": not settings[CellSettings].disable_use_embedding, "output": "linear"}
-        target, predictor = (RandomNetwork(task.frame_shape, **options) for _ in range(2))
+        target, predictor = (RandomNetwork(self._states.shape, **options) for _ in range(2))
         return {"rnd_target": target.requires_grad_(False), "rnd_predictor": predictor}
 
     def optimizing(self, settings: Settings) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class Rnd(Learned):
         return (self.networks["rnd_predictor"](states) - self.networks["rnd_target"](states)).square().mean(-1)
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
-        batch["rnd_error"] = transitions.of_states(self._error, transitions.after(batch))
+        batch["rnd_error"] = of_states(self._error, self._states.after(batch))
         deviation = self._moments.std  # unknown before the first update: nothing is paid then
         return self._coef * batch["rnd_error"].detach() / deviation if deviation else torch.zeros_like(batch["rnd_error"])
 

@@ -1,4 +1,4 @@
-"""Transitions (s, a, s') of rollouts, whole ones: where an episode ends, s' is its last state, not the next one's first."""
+"""States as motivations judge them, and transitions (s, a, s'): where an episode ends, s' is its last state."""
 
 from __future__ import annotations
 
@@ -12,34 +12,51 @@ from models.grid import COLOURS, are_cells
 from torchbeast.core.environment import LAST
 from torchbeast.core.rollouts import Field
 from utils_folder.minigrid import CARRIED_FIELDS
+from utils_folder.minigrid.view import VIEW_FIELDS
 from utils_folder.motivations.base import Batch, Task
 
+FULL, PARTIAL = VIEWS = ("full", "partial")
 STATE = ("frame", *CARRIED_FIELDS)  # what tells a state from others
-READS = ("done", *STATE, *(LAST + name for name in STATE))  # of a batch, by `before` and `after`
 
 
-def fields(task: Task) -> dict[str, Field]:
-    """What a rollout must hold for `after`."""
-    return {LAST + "frame": Field(task.frame_shape, "uint8", fits=are_cells)} | {
-        LAST + name: field for name, field in CARRIED_FIELDS.items()
-    }
+class States:
+    """The states of a batch by the names of STATE; `frame` is the full grid, or the 7x7 cells before the agent (PARTIAL).
 
-
-def before(batch: Batch) -> Batch:
-    """The states 0..T-1 that were acted in, [T, B, ...] by name; the action taken there is batch["action"][1:]."""
-    return {name: batch[name][:-1] for name in STATE}
-
-
-def after(batch: Batch) -> Batch:
-    """The states that the steps 1..T led to, [T, B, ...] by name.
-
-    Whether that was the episode's end by its task, or by the time limit, batch["done"][1:] and batch["truncated"][1:] tell.
+    Attributes:
+        shape: of a frame: (W, H, 3k), or (7, 7, 3).
+        fields, transition_fields: what a rollout must hold besides for all methods but `after`, and for `after` too.
+        reads, transition_reads: what these read of a batch.
     """
-    done = batch["done"][1:]
-    return {
-        name: torch.where(done.view(*done.shape, *[1] * (batch[name].dim() - 2)), batch[LAST + name][1:], batch[name][1:])
-        for name in STATE
-    }
+
+    def __init__(self, task: Task, view: str = FULL):
+        partial = view == PARTIAL
+        frame = VIEW_FIELDS["view"] if partial else Field(task.frame_shape, "uint8", fits=are_cells)
+        seen = {"view" if partial else "frame": frame} | CARRIED_FIELDS
+        self.shape = frame.shape
+        self.fields = {"view": frame} if partial else {}
+        last = {LAST + name: field for name, field in seen.items()}
+        self.transition_fields = self.fields | last
+        self.reads = tuple(seen)
+        self.transition_reads = ("done", *self.reads, *last)
+
+    def visited(self, batch: Batch) -> Batch:
+        """The states 0..T, [T+1, B, ...] by name; where an episode has ended, the first one of the next."""
+        return {name: batch[field] for name, field in zip(STATE, self.reads)}
+
+    def before(self, batch: Batch) -> Batch:
+        """The states 0..T-1 that were acted in, [T, B, ...] by name; the action taken there is batch["action"][1:]."""
+        return {name: values[:-1] for name, values in self.visited(batch).items()}
+
+    def after(self, batch: Batch) -> Batch:
+        """The states that the steps 1..T led to, [T, B, ...] by name.
+
+        Whether that was the episode's end by its task, or by the time limit, batch["done"][1:] and batch["truncated"][1:] tell.
+        """
+        done = batch["done"][1:]
+        return {
+            name: torch.where(done.view(*done.shape, *[1] * (values.dim() - 2)), batch[LAST + field][1:], values[1:])
+            for field, (name, values) in zip(self.reads, self.visited(batch).items())
+        }
 
 
 def of_states(compute: Callable[[Batch], Tensor], states: Batch) -> Tensor:
