@@ -48,7 +48,8 @@ def compared(overrides, reward_of, loss_of):
     for t in range(1, T + 1):
         for b in range(B):
             forward, inverse, impact = plain_errors(plain, batch, t, b)
-            n = int(batch["arrivals"][t, b]) if "arrivals" in batch else None
+            counted = [name for name in batch if name.endswith("arrivals")]
+            n = int(batch[counted[0]][t, b]) if counted else None
             assert reward[t - 1, b].item() == pytest.approx(reward_of(forward.item(), impact, n), rel=1e-3), (t, b)
             forwards.append(forward)
             inverses.append(inverse)
@@ -57,10 +58,11 @@ def compared(overrides, reward_of, loss_of):
     return stats, [sum(map(float, values)) / (T * B) for values in (forwards, inverses)]
 
 
-def test_icm_is_the_twin():
+@pytest.mark.parametrize("view", ["full", "partial"])
+def test_icm_is_the_twin(view):
     """r = eta / 2 ||phi_hat(s') - phi(s')||^2; L = (1 - beta) L_I + beta L_F, with L_F = 1/2 ||...||^2."""
     stats, (forward, inverse) = compared(
-        ICM,
+        ICM | {"icm_view": view},
         lambda forward, impact, n: 0.3 / 2 * forward,
         lambda forwards, inverses: (0.65 * sum(inverses) + 0.35 * sum(forwards) / 2) / (T * B),
     )
@@ -69,10 +71,11 @@ def test_icm_is_the_twin():
     }  # fmt: skip
 
 
-def test_ride_is_the_twin():
+@pytest.mark.parametrize("view", ["full", "partial"])
+def test_ride_is_the_twin(view):
     """r = ||phi(s') - phi(s)|| / sqrt(N_ep(s')); the loss is summed over the steps and averaged over the batch."""
     stats, (forward, inverse) = compared(
-        RIDE,
+        RIDE | {"ride_view": view},
         lambda forward, impact, n: 0.4 * impact / math.sqrt(n),
         lambda forwards, inverses: (3 * sum(forwards) + 0.7 * sum(inverses)) / B,
     )
@@ -130,4 +133,4 @@ def test_flags():
         at_most={"icm_beta": 1},
     )  # fmt: skip
     agent = [name for name, about in flags_of((*Ride.groups, *Icm.groups)).items() if about.agent]
-    assert agent == ["ride_coef", "icm_coef"]
+    assert agent == ["ride_coef", "ride_view", "icm_coef", "icm_view"]

@@ -22,9 +22,10 @@ def _seed():
     torch.manual_seed(0)
 
 
-def test_the_error_and_the_loss_are_the_twins():
+@pytest.mark.parametrize("view", ["full", "partial"])
+def test_the_error_and_the_loss_are_the_twins(view):
     """e(s') = mean over the features of (predictor - target)^2, s' the last state where an episode ends; L its mean."""
-    settings = learner_settings(model="rnd", rnd_coef=0.3)
+    settings = learner_settings(model="rnd", rnd_coef=0.3, rnd_view=view)
     motivation = make_motivation(settings, TASK)
     plain, batch = plain_networks(motivation, TASK), random_batch(TASK, settings)
     mine = dict(batch)
@@ -125,4 +126,4 @@ def test_sums_are_saved_and_refused_where_they_are_none():
 
 def test_flags():
     assert_bounds(Rnd.groups, at_least_one=set(), not_negative={"rnd_coef", "rnd_learning_rate"}, any_number=set())
-    assert [name for name, about in flags_of(Rnd.groups).items() if about.agent] == ["rnd_coef"]
+    assert [name for name, about in flags_of(Rnd.groups).items() if about.agent] == ["rnd_coef", "rnd_view"]

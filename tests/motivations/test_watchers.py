@@ -23,25 +23,27 @@ from utils_folder.motivations.watchers import EpisodicCounts, Streams, Watchers
 SETTINGS = make_settings(env="MiniGrid-LavaGapS5-v0", env_args='{"max_steps": 9}')
 
 
+@pytest.mark.parametrize("seen", ["frame", "view"])
 @pytest.mark.parametrize("engine", ["compiled", "gym"])
-def test_arrivals_are_of_the_episode_that_the_step_was_made_in(engine):
-    environment = make_environments(SETTINGS.replace(engine=engine), [1, 2, 3])
-    counts = EpisodicCounts(3, environment.frame_shape, arrivals=True)
+def test_arrivals_are_of_the_episode_that_the_step_was_made_in(engine, seen):
+    environment = make_environments(SETTINGS.replace(engine=engine), [1, 2, 3], views=seen == "view")
+    shape = (7, 7, 3) if seen == "view" else environment.frame_shape
+    counts = EpisodicCounts(3, shape, arrivals=seen)
     environment.keep_last(counts.last_fields)
     random, visited, ends, again = np.random.default_rng(0), [[], [], []], 0, 0
     out = environment.initial()
     counts.observe(out, environment)
     for t in range(150):
         for e in range(3):
-            visited[e] += [out["frame"][e].copy()]  # of this state's episode, this state included
+            visited[e] += [out[seen][e].copy()]  # of this state's episode, this state included
         if t == 70:  # saved and loaded in the middle of episodes
-            state, counts = counts.state_dict(), EpisodicCounts(3, environment.frame_shape, arrivals=True)
+            state, counts = counts.state_dict(), EpisodicCounts(3, shape, arrivals=seen)
             counts.load_state_dict(state)
         out = environment.step(random.integers(7, size=3))
         (arrivals,) = counts.observe(out, environment).values()
         for e in range(3):
             done = out["done"][e]
-            arrived = out[LAST + "frame" if done else "frame"][e]
+            arrived = out[LAST + seen if done else seen][e]
             assert arrivals[e] == 1 + sum(np.array_equal(frame, arrived) for frame in visited[e])
             ends, again = ends + done, again + (done and arrivals[e] > 1)
             visited[e] = [] if done else visited[e]
@@ -94,7 +96,7 @@ GAMES = {
 }
 
 
-@pytest.mark.parametrize("arrivals", [False, True])
+@pytest.mark.parametrize("arrivals", [None, "frame"])
 @pytest.mark.parametrize("hashed", ["well", "badly"])
 @pytest.mark.parametrize("game", GAMES)
 def test_counts_are_those_of_a_dictionary_for_each_environment(game, hashed, arrivals, monkeypatch):
@@ -154,17 +156,18 @@ def test_streams_tell_what_goes_on_from_what():
 
 
 def test_several_watchers_are_one():
-    environment = make_environments(SETTINGS, [1, 2])
+    environment = make_environments(SETTINGS, [1, 2], views=True)
 
     def make():
-        visits, arrivals = (EpisodicCounts(2, environment.frame_shape, arrivals=arrivals) for arrivals in (False, True))
-        return Watchers(visits, Streams(2, torch.Generator().manual_seed(1)), arrivals)
+        shapes = {None: environment.frame_shape, "frame": environment.frame_shape, "view": (7, 7, 3)}
+        counts = [EpisodicCounts(2, shape, arrivals=arrivals) for arrivals, shape in shapes.items()]
+        return Watchers(*counts, Streams(2, torch.Generator().manual_seed(1)))
 
     watchers, other = make(), make()
-    assert watchers.last_fields == ("frame",)
+    assert watchers.last_fields == ("frame", "view")
     environment.keep_last(watchers.last_fields)
     row = watchers.observe(environment.initial(), environment)
-    assert set(row) == {"visits", "arrivals", "stream_id", "stream_clock"}
+    assert set(row) == {"visits", "arrivals", "view_arrivals", "stream_id", "stream_clock"}
     other.load_state_dict(watchers.state_dict())
     assert_same_tree(other.state_dict(), watchers.state_dict())
     for wrong in ({"more": 1}, {"counts": None}):
@@ -172,24 +175,26 @@ def test_several_watchers_are_one():
             other.load_state_dict({**watchers.state_dict(), **wrong})
 
 
-def test_a_transition_ends_in_the_last_state_of_its_episode():
-    settings = learner_settings()
-    batch = random_batch(TASK, settings) | {LAST + name: random_batch(TASK, settings)[name] for name in transitions.STATE}
+@pytest.mark.parametrize("view", ["full", "partial"])
+def test_a_transition_ends_in_the_last_state_of_its_episode(view):
+    settings, states = learner_settings(student_view=view), transitions.States(TASK, view)
+    batch = random_batch(TASK, settings) | {LAST + name: random_batch(TASK, settings)[name] for name in states.reads}
     batch["done"][1, 0], batch["done"][2, 0] = True, False
-    before, after = transitions.States(TASK).before(batch), transitions.States(TASK).after(batch)
-    for name in transitions.STATE:
+    before, after = states.before(batch), states.after(batch)
+    frame, shape = ("view", (7, 7, 3)) if view == "partial" else ("frame", TASK.frame_shape)
+    for name, field in zip(("frame", "carried_obj", "carried_col"), (frame, "carried_obj", "carried_col"), strict=True):
         for t in range(T):
             for b in range(B):
-                source = LAST + name if batch["done"][t + 1, b] else name
-                assert torch.equal(before[name][t, b], batch[name][t, b])
+                source = LAST + field if batch["done"][t + 1, b] else field
+                assert torch.equal(before[name][t, b], batch[field][t, b])
                 assert torch.equal(after[name][t, b], batch[source][t + 1, b])
-    assert {name: field.shape for name, field in transitions.States(TASK).transition_fields.items()} == {
-        LAST + "frame": TASK.frame_shape, LAST + "carried_obj": (), LAST + "carried_col": (),
-    }  # fmt: skip
+    wanted = {LAST + frame: shape, LAST + "carried_obj": (), LAST + "carried_col": ()}
+    wanted |= {"view": shape} if view == "partial" else {}
+    assert {name: field.shape for name, field in states.transition_fields.items()} == wanted
 
 
 def test_of_states_is_what_is_computed_of_each_by_itself():
-    states = transitions.States(TASK).before(random_batch(TASK, learner_settings(unroll_length=60, batch_size=4)))
+    states = transitions.States(TASK, "full").before(random_batch(TASK, learner_settings(unroll_length=60, batch_size=4)))
     states = {name: values[[0, 1, 2] * 20] for name, values in states.items()}  # 12 distinct ones of 240
     calls = []
 

@@ -22,7 +22,7 @@ from utils_folder.minigrid.engine import COMPILED
 from utils_folder.minigrid.gym import GYM
 from utils_folder.minigrid.minigrid3 import MINIGRID3
 from utils_folder.minigrid.names import Survey, UnknownEnvironment, canonical_args, close_to, module_of, task_name
-from utils_folder.minigrid.view import VIEW_SHAPE, Views
+from utils_folder.minigrid.view import FULL, PARTIAL, VIEW_SHAPE, VIEWS, Views
 
 __all__ = [
     "CARRIED_FIELDS",
@@ -89,9 +89,9 @@ class EnvironmentSettings:
     env_seed: int = flag(1, "seed of that level", at_least=0, needs=("fix_seed",))
     num_input_frames: int = flag(1, "frames stacked into one observation", at_least=1, at_most=100, agent=True)
     student_view: str = flag(
-        "full",
+        FULL,
         "what the student sees: the full grid, or the 7x7 cells before the agent (partial)",
-        choices=("full", "partial"),
+        choices=VIEWS,
         agent=True,
     )
 
@@ -107,7 +107,7 @@ class EnvironmentSettings:
     @property
     def student_is_partial(self) -> bool:
         """Whether the student sees the partial view, view.py's, in place of the frame."""
-        return self.student_view == "partial"
+        return self.student_view == PARTIAL
 
     def student_shape(self, frame_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Of what the student sees as its frame, where the environments' frames have this one."""

@@ -17,6 +17,7 @@ from utils_folder.minigrid.base import CARRIED_FIELDS
 from utils_folder.minigrid.levels import AGENT, DOOR, EMPTY, GREY, OPEN, STEP_X, STEP_Y, WALL
 from utils_folder.minigrid.names import PARTIAL_VIEW
 
+FULL, PARTIAL = VIEWS = ("full", "partial")  # of a state: the whole grid, or what is before the agent
 VIEW_SIZE, _ = PARTIAL_VIEW
 VIEW_SHAPE = (VIEW_SIZE, VIEW_SIZE, 3)
 OUT_OF_VIEW = VIEW_SIZE * VIEW_SIZE  # in place of a cell of the view

@@ -19,7 +19,7 @@ from torchbeast.core.upload import numbers
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Shown, Task
 from utils_folder.motivations.learned import Learned
-from utils_folder.motivations.transitions import FULL, VIEWS, States, of_states
+from utils_folder.motivations.transitions import States, of_states, view_flag
 from utils_folder.motivations.watchers import EpisodicCounts
 
 COLUMNS = (
@@ -40,12 +40,7 @@ class NoveltySettings:
     novelty_scale: float = flag(
         1.0, "weight of the novelty of the state that is left (NovelD: 0.5)", at_least=0, agent=True
     )
-    novelty_view: str = flag(
-        FULL,
-        "what novelty is judged by: the full grid, or the 7x7 cells before the agent (partial; so NovelD)",
-        choices=VIEWS,
-        agent=True,
-    )
+    novelty_view: str = view_flag("novelty is judged", "; so NovelD")
     novelty_output: str = flag(
         "relu",
         "how target and predictor end: relu, as published, which keeps known states novel, or linear (so RND)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Iterator
 from typing import ClassVar
@@ -32,30 +33,35 @@ class Dynamics(Learned):
 
     Attributes:
         more_of_actions: what makes phi tell more of actions, in a warning.
+        states: as phi is made of them.
     Source: ICM (arXiv 1705.05363), section 2.2; RIDE (arXiv 2002.12292), section 3.
     """
 
     more_of_actions: ClassVar[str]
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
-        self._states = States(task)
+        self.states = States(task, self.view(settings))
         super().__init__(settings, task, make_optimizer, ranks)
         self._guess_loss, self._guessed_frames = math.log(task.num_actions), 0
-        self.rollout_fields = self._states.transition_fields
-        self.reads = (*self._states.transition_reads, "action")
+        self.rollout_fields = self.states.transition_fields
+        self.reads = (*self.states.transition_reads, "action")
         self._phi, self._following = f"{self.learner}_phi", f"{self.learner}_following"
+
+    @abc.abstractmethod
+    def view(self, settings: Settings) -> str:
+        """By which phi is made: its own view_flag."""
 
     def make_networks(self, settings: Settings, task: Task) -> dict[str, nn.Module]:
         embedded = not settings[CellSettings].disable_use_embedding
         return {
-            f"{self.learner}_encoder": RandomNetwork(self._states.shape, use_embedding=embedded, output="linear"),
+            f"{self.learner}_encoder": RandomNetwork(self.states.shape, use_embedding=embedded, output="linear"),
             f"{self.learner}_forward": ForwardModel(SIZE, task.num_actions),
             f"{self.learner}_inverse": InverseModel(SIZE, task.num_actions),
         }
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """phi(s) and phi(s') of the steps 1..T, float32 [T, B, D] each, with gradient; puts them into the batch."""
-        before, after = self._states.before(batch), self._states.after(batch)
+        before, after = self.states.before(batch), self.states.after(batch)
         states = {name: torch.cat([before[name], after[name]], dim=1) for name in STATE}
         phi = of_states(self.networks[f"{self.learner}_encoder"], states)
         batch[self._phi], batch[self._following] = phi.chunk(2, dim=1)

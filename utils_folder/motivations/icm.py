@@ -14,6 +14,7 @@ from torchbeast.core.settings import TRAINING, Settings, flag
 from torchbeast.core.upload import numbers
 from utils_folder.motivations.base import Batch, Task
 from utils_folder.motivations.dynamics import Dynamics
+from utils_folder.motivations.transitions import view_flag
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class IcmSettings:
     example = "--model icm --icm_coef 0.01"
     needs = TRAINING
     icm_coef: float = flag(0.001, "eta, the scale of the reward for what was not foretold", at_least=0, agent=True)
+    icm_view: str = view_flag("surprise is judged")
     icm_beta: float = flag(0.2, "weight of the forward model's loss; the inverse model's has 1 less it", at_least=0, at_most=1)
     icm_learning_rate: float = flag(0.001, "learning rate of ICM's networks (Adam)", at_least=0)
 
@@ -46,6 +48,9 @@ class Icm(Dynamics):
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         super().__init__(settings, task, make_optimizer, ranks)
         self._settings = settings[IcmSettings]
+
+    def view(self, settings: Settings) -> str:
+        return settings[IcmSettings].icm_view
 
     def optimizing(self, settings: Settings) -> dict[str, Any]:
         return {"learning_rate": settings[IcmSettings].icm_learning_rate, "method": "adam"}

@@ -17,6 +17,7 @@ from torchbeast.core.upload import numbers
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Shown, Task
 from utils_folder.motivations.dynamics import Dynamics
+from utils_folder.motivations.transitions import view_flag
 from utils_folder.motivations.watchers import EpisodicCounts
 
 COLUMNS = (
@@ -34,6 +35,7 @@ class RideSettings:
     example = "--model ride --ride_coef 0.02"
     needs = TRAINING
     ride_coef: float = flag(0.01, "scale of the reward for impact", at_least=0, agent=True)
+    ride_view: str = view_flag("impact is judged and visits are counted")
     ride_forward_coef: float = flag(1.0, "weight of the forward model's loss", at_least=0)
     ride_inverse_coef: float = flag(10.0, "weight of the inverse model's loss", at_least=0)
     ride_learning_rate: float = flag(0.0001, "learning rate of RIDE's networks (RMSprop)", at_least=0)
@@ -56,20 +58,23 @@ class Ride(Dynamics):
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
         super().__init__(settings, task, make_optimizer, ranks)
         self._settings = settings[RideSettings]
-        self._frame_shape = task.frame_shape
-        self.rollout_fields |= EpisodicCounts.ARRIVALS
-        self.reads += tuple(EpisodicCounts.ARRIVALS)
+        (self._arrivals,) = counted = EpisodicCounts.arrivals(self.states.frame)
+        self.rollout_fields |= counted
+        self.reads += tuple(counted)
+
+    def view(self, settings: Settings) -> str:
+        return settings[RideSettings].ride_view
 
     def optimizing(self, settings: Settings) -> dict[str, Any]:
         return {"learning_rate": settings[RideSettings].ride_learning_rate}
 
     def actor(self, num_envs: int, generator: torch.Generator) -> EpisodicCounts:
-        return EpisodicCounts(num_envs, self._frame_shape, arrivals=True)
+        return EpisodicCounts(num_envs, self.states.shape, arrivals=self.states.frame)
 
     def intrinsic_reward(self, batch: Batch) -> Tensor:
         phi, following = (values.detach() for values in self.encode(batch))
         batch["ride_impacts"] = torch.linalg.vector_norm(following - phi, dim=-1)
-        return self._settings.ride_coef * batch["ride_impacts"] * rewards.rarity(batch["arrivals"][1:])
+        return self._settings.ride_coef * batch["ride_impacts"] * rewards.rarity(batch[self._arrivals][1:])
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         own, steps = self._settings, len(batch["ride_impacts"])
@@ -79,4 +84,4 @@ class Ride(Dynamics):
         return loss, dict(zip([column.name for column in COLUMNS], means))
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
-        return Shown(notes=(("visits of this state", str(row["arrivals"][0])),))
+        return Shown(notes=(("visits of this state", str(row[self._arrivals][0])),))

@@ -22,7 +22,7 @@ from torchbeast.core.settings import TRAINING, Settings, flag
 from utils_folder.motivations.base import Batch, Task
 from utils_folder.motivations.learned import Learned
 from utils_folder.motivations.rewards import RewardSettings
-from utils_folder.motivations.transitions import States, of_states
+from utils_folder.motivations.transitions import States, of_states, view_flag
 from utils_folder.motivations.watchers import Streams
 
 MOST_STREAMS = 100_000  # environments of which sums are carried on; of older ones they are forgotten
@@ -39,6 +39,7 @@ class RndSettings:
     example = "--model rnd --rnd_coef 0.2"
     needs = TRAINING
     rnd_coef: float = flag(0.1, "scale of the reward for novel states", at_least=0, agent=True)
+    rnd_view: str = view_flag("RND's novelty is judged")
     rnd_learning_rate: float = flag(0.0001, "the predictor's learning rate (Adam)", at_least=0)
 
 
@@ -59,7 +60,7 @@ class Rnd(Learned):
     waiting_keys = (RETURNS,)
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
-        self._states = States(task)
+        self._states = States(task, settings[RndSettings].rnd_view)
         super().__init__(settings, task, make_optimizer, ranks)
         self._coef = settings[RndSettings].rnd_coef
         self.statistics["rnd_moments"] = self._moments = Moments(ranks)

@@ -11,29 +11,36 @@ from models.distinct import over_distinct
 from models.grid import COLOURS, are_cells
 from torchbeast.core.environment import LAST
 from torchbeast.core.rollouts import Field
+from torchbeast.core.settings import flag
 from utils_folder.minigrid import CARRIED_FIELDS
-from utils_folder.minigrid.view import VIEW_FIELDS
+from utils_folder.minigrid.view import FULL, PARTIAL, VIEW_FIELDS, VIEWS
 from utils_folder.motivations.base import Batch, Task
 
-FULL, PARTIAL = VIEWS = ("full", "partial")
 STATE = ("frame", *CARRIED_FIELDS)  # what tells a state from others
+
+
+def view_flag(judged: str, more: str = "") -> str:
+    """A flag for what a motivation judges states by; `judged`, as "novelty is judged", goes into its meaning."""
+    meaning = f"what {judged} by: the full grid, or the 7x7 cells before the agent (partial{more})"
+    return flag(FULL, meaning, choices=VIEWS, agent=True)
 
 
 class States:
     """The states of a batch by the names of STATE; `frame` is the full grid, or the 7x7 cells before the agent (PARTIAL).
 
     Attributes:
-        shape: of a frame: (W, H, 3k), or (7, 7, 3).
+        frame: the array that has it, of an environment's output and of a batch: "frame", or "view".
+        shape: of one: (W, H, 3k), or (7, 7, 3).
         fields, transition_fields: what a rollout must hold besides for all methods but `after`, and for `after` too.
         reads, transition_reads: what these read of a batch.
     """
 
-    def __init__(self, task: Task, view: str = FULL):
-        partial = view == PARTIAL
-        frame = VIEW_FIELDS["view"] if partial else Field(task.frame_shape, "uint8", fits=are_cells)
-        seen = {"view" if partial else "frame": frame} | CARRIED_FIELDS
-        self.shape = frame.shape
-        self.fields = {"view": frame} if partial else {}
+    def __init__(self, task: Task, view: str):
+        self.frame = "view" if view == PARTIAL else "frame"
+        field = VIEW_FIELDS["view"] if view == PARTIAL else Field(task.frame_shape, "uint8", fits=are_cells)
+        seen = {self.frame: field} | CARRIED_FIELDS
+        self.shape = field.shape
+        self.fields = {self.frame: field} if view == PARTIAL else {}
         last = {LAST + name: field for name, field in seen.items()}
         self.transition_fields = self.fields | last
         self.reads = tuple(seen)

@@ -19,7 +19,7 @@ WHERE = "source/actor/motivation"  # a watcher's state in a checkpoint
 
 
 class EpisodicCounts(MotivationActor):
-    """Counts how often each full frame has been seen in the current episode of each environment; of stacked ones the newest.
+    """Counts how often each frame has been seen in the current episode of each environment; of stacked ones the newest.
 
     Its field says how often the state has been visited, this visit included: int32 [E], from 1 on.
     Each episode has its own number: e, plus E for each one before it in the environment. It is part of a state, so an end costs
@@ -27,17 +27,22 @@ class EpisodicCounts(MotivationActor):
 
     Args:
         frame_shape: (W, H, 3k).
-        arrivals: it speaks of the state that the step led to. Where an episode ends that is its last state, which the next
-            episode's first one has replaced; else (so BeBold) it speaks of that first one.
+        arrivals: the array of the output, "frame" or "view", in which it counts arrivals: it speaks of the state that the step
+            led to. Where an episode ends that is its last state, which the next episode's first one has replaced; None: it
+            speaks of that first one (so BeBold), by its "frame".
     """
 
     VISITS = {"visits": Field((), np.int32, fits=forms.within(1, MOST_VISITS))}
-    ARRIVALS = {"arrivals": Field((), np.int32, fits=forms.within(1, MOST_VISITS))}
 
-    def __init__(self, num_envs: int, frame_shape: tuple[int, int, int], *, arrivals: bool = False):
-        (self._field,) = self.ARRIVALS if arrivals else self.VISITS
-        self._key = "arrival_counts" if arrivals else "counts"
-        self.last_fields = ("frame",) if arrivals else ()
+    @classmethod
+    def arrivals(cls, frame: str) -> dict[str, Field]:
+        """Its field where it counts arrivals in this array."""
+        return {"arrivals" if frame == "frame" else f"{frame}_arrivals": cls.VISITS["visits"]}
+
+    def __init__(self, num_envs: int, frame_shape: tuple[int, int, int], *, arrivals: str | None = None):
+        (self._field,) = self.arrivals(arrivals) if arrivals else self.VISITS
+        self._key = f"{self._field.removesuffix('s')}_counts" if arrivals else "counts"
+        self._frame, self.last_fields = arrivals or "frame", (arrivals,) if arrivals else ()
         self._size = frame_shape[0] * frame_shape[1] * CELL_CHANNELS
         self._row = {self._field: np.zeros(num_envs, np.int32)}
         self._begin()
@@ -50,10 +55,10 @@ class EpisodicCounts(MotivationActor):
         done, ended = out["done"], None
         if np.count_nonzero(done):
             if self.last_fields:
-                ended = self._visit(out[LAST + "frame"][done, ..., -CELL_CHANNELS:], self._episode[done])
+                ended = self._visit(out[LAST + self._frame][done, ..., -CELL_CHANNELS:], self._episode[done])
             self._episode[done] += len(done)
         row = self._row[self._field]
-        row[...] = self._visit(out["frame"][..., -CELL_CHANNELS:], self._episode)
+        row[...] = self._visit(out[self._frame][..., -CELL_CHANNELS:], self._episode)
         if ended is not None:
             row[done] = ended
         return self._row

@@ -28,6 +28,11 @@ class PlainTwoLayers(nn.Module):
         return self.fc(torch.cat(parts, dim=-1))
 
 
+def seen(batch: dict[str, Tensor]) -> str:
+    """The array that states are judged by."""
+    return "view" if "last_view" in batch else "frame"
+
+
 def random_batch(task: Task, settings: Settings) -> dict[str, Tensor]:
     """Rollouts in which some episodes end, one at the first step: [T+1, B, ...]."""
     batch = agents.random_batch(task, settings)
@@ -39,6 +44,7 @@ def random_batch(task: Task, settings: Settings) -> dict[str, Tensor]:
 
 def plain_networks(motivation: Motivation, task: Task) -> dict[str, nn.Module]:
     """The twin of each of its networks, by what follows the variant's name in its own."""
+    shape = (7, 7, 3) if "last_view" in motivation.rollout_fields else task.frame_shape
     makers = {
         "forward": lambda: PlainTwoLayers(128 + task.num_actions, 128),
         "inverse": lambda: PlainTwoLayers(256, task.num_actions),
@@ -46,7 +52,7 @@ def plain_networks(motivation: Motivation, task: Task) -> dict[str, nn.Module]:
     found = {}
     for name, network in motivation.networks.items():
         kind = name.split("_", 1)[1]
-        make = makers.get(kind, lambda: PlainRandomNetwork(task.frame_shape, output="linear"))
+        make = makers.get(kind, lambda: PlainRandomNetwork(shape, output="linear"))
         found[kind] = plain_twin(network, make())
     return found
 
@@ -54,8 +60,9 @@ def plain_networks(motivation: Motivation, task: Task) -> dict[str, nn.Module]:
 def transition(batch: dict[str, Tensor], t: int, b: int) -> tuple[dict[str, Tensor], int, dict[str, Tensor]]:
     """(s, a, s') of step t of rollout b; s' is the episode's last state where it ends there."""
     ended = bool(batch["done"][t, b])
-    before = {name: batch[name][t - 1, b][None] for name in STATE}
-    return before, int(batch["action"][t, b]), {name: batch[LAST * ended + name][t, b][None] for name in STATE}
+    fields = dict(zip(STATE, (seen(batch), *STATE[1:])))
+    before = {name: batch[field][t - 1, b][None] for name, field in fields.items()}
+    return before, int(batch["action"][t, b]), {name: batch[LAST * ended + field][t, b][None] for name, field in fields.items()}
 
 
 def assert_same_loss(motivation: Motivation, plain: dict[str, nn.Module], loss: Tensor, expected: Tensor) -> None:
