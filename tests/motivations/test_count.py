@@ -62,9 +62,12 @@ def test_what_was_visited_before_in_all_of_training_earns_less(kind, view, field
         torch.testing.assert_close(motivation.intrinsic_reward(dict(batch)), 0.3 * worth / torch.tensor(visits).sqrt())
         motivation.learn(mine)
     other = make_motivation(settings, TASK)
-    other.load_state_dict(motivation.state_dict())
+    assert motivation.state_dict() == {}  # what playing needs
+    other.load_training_state_dict(motivation.training_state_dict())
     assert torch.equal(other.intrinsic_reward(dict(batch)), motivation.intrinsic_reward(dict(batch)))
     assert not list(motivation.warnings())
+    row = {arrivals: torch.tensor([3]).numpy()}
+    assert motivation.shown(row).notes == (("visits of this state", "3"), ("visits in training", "not stored"))
 
 
 @pytest.mark.parametrize("view, field", [("full", "frame"), ("partial", "view")])

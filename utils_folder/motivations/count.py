@@ -98,12 +98,15 @@ class Count(Motivation):
                 f"counted anew; --count_view {PARTIAL} tells fewer apart"
             )
 
-    def state_dict(self) -> dict:
+    def training_state_dict(self) -> dict:  # a million states take 16 MB: too much to keep with an agent
         return {} if self._lifelong is None else {LIFELONG: self._lifelong.state_dict()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_training_state_dict(self, state: dict) -> None:
         if self._lifelong is not None:
             self._lifelong.load_state_dict(state[LIFELONG], LIFELONG)
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
-        return Shown(notes=(("visits of this state", str(row[self._arrivals][0])),))
+        notes = [("visits of this state", str(row[self._arrivals][0]))]
+        if self._lifelong is not None:  # what is paid in training may be far less
+            notes.append(("visits in training", "not stored"))
+        return Shown(notes=tuple(notes))
