@@ -38,17 +38,21 @@ def agent_table(experiments: Sequence[Experiment], runs: Path) -> str:
 def agent_rows(experiments: Sequence[Experiment], runs: Path) -> list[list[str]]:
     """The rows of that table: weights over 100 fresh episodes, with 95% intervals."""
     rows = []
-    for experiment in experiments:
-        weights = [folder / run_folder.CHECKPOINT for folder in table.finished(experiment, runs)]
-        for path in filter(Path.exists, weights):
-            settings, given = settings_module.parse(["--weight_path", str(path), *EVALUATION])
-            scores = score.score(trained.load(settings, given))
-            interval = [
-                f"{scores[name]:.3f} ({scores[f'{name}_interval'][0]:.3f} to {scores[f'{name}_interval'][1]:.3f})"
-                for name in ("success_rate", "mean_return")
-            ]
-            rows.append([path.parent.name, *interval, f"{scores['mean_steps']:.1f}"])
+    for path in weights_of(experiments, runs):
+        settings, given = settings_module.parse(["--weight_path", str(path), *EVALUATION])
+        scores = score.score(trained.load(settings, given))
+        interval = [
+            f"{scores[name]:.3f} ({scores[f'{name}_interval'][0]:.3f} to {scores[f'{name}_interval'][1]:.3f})"
+            for name in ("success_rate", "mean_return")
+        ]
+        rows.append([path.parent.name, *interval, f"{scores['mean_steps']:.1f}"])
     return rows
+
+
+def weights_of(experiments: Sequence[Experiment], runs: Path) -> list[Path]:
+    """The weights of finished runs, where they are there."""
+    paths = [folder / run_folder.CHECKPOINT for experiment in experiments for folder in table.finished(experiment, runs)]
+    return [path for path in paths if path.exists()]
 
 
 def comparison_table(experiments: Sequence[Experiment], runs: Path) -> str:
@@ -57,23 +61,25 @@ def comparison_table(experiments: Sequence[Experiment], runs: Path) -> str:
 
 
 TABLES = {"log": log_table, "agent": agent_table, "comparison": comparison_table}
+ROWS = {"agent": weights_of, "comparison": comparison.compared}  # what these have one for each of
 
 
-def tables_of(experiments: Sequence[Experiment]) -> dict[str, Callable[[Sequence[Experiment], Path], str]]:
-    """Those that are made of them."""
-    compared = any(experiment.control is not None for experiment in experiments)
-    return {name: make for name, make in TABLES.items() if name != "comparison" or compared}
+def tables_of(experiments: Sequence[Experiment], runs: Path) -> dict[str, Callable[[Sequence[Experiment], Path], str]]:
+    """Those that have a row."""
+    return {name: make for name, make in TABLES.items() if name not in ROWS or ROWS[name](experiments, runs)}
 
 
 def report(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     experiments = table.read_table(options.table, command.check_run)
-    makers = tables_of(experiments)
     if not any(table.finished(experiment, options.runs) for experiment in experiments):
         raise UsageError(f"{options.runs}: no finished run of {options.table} is in it; give their folder with --runs")
+    makers = tables_of(experiments, options.runs)
     if options.into is not None:
         outputs.must_be_writable("--into", options.into)
-        table.put_in(_text(options.into), dict.fromkeys(makers, ""))  # before minutes are spent
+        text = table.put_in(_text(options.into), dict.fromkeys(makers, ""))  # before minutes are spent
+        if empty := [name for name in TABLES if name not in makers and f"<!-- {name} table -->" in text]:
+            raise UsageError(f"--into: the file has a place for the {empty[0]} table, which has no row: take the place out")
     tables = {name: make(experiments, options.runs) for name, make in makers.items()}
     if options.into is None:
         print("\n\n".join(tables.values()))

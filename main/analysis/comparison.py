@@ -60,8 +60,14 @@ def _distance(ours: np.ndarray, control: np.ndarray, axis: int = -1) -> np.ndarr
     return abs(_difference(ours, control, axis))
 
 
+def compared(experiments: Sequence[Experiment], runs: Path) -> list[Experiment]:
+    """Those that name a control, where of both enough runs are finished."""
+    enough = {e.name for e in experiments if len(table.finished(e, runs)) >= FEWEST}
+    return [e for e in experiments if enough >= {e.name, e.control}]
+
+
 def rows(experiments: Sequence[Experiment], runs: Path, declared: Declared) -> list[list[str]]:
-    """A row for each experiment that names a control, where of both enough runs are finished."""
+    """A row for each that is compared."""
     by_name = {experiment.name: experiment for experiment in experiments}
 
     @functools.cache
@@ -70,9 +76,7 @@ def rows(experiments: Sequence[Experiment], runs: Path, declared: Declared) -> l
         return [table.of_run(experiment, folder, declared) for folder in table.finished(experiment, runs)]
 
     found = []
-    for experiment in experiments:
-        if experiment.control is None or min(map(len, map(outcomes, (experiment.name, experiment.control)))) < FEWEST:
-            continue
+    for experiment in compared(experiments, runs):
         groups = outcomes(experiment.name), outcomes(experiment.control)
         differences = [compare(*(table.figures(group, name) for group in groups)) for name in FIGURES]
         found.append([experiment.name, experiment.control, *(cell for d in differences for cell in _cells(d))])

@@ -61,7 +61,7 @@ def run(folder, rates):
     (folder / "meta.json").write_text(json.dumps({"successful": True, "args": {}}))
 
 
-def test_a_row_is_compared_with_its_control_where_five_runs_of_each_are_finished(tmp_path):
+def test_a_row_is_compared_with_its_control_where_five_runs_of_each_are_finished(tmp_path, capsys):
     (tmp_path / "table.ini").write_text(TABLE)
     for seed in range(1, 6):
         run(tmp_path / f"plain-{seed}", (0.0, 0.0, 0.5, 0.5))
@@ -78,10 +78,16 @@ def test_a_row_is_compared_with_its_control_where_five_runs_of_each_are_finished
     ]  # fmt: skip
 
     page = tmp_path / "page.md"
-    page.write_text("".join(f"<!-- {name} table -->\n<!-- end -->\n" for name in ("log", "agent")))
     more = ["--runs", str(tmp_path), "--into", str(page)]
-    assert report.main([str(tmp_path / "table.ini"), *more]) == 2  # the table of comparisons has no place
-    page.write_text(page.read_text() + "<!-- comparison table -->\n<!-- end -->\n")
+    places = {name: f"<!-- {name} table -->\n<!-- end -->\n" for name in ("log", "agent", "comparison")}
+    for there, said in (
+        (("log",), "the file needs one <!-- comparison table -->"),
+        (("log", "agent", "comparison"), "a place for the agent table, which has no row"),  # no run has weights
+    ):
+        page.write_text(text := "".join(places[name] for name in there))
+        assert report.main([str(tmp_path / "table.ini"), *more]) == 2
+        assert said in capsys.readouterr().err and page.read_text() == text
+    page.write_text(places["log"] + places["comparison"])
     assert report.main([str(tmp_path / "table.ini"), *more]) == 0
     assert "| other | plain | +0.50" in page.read_text() and "| short | plain" not in page.read_text()
 

@@ -19,7 +19,7 @@ from torchbeast.core.settings import UsageError
 RESULTS = ROOT / "results"
 TABLE = RESULTS / "experiments.ini"
 EXPERIMENTS = table.read_table(TABLE, command.check_run)
-PAGES = {"README.md": TABLE} | {f"{name}.md": RESULTS / f"{name}.ini" for name in ("teacher", "fast", "stability")}
+PAGES = {"README.md": TABLE} | {f"{name}.md": RESULTS / f"{name}.ini" for name in ("teacher", "fast", "stability", "document")}
 ALL = {row.name: row for path in sorted(RESULTS.glob("*.ini")) for row in table.read_table(path, command.check_run)}
 RUNS = sorted(path.parent for path in RESULTS.glob("*/meta.json"))
 OF_THE_PAGE = [run for run in RUNS if run.name.rsplit("-", 1)[0] in {row.name for row in EXPERIMENTS}]
@@ -37,7 +37,7 @@ def cells(line: str) -> list[str]:
 
 def page_table(name: str, page: str = "README.md") -> list[list[str]]:
     block = re.search(rf"<!-- {name} table -->\n(.*?)\n<!-- end -->", (RESULTS / page).read_text(), re.DOTALL)
-    return [cells(line) for line in block[1].splitlines()]
+    return [cells(line) for line in block[1].splitlines()] if block else []
 
 
 def numbers(row: list[str]) -> list[float]:
@@ -82,9 +82,8 @@ def test_a_pages_table_of_runs_is_that_of_the_logs(page):
     experiments = table.read_table(PAGES[page], command.check_run)
     rows = table.log_rows(experiments, RESULTS, command.declared())
     assert page_table("log", page) == [list(table.LOG_HEAD), ["---"] * len(table.LOG_HEAD), *rows]
-    if any(row.control for row in experiments):
-        rows = comparison.rows(experiments, RESULTS, command.declared())
-        assert page_table("comparison", page) == [list(comparison.HEAD), ["---"] * len(comparison.HEAD), *rows]
+    rows = comparison.rows(experiments, RESULTS, command.declared())
+    assert page_table("comparison", page) == ([list(comparison.HEAD), ["---"] * len(comparison.HEAD), *rows] if rows else [])
 
 
 def test_the_table_of_motivations_says_what_the_runs_came_to():
