@@ -30,7 +30,7 @@ class CountSettings:
     """What a visit earns."""
 
     title = "Counts"
-    example = "--model count --count_reward first"
+    example = "--model count --count_lifelong --count_view partial --count_reward first --count_coef 0.02"
     needs = TRAINING
     count_coef: float = flag(0.005, "scale of the reward for states that are seldom visited", at_least=0, agent=True)
     count_reward: str = flag(
@@ -57,7 +57,7 @@ class Count(Motivation):
     """
 
     groups = (CountSettings,)
-    example = "--count_reward first"
+    example = "--count_lifelong --count_view partial --count_reward first"
     columns = (Column("first_arrivals", "share of steps that led to a state that was new in its episode"),)
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):
