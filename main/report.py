@@ -61,6 +61,7 @@ def comparison_table(experiments: Sequence[Experiment], runs: Path) -> str:
 
 
 TABLES = {"log": log_table, "agent": agent_table, "comparison": comparison_table}
+NO_ROW = "No row yet."  # where a page has a place for such a table
 ROWS = {"agent": weights_of, "comparison": comparison.compared}  # what these have one for each of
 
 
@@ -75,16 +76,15 @@ def report(options: argparse.Namespace) -> None:
     if not any(table.finished(experiment, options.runs) for experiment in experiments):
         raise UsageError(f"{options.runs}: no finished run of {options.table} is in it; give their folder with --runs")
     makers = tables_of(experiments, options.runs)
-    if options.into is not None:
-        outputs.must_be_writable("--into", options.into)
-        text = table.put_in(_text(options.into), dict.fromkeys(makers, ""))  # before minutes are spent
-        if empty := [name for name in TABLES if name not in makers and f"<!-- {name} table -->" in text]:
-            raise UsageError(f"--into: the file has a place for the {empty[0]} table, which has no row: take the place out")
-    tables = {name: make(experiments, options.runs) for name, make in makers.items()}
     if options.into is None:
-        print("\n\n".join(tables.values()))
-    else:
-        outputs.write({str(options.into): table.put_in(_text(options.into), tables).encode()})
+        print("\n\n".join(make(experiments, options.runs) for make in makers.values()))
+        return
+    outputs.must_be_writable("--into", options.into)
+    text = _text(options.into)
+    tables = {name: NO_ROW for name in TABLES if f"<!-- {name} table -->" in text} | dict.fromkeys(makers, "")
+    text = table.put_in(text, tables)  # before minutes are spent
+    tables = {name: make(experiments, options.runs) for name, make in makers.items()}
+    outputs.write({str(options.into): table.put_in(text, tables).encode()})
 
 
 def _text(path: Path) -> str:

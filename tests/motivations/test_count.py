@@ -66,8 +66,8 @@ def test_what_was_visited_before_in_all_of_training_earns_less(kind, view, field
     other.load_training_state_dict(motivation.training_state_dict())
     assert torch.equal(other.intrinsic_reward(dict(batch)), motivation.intrinsic_reward(dict(batch)))
     assert not list(motivation.warnings())
-    row = {arrivals: torch.tensor([3]).numpy()}
-    assert motivation.shown(row).notes == (("visits of this state", "3"), ("visits in training", "not stored"))
+    notes = motivation.shown({arrivals: torch.tensor([3]).numpy()}).notes
+    assert notes == ((f"visits of this {'view' if view == 'partial' else 'state'}", "3"), ("visits in training", "not stored"))
 
 
 @pytest.mark.parametrize("view, field", [("full", "frame"), ("partial", "view")])
@@ -133,9 +133,10 @@ def test_of_too_many_states_those_visited_least_often_are_forgotten(monkeypatch)
     monkeypatch.setattr(lifelong, "MOST_STATES", 6)
     counts = LifelongCounts()
     counts.update(torch.tensor([[1, 2, 3], [4, 3, 5], [6, 3, 6]]))
-    assert counts.visits(torch.tensor([[1, 3, 6, 7]])).tolist() == [[1, 3, 2, 0]] and not counts.forgets
+    assert counts.visits(torch.tensor([[1, 3, 6, 7]])).tolist() == [[1, 3, 2, 0]] and not counts.forgotten
     counts.update(torch.tensor([[5, 7, 7]]))
-    assert counts.visits(torch.tensor([[1, 2, 3, 4, 5, 6, 7]])).tolist() == [[0, 0, 3, 0, 2, 2, 0]] and counts.forgets
+    assert counts.visits(torch.tensor([[1, 2, 3, 4, 5, 6, 7]])).tolist() == [[0, 0, 3, 0, 0, 2, 2]]
+    assert counts.forgotten == 4
     settings = learner_settings(model="count", count_lifelong=True, **SMALL)
     motivation, batch = make_motivation(settings, TASK), random_batch(TASK, settings)
     batch["done"][:] = False
@@ -144,7 +145,10 @@ def test_of_too_many_states_those_visited_least_often_are_forgotten(monkeypatch)
         batch["frame"][:] = torch.arange(first, first + 8).view(4, 2, 1, 1, 1)
         motivation.intrinsic_reward(batch)
         motivation.learn(batch)
+    other = make_motivation(settings, TASK)
+    other.load_training_state_dict(motivation.training_state_dict())
     (warning,) = motivation.warnings()
+    assert list(other.warnings()) == [warning]
     assert "forgotten" in warning and "--count_view partial" in warning
 
 
@@ -153,13 +157,15 @@ def test_counts_are_saved_and_refused_where_they_are_none():
     counts.update(torch.tensor([[9, 2, 9]]))
     other.load_state_dict(counts.state_dict(), LIFELONG)
     assert_same_tree(other.state_dict(), counts.state_dict())
-    digest, visits = torch.tensor([2, 9]), torch.tensor([1, 2])
+    digest, visits, none = torch.tensor([2, 9]), torch.tensor([1, 2]), {"forgotten": 0}
     for wrong in (
-        {"digest": digest, "visits": visits[:1]},
-        {"digest": digest * 0, "visits": visits},
-        {"digest": digest, "visits": visits * 0},
-        {"digest": digest.double(), "visits": visits},
-        {"digest": digest},
+        {"digest": digest, "visits": visits[:1], **none},
+        {"digest": digest * 0, "visits": visits, **none},
+        {"digest": digest, "visits": visits * 0, **none},
+        {"digest": digest.double(), "visits": visits, **none},
+        {"digest": digest, **none},
+        {"digest": digest, "visits": visits},
+        {"digest": digest, "visits": visits, "forgotten": -1},
     ):
         with pytest.raises(EntryError, match=LIFELONG):
             counts.load_state_dict(wrong, LIFELONG)
@@ -171,7 +177,8 @@ def count(ranks: Ranks) -> dict[int, int]:
     counts = LifelongCounts(ranks)
     for update in range(2):
         counts.update(torch.tensor([[2**48 - 1, ranks.rank], [7, 7 + update]]))
-    return dict(zip(*(column.tolist() for column in counts.state_dict().values())))
+    state = counts.state_dict()
+    return dict(zip(state["digest"].tolist(), state["visits"].tolist()))
 
 
 def test_several_ranks_count_what_all_of_them_visit(tmp_path):

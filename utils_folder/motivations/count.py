@@ -92,7 +92,7 @@ class Count(Motivation):
         return {"first_arrivals": (batch[self._arrivals][1:] == 1).float().mean().item()}
 
     def warnings(self) -> Iterator[str]:
-        if self._lifelong is not None and self._lifelong.forgets:
+        if self._lifelong is not None and self._lifelong.forgotten:
             yield (
                 f"there are more than {MOST_STATES:,} states to count: those visited least often are forgotten and "
                 f"counted anew; --count_view {PARTIAL} tells fewer apart"
@@ -106,7 +106,7 @@ class Count(Motivation):
             self._lifelong.load_state_dict(state[LIFELONG], LIFELONG)
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
-        notes = [("visits of this state", str(row[self._arrivals][0]))]
+        notes = [EpisodicCounts.note(row, self._states.frame)]
         if self._lifelong is not None:  # what is paid in training may be far less
             notes.append(("visits in training", "not stored"))
         return Shown(notes=tuple(notes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from hashlib import blake2b
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -13,11 +14,11 @@ from models.grid import CELL_CHANNELS
 from torchbeast.core import forms
 from torchbeast.core.ranks import ALONE, Alone
 
-MOST_STATES = 2**20  # beyond it the half that has been visited least often is forgotten
+MOST_STATES = 2**20  # beyond it the half that has been visited least often, and longest ago for the first time, is forgotten
 DIGEST_BYTES = 6  # ranks tell each other numbers as float64, which holds 53 bits
 DIGESTS = forms.tensor((None,), torch.int64, forms.within(0, 2 ** (8 * DIGEST_BYTES) - 1))
 VISITS = forms.tensor((None,), torch.int64, forms.within(1, forms.MOST))
-FORM = forms.record({"digest": DIGESTS, "visits": VISITS})
+FORM = forms.record({"digest": DIGESTS, "visits": VISITS, "forgotten": forms.whole()})
 
 
 def digests(frames: Tensor) -> Tensor:
@@ -38,13 +39,13 @@ class LifelongCounts:
     """Counts visits of states, which are known by their digests; the same on all ranks.
 
     Attributes:
-        forgets: states have been forgotten, as there were more than MOST_STATES.
+        forgotten: how many states have been forgotten, as there were more than MOST_STATES.
     """
 
     def __init__(self, ranks: Alone = ALONE):
         self._ranks = ranks
         self._visits: Counter[int] = Counter()
-        self.forgets = False
+        self.forgotten = 0
 
     def visits(self, states: Tensor) -> Tensor:
         """How often these have been visited so far: int64 [T, B] of digests, int64 [T, B]."""
@@ -55,13 +56,16 @@ class LifelongCounts:
         for visited in self._ranks.gather(states.flatten().tolist()):
             self._visits.update(map(int, visited))
         if len(self._visits) > MOST_STATES:
-            self._visits = Counter(dict(self._visits.most_common(MOST_STATES // 2)))
-            self.forgets = True
+            newest_first = reversed(self._visits.items())  # as new ones must not be forgotten before they are seen again
+            kept = sorted(newest_first, key=itemgetter(1), reverse=True)[: MOST_STATES // 2]
+            self.forgotten += len(self._visits) - len(kept)
+            self._visits = Counter(dict(reversed(kept)))
 
     def state_dict(self) -> dict:
-        """Tensors [N], a number for each state."""
+        """Tensors [N], a number for each state, and how many have been forgotten."""
         columns = {"digest": self._visits.keys(), "visits": self._visits.values()}
-        return {name: torch.tensor([*column], dtype=torch.int64) for name, column in columns.items()}
+        tensors = {name: torch.tensor([*column], dtype=torch.int64) for name, column in columns.items()}
+        return tensors | {"forgotten": self.forgotten}
 
     def load_state_dict(self, state: dict, name: str) -> None:
         """Raises: EntryError, with the entry's `name`, for what is no such state."""
@@ -69,4 +73,4 @@ class LifelongCounts:
         visits = dict(zip(state["digest"].tolist(), state["visits"].tolist()))
         if not len(visits) == len(state["digest"]) == len(state["visits"]):
             raise forms.EntryError(f"{name} does not have one number of visits for each state")
-        self._visits = Counter(visits)
+        self._visits, self.forgotten = Counter(visits), state["forgotten"]

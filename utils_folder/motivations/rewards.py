@@ -89,7 +89,7 @@ def novelty_bonus(novelty: Tensor, visits: Tensor, *, coef: float, scale: float)
 
 
 def rarity(visits: Tensor) -> Tensor:
-    """1 / sqrt(n): float32, for int32 n of any shape, each at least 1.
+    """1 / sqrt(n): float32, for int32 or int64 n of any shape, each at least 1.
 
     Source: Bellemare et al. 2016 (arXiv 1606.01868), section 5, whose n is an estimate: 1 / sqrt(n + 0.01).
     """

@@ -84,4 +84,4 @@ class Ride(Dynamics):
         return loss, dict(zip([column.name for column in COLUMNS], means))
 
     def shown(self, row: dict[str, np.ndarray]) -> Shown:
-        return Shown(notes=(("visits of this state", str(row[self._arrivals][0])),))
+        return Shown(notes=(EpisodicCounts.note(row, self.states.frame),))

@@ -39,6 +39,12 @@ class EpisodicCounts(MotivationActor):
         """Its field where it counts arrivals in this array."""
         return {"arrivals" if frame == "frame" else f"{frame}_arrivals": cls.VISITS["visits"]}
 
+    @classmethod
+    def note(cls, row: dict[str, np.ndarray], frame: str) -> tuple[str, str]:
+        """What a video says of these arrivals."""
+        (field,) = cls.arrivals(frame)
+        return f"visits of this {'state' if frame == 'frame' else frame}", str(row[field][0])
+
     def __init__(self, num_envs: int, frame_shape: tuple[int, int, int], *, arrivals: str | None = None):
         (self._field,) = self.arrivals(arrivals) if arrivals else self.VISITS
         self._key = f"{self._field.removesuffix('s')}_counts" if arrivals else "counts"
