@@ -46,7 +46,7 @@ def numbers(row: list[str]) -> list[float]:
 
 def test_results_are_there_and_small():
     assert RUNS
-    shipped = [path for path in RESULTS.rglob("*") if path.is_file() and not path.name.startswith("curriculum.")]  # in .gitignore
+    shipped = [path for path in RESULTS.rglob("*") if path.is_file() and not path.name.startswith("curriculum.")]
     assert sum(path.stat().st_size for path in shipped) < 40e6
     ends, agents = {}, set()  # a task, a motivation and its view: how runs of a row end, and of which there are weights
     for run in RUNS:
