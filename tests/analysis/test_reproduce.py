@@ -203,7 +203,7 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     whole = read_log(runs / "teacher-1", DECLARED)
     assert read_log(folder, DECLARED).columns.keys() == whole.columns.keys() and len(whole.frames) == 100
     for name, values in read_log(folder, DECLARED).columns.items():
-        np.testing.assert_allclose(values, whole.columns[name], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(values, whole.columns[name], rtol=6e-4, err_msg=name)  # of four digits
     assert (folder / "model.tar").stat().st_size < 0.8 * (runs / "teacher-1" / "model.tar").stat().st_size
     meta = (folder / "meta.json").read_text()
     assert str(ROOT) not in meta and str(tmp_path) not in meta and str(runs).encode() not in (folder / "model.tar").read_bytes()
