@@ -10,8 +10,16 @@ import torch
 from main import settings as settings_module
 from tests.helpers.agents import assert_same_tree, make_inline, make_motivation, random_batch
 from tests.helpers.bounds import assert_bounds
-from tests.helpers.learning import TASK, learner_settings, make_agent, real_settings
+from tests.helpers.learning import (
+    TASK,
+    assert_goes_on_bit_for_bit,
+    assert_updates_stay_finite,
+    learner_settings,
+    make_agent,
+    real_settings,
+)
 from tests.helpers.ranks import in_ranks
+from tests.helpers.runs import assert_trains_and_plays
 from torchbeast.core.environment import LAST
 from torchbeast.core.forms import EntryError
 from torchbeast.core.ranks import Ranks
@@ -129,7 +137,8 @@ def test_a_reward_that_all_states_earn_is_refused():
     assert "--count_lifelong" in problem and "root" in problem
 
 
-def test_of_too_many_states_those_visited_least_often_are_forgotten(monkeypatch):
+@pytest.mark.parametrize("view, field", [("full", "frame"), ("partial", "view")])
+def test_of_too_many_states_those_visited_least_often_are_forgotten(view, field, monkeypatch):
     monkeypatch.setattr(lifelong, "MOST_STATES", 6)
     counts = LifelongCounts()
     counts.update(torch.tensor([[1, 2, 3], [4, 3, 5], [6, 3, 6]]))
@@ -137,19 +146,19 @@ def test_of_too_many_states_those_visited_least_often_are_forgotten(monkeypatch)
     counts.update(torch.tensor([[5, 7, 7]]))
     assert counts.visits(torch.tensor([[1, 2, 3, 4, 5, 6, 7]])).tolist() == [[0, 0, 3, 0, 0, 2, 2]]
     assert counts.forgotten == 4
-    settings = learner_settings(model="count", count_lifelong=True, **SMALL)
+    settings = learner_settings(model="count", count_lifelong=True, count_view=view, **SMALL)
     motivation, batch = make_motivation(settings, TASK), random_batch(TASK, settings)
     batch["done"][:] = False
     for first in (0, 10):  # six states a batch
         assert not list(motivation.warnings())
-        batch["frame"][:] = torch.arange(first, first + 8).view(4, 2, 1, 1, 1)
+        batch[field][:] = torch.arange(first, first + 8).view(4, 2, 1, 1, 1)
         motivation.intrinsic_reward(batch)
         motivation.learn(batch)
     other = make_motivation(settings, TASK)
     other.load_training_state_dict(motivation.training_state_dict())
     (warning,) = motivation.warnings()
     assert list(other.warnings()) == [warning]
-    assert "forgotten" in warning and "--count_view partial" in warning
+    assert "forgotten" in warning and ("--count_view partial" in warning) == (view == "full")
 
 
 def test_counts_are_saved_and_refused_where_they_are_none():
@@ -184,6 +193,18 @@ def count(ranks: Ranks) -> dict[int, int]:
 def test_several_ranks_count_what_all_of_them_visit(tmp_path):
     first, second = in_ranks(2, count, store=tmp_path / "store")
     assert first == second == {2**48 - 1: 4, 0: 2, 1: 2, 7: 6, 8: 2}
+
+
+def test_a_run_goes_on_with_what_it_has_counted(tmp_path):
+    short = {"env": "MiniGrid-LavaGapS5-v0", "unroll_length": 9, "num_input_frames": 2}
+    settings = real_settings(model="count", count_lifelong=True, **short)
+    assert_updates_stay_finite(settings, updates=6)
+    assert LIFELONG in assert_goes_on_bit_for_bit(settings, tmp_path)
+
+
+@pytest.mark.parametrize("words", ["--model count --count_view partial --count_reward always", "--model default --also count"])
+def test_it_trains_and_plays(words, tmp_path, capsys):
+    assert_trains_and_plays(tmp_path, capsys, *words.split(), "--count_lifelong")
 
 
 def test_flags():

@@ -13,7 +13,7 @@ from torchbeast.core.columns import Column
 from torchbeast.core.optimizer import OptimizerMaker
 from torchbeast.core.ranks import ALONE, Alone
 from torchbeast.core.settings import TRAINING, Settings, flag
-from utils_folder.minigrid.view import PARTIAL
+from utils_folder.minigrid.view import FULL, PARTIAL
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Motivation, Shown, Task
 from utils_folder.motivations.lifelong import MOST_STATES, LifelongCounts, digests
@@ -93,9 +93,10 @@ class Count(Motivation):
 
     def warnings(self) -> Iterator[str]:
         if self._lifelong is not None and self._lifelong.forgotten:
+            remedy = f"; --count_view {PARTIAL} tells fewer apart" if self._settings.count_view == FULL else ""
             yield (
                 f"there are more than {MOST_STATES:,} states to count: those visited least often are forgotten and "
-                f"counted anew; --count_view {PARTIAL} tells fewer apart"
+                f"counted anew{remedy}"
             )
 
     def training_state_dict(self) -> dict:  # a million states take 16 MB: too much to keep with an agent
