@@ -28,7 +28,7 @@ def thin(options: argparse.Namespace) -> None:
     log = read_log(_meant(options.run), command.declared())
     outputs.must_not_be_read("--out", options.out, [log.path])
     columns = keep.thinned(log, options.rows)
-    outputs.write({str(options.out): keep.text(columns).encode()})
+    outputs.write({str(options.out): keep.written(columns, options.out)})
     empty = {name: int(np.isnan(values).sum()) for name, values in columns.items()}
     told = ", ".join(f"{name} {count}" for name, count in empty.items() if count)
     print(f"{len(log.frames):,} rows became {len(columns['frames']):,}")
@@ -38,7 +38,7 @@ def thin(options: argparse.Namespace) -> None:
 
 def _meant(place: Path) -> Path:
     try:
-        return run_folder.meant(place, run_folder.has_log)
+        return run_folder.meant(place, lambda folder: run_folder.log_in(folder) is not None)
     except FileNotFoundError as error:
         raise UsageError(str(error)) from None
 
@@ -53,7 +53,8 @@ def make_parser() -> Parser:
     )
     about = "the folder of a run, a logs.csv, or a folder of runs, for its latest"
     parser.add_argument("run", type=a_path, metavar="RUN", help=about)
-    parser.add_argument("--out", type=a_path, default=Path("thinned.csv"), help="the file (default: thinned.csv)")
+    file = "the file (default: thinned.csv); compressed if it ends with .gz"
+    parser.add_argument("--out", type=a_path, default=Path("thinned.csv"), help=file)
     rows = f"at most so many (default: one for {keep.ROW_FRAMES:,} frames, but {keep.FEWEST_ROWS} to {keep.ROWS:,})"
     parser.add_argument("--rows", type=positive_whole_number, help=rows)
     return parser

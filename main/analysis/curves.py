@@ -120,7 +120,7 @@ def _labels(firsts: Sequence[Log], names: Sequence[str]) -> list[str]:
         else:
             labels.append(str(log.arguments.get("model", log.name)))
     twice = {label for label in labels if labels.count(label) > 1}
-    own = [str(log.path.parent if log.path.name == run_folder.LOG else log.path) for log in firsts]
+    own = [str(log.path.parent if log.path.name in run_folder.LOGS else log.path) for log in firsts]
     return [path if label in twice and log.arguments is None else label for log, label, path in zip(firsts, labels, own)]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from main.analysis.log import Declared, Log, joined, read_log
+from main.analysis.log import Declared, Log, is_compressed, joined, read_log
 from torchbeast.core import checkpoint, forms, run_folder
 from torchbeast.core.settings import UsageError
 
@@ -21,7 +22,7 @@ BEFORE = ("optimizer_state_dict", "scheduler_state_dict", "recent_returns")  # h
 
 
 def keep(run_dir: Path, folder: Path, declared: Declared, *, weights: bool = True) -> None:
-    """Writes logs.csv (thinned), meta.json and, with `weights`, model.tar of a run into `folder`, which is made.
+    """Writes logs.csv.gz (thinned), meta.json and, with `weights`, model.tar of a run into `folder`, which is made.
 
     Raises: UsageError if the run has no readable log or checkpoint.
     """
@@ -46,8 +47,8 @@ def keep(run_dir: Path, folder: Path, declared: Declared, *, weights: bool = Tru
     folder.mkdir(parents=True, exist_ok=True)
     if weights:
         checkpoint.save(folder / run_folder.CHECKPOINT, playing(state) | {"flags": _placed(state["flags"], place)})
-    with run_folder.replacing(folder / run_folder.LOG) as temporary:
-        temporary.write_text(text(thinned(log)))
+    with run_folder.replacing(folder / run_folder.KEPT_LOG) as temporary:
+        temporary.write_bytes(written(thinned(log), temporary))
     run_folder.write_metadata(folder, meta)
 
 
@@ -80,12 +81,13 @@ def thinned(log: Log, rows: int | None = None) -> dict[str, np.ndarray]:
     return joined(log.columns, starts, log.join)
 
 
-def text(columns: dict[str, np.ndarray]) -> str:
-    """The columns as a log is written: a first line that names them, and a line a row; empty where nothing was."""
+def written(columns: dict[str, np.ndarray], path: Path) -> bytes:
+    """The columns as a log is written to `path`: a first line that names them, and a line a row; empty where nothing was."""
     file = io.StringIO()
     file.write("# " + ",".join(columns) + "\n")
     csv.writer(file, lineterminator="\n").writerows(zip(*(map(_cell, column) for column in columns.values())))
-    return file.getvalue()
+    content = file.getvalue().encode()
+    return gzip.compress(content, mtime=0) if is_compressed(path) else content  # without a time: the same log, the same file
 
 
 def _cell(value: float) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import math
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +48,7 @@ class Log(NamedTuple):
     """One run's log.
 
     Attributes:
-        name: the folder's, or the file's if it is not called logs.csv.
+        name: the folder's, or the file's if that is not called logs.csv or logs.csv.gz.
         path: the log.
         arguments: what the run was called with, by name; None where no meta.json says it.
         frames: float64 [N], strictly increasing.
@@ -166,15 +169,20 @@ def read_log(given: str | Path, declared: Declared, most: int | None = None) -> 
     seams[np.searchsorted(frames, [f for f in meta.resumed_at if f < frames[-1]], side="right")] = True
     seams[np.searchsorted(frames, [f for f in gathered.seams if f <= frames[-1]])] = True
     hours = _hours(columns["_time"], frames, seams) if "_time" in columns else None
-    name = run_folder.real(path).parent.name if path.name == run_folder.LOG else path.stem
+    of_run, stem = path.name in run_folder.LOGS, path.with_suffix("").stem if is_compressed(path) else path.stem
+    name = run_folder.real(path).parent.name if of_run else stem
     return Log(name, path, meta.arguments, frames, columns, hours, declared.columns)
 
 
 def runs_in(folder: Path) -> list[Path]:
     """The runs in a folder such as SAVEDIR, by name, each once: SAVEDIR/latest is none of its own. [] if it is a run itself."""
-    if (folder / run_folder.LOG).is_file():
+    if run_folder.log_in(folder) is not None:
         return []
-    return sorted(log.parent for log in folder.glob(f"*/{run_folder.LOG}") if log.parent.name != run_folder.LATEST)
+    return _with_log(run for run in folder.glob("*") if run.name != run_folder.LATEST)
+
+
+def _with_log(folders: Iterable[Path]) -> list[Path]:
+    return sorted(folder for folder in folders if run_folder.log_in(folder) is not None)
 
 
 def _log_path(given: Path) -> Path:
@@ -182,12 +190,12 @@ def _log_path(given: Path) -> Path:
         return given
     if not given.exists():
         raise UsageError(f"{given} does not exist: give the folder of a run, or its logs.csv")
-    if (given / run_folder.LOG).is_file():
-        return given / run_folder.LOG
+    if (log := run_folder.log_in(given)) is not None:
+        return log
     if runs := runs_in(given):
         remedy = f"but folders in it have one: give one of them, as {runs[0]}"
-    elif deeper := sorted(given.glob(f"*/*/{run_folder.LOG}")):
-        remedy = f"but folders further down have one: give theirs, as {deeper[0].parent.parent}"
+    elif deeper := _with_log(given.glob("*/*")):
+        remedy = f"but folders further down have one: give theirs, as {deeper[0].parent}"
     else:
         remedy = "give the folder of a run (SAVEDIR/XPID)"
     raise UsageError(f"{given} has no logs.csv; {remedy}")
@@ -334,20 +342,32 @@ class _Lines:
 
     def __iter__(self) -> Iterator[str]:
         try:
-            with open(self._path, "rb") as file:
+            with _opened(self._path) as file:
                 encoding = rows_module.encoding(file.read(2))
-            with open(self._path, encoding=encoding, errors="replace", newline="") as file:
+                file.seek(0)
                 before = None
-                for line in file:
+                for line in io.TextIOWrapper(file, encoding, errors="replace", newline=""):
                     if before is not None:
                         yield before
                     before = line.replace("\0", "")  # as _text does
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UsageError(f"{self._path} is damaged ({error}): copy or make it again") from None
         except OSError as error:
             raise _unreadable(self._path, error) from None
         if before is not None and before.endswith("\n"):
             yield before
         else:
             self.torn = int(bool(before))
+
+
+def _opened(path: Path) -> io.BufferedIOBase:
+    """A log to read, as it was before it was compressed."""
+    return gzip.open(path) if is_compressed(path) else open(path, "rb")
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a log of this name is compressed, as kept ones are."""
+    return path.suffix == ".gz"
 
 
 def _unreadable(path: Path, error: OSError) -> UsageError:

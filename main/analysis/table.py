@@ -262,7 +262,7 @@ def _number(value: float) -> float | None:
 
 def line(experiment: Experiment, folder: Path, declared: Declared) -> str:
     """The state of one run, for a person."""
-    if not (folder / run_folder.LOG).exists():
+    if run_folder.log_in(folder) is None:
         return f"{folder.name}: not started"
     result = of_run(experiment, folder, declared)
     state = "finished" if is_finished(folder) else f"{result.frames / experiment.frames:.0%} done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
@@ -21,7 +22,7 @@ from main import command, plot
 from main.analysis import curves
 from main.analysis import log as logs
 from main.analysis.curves import make_curve
-from main.analysis.log import read_columns, read_log
+from main.analysis.log import read_columns, read_log, runs_in
 from torchbeast.core import run_folder
 from torchbeast.core.columns import Column
 from torchbeast.core.file_writer import FileWriter
@@ -111,6 +112,36 @@ def test_header_lines_in_the_middle_and_none_at_all(tmp_path):
     log.write_text("0,1,10,5\n")
     (tmp_path / "fields.csv").write_text("_tick,_time,frames,a\n")
     assert read_columns(log)[0]["a"].tolist() == [5]
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16"])
+def test_a_compressed_log_is_read_as_it_was(tmp_path, coding):
+    """As kept runs have it: it is found by its folder, and named after it."""
+    plain = write_log(tmp_path / "a", [[10, 0.1, 0, 1, 7], [20, 0.2, 0, 1, 7]])
+    before = read_log(plain, DECLARED)
+    content = (plain / "logs.csv").read_text().encode(coding)
+    (plain / "logs.csv").unlink()
+    (plain / "logs.csv.gz").write_bytes(gzip.compress(content))
+    for given in (plain, plain / "logs.csv.gz"):
+        after = read_log(given, DECLARED)
+        assert after.name == before.name == "a" and after.path.name == "logs.csv.gz"
+        np.testing.assert_equal(after.columns, before.columns)
+    assert runs_in(tmp_path) == [plain] and runs_in(plain) == []
+    (tmp_path / "b.csv.gz").write_bytes((plain / "logs.csv.gz").read_bytes())
+    assert read_log(tmp_path / "b.csv.gz", DECLARED).name == "b"
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-9], lambda content: b"frames\n1\n", lambda content: content[:30] + b"?" * 99]
+)
+def test_a_compressed_log_that_is_damaged(tmp_path, capsys, damage):
+    log = write_run(tmp_path / "a") / "logs.csv"
+    log.with_name("logs.csv.gz").write_bytes(damage(gzip.compress(log.read_bytes())))
+    log.unlink()
+    assert run(tmp_path / "a", "--out", tmp_path / "a.png") == 2
+    told = capsys.readouterr().err
+    assert "logs.csv.gz is damaged (" in told and told.endswith("copy or make it again\n") and told.count("\n") == 1
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):

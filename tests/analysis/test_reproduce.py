@@ -197,9 +197,9 @@ def test_what_is_kept_of_a_run_says_the_same_and_plays(table, tmp_path, capfd):
     runs, kept = tmp_path / "runs", tmp_path / "kept"
     assert reproduce.main([str(path), "--savedir", str(runs), "--keep", str(kept), "--only", "teacher"]) == 0
     assert sorted(p.name for p in kept.iterdir()) == ["teacher-1", "teacher-2"]
-    assert sorted(p.name for p in (kept / "teacher-2").iterdir()) == ["logs.csv", "meta.json"], "weights of the first alone"
+    assert sorted(p.name for p in (kept / "teacher-2").iterdir()) == ["logs.csv.gz", "meta.json"], "weights of the first alone"
     folder = kept / "teacher-1"
-    assert sorted(p.name for p in folder.iterdir()) == ["logs.csv", "meta.json", "model.tar"]
+    assert sorted(p.name for p in folder.iterdir()) == ["logs.csv.gz", "meta.json", "model.tar"]
     whole = read_log(runs / "teacher-1", DECLARED)
     assert read_log(folder, DECLARED).columns.keys() == whole.columns.keys() and len(whole.frames) == 100
     for name, values in read_log(folder, DECLARED).columns.items():

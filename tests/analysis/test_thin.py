@@ -49,11 +49,13 @@ def test_a_rolling_mean_over_a_whole_log_is_empty_and_over_a_thinned_one_is_not(
     assert "5,999 rows became 500" in said and "empty" not in said
 
 
-def test_it_is_what_is_kept_of_a_run(run_dir, tmp_path):
-    assert thin.main([str(run_dir / "logs.csv"), "--out", str(tmp_path / "a.csv")]) == 0
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_it_is_what_is_kept_of_a_run(run_dir, tmp_path, name):
+    assert thin.main([str(run_dir / "logs.csv"), "--out", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_bytes().startswith(b"\x1f\x8b") == name.endswith(".gz")
     declared = command.declared()
     columns = keep.thinned(read_log(run_dir, declared))
-    written = read_log(tmp_path / "a.csv", declared).columns
+    written = read_log(tmp_path / name, declared).columns
     assert written.keys() == columns.keys()
     for name, values in columns.items():
         np.testing.assert_allclose(written[name], values, rtol=6e-4, err_msg=name)  # of four digits

@@ -28,6 +28,7 @@ WRONG = [
     (entry, "--xpid a/b", "--xpid must be a plain folder name"),
     (entry, "--xpid latest", "--xpid must be a plain folder name"),
     (entry, "--initials a/b", "--initials must be part of a plain folder name"),
+    (entry, f"--xpid keycorridor-count-1 --savedir {ROOT}/results", f"{ROOT}/results/keycorridor-count-1 holds a run already"),
     (entry, "--xpid taken --savedir runs", "runs/taken holds a run already: go on with it"),
     (entry, "--xpid file --savedir runs", "--xpid runs/file: "),
     (entry, "--savedir file/runs", "--savedir file/runs: "),

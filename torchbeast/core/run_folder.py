@@ -28,6 +28,8 @@ CANDIDATE = ".candidate.tar"  # the one that plays there now
 EVALUATIONS = "evaluations.csv"
 METADATA = "meta.json"
 LOG = "logs.csv"
+KEPT_LOG = "logs.csv.gz"  # of a run that is kept beside the code: thinned
+LOGS = (LOG, KEPT_LOG)
 FIELDS = "fields.csv"
 MESSAGES = "out.log"
 TENSORBOARD = "tensorboard"
@@ -126,7 +128,7 @@ def claim(run_dir: Path, header: str) -> IO:
 def refuse_a_run(run_dir: Path) -> None:
     """Raises: FileExistsError if the folder holds a run already, or something in the place of a run's files."""
     refuse_no_files(run_dir)
-    if checkpoints(run_dir) or has_rows(run_dir / LOG):
+    if checkpoints(run_dir) or has_rows(run_dir / LOG) or (run_dir / KEPT_LOG).exists():
         raise FileExistsError(
             f"{run_dir} holds a run already: go on with it (--resume) or name this one differently (--xpid)"
         )
@@ -154,9 +156,9 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted(path for path in run_dir.glob("*") if IS_CHECKPOINT.fullmatch(path.name))
 
 
-def has_log(folder: Path) -> bool:
-    """Whether a run's log lies there."""
-    return any(folder.glob(LOG))
+def log_in(folder: Path) -> Path | None:
+    """The log of a run that lies there, whole or as it is kept; None if there is none."""
+    return next((folder / name for name in LOGS if (folder / name).is_file()), None)
 
 
 def has_rows(log: Path) -> bool:
@@ -173,7 +175,7 @@ def has_rows(log: Path) -> bool:
 
 def is_a_runs(file: Path) -> bool:
     """Whether a file is one that a run keeps in its folder, or would."""
-    names = (*ALWAYS, LOCK, EVALUATIONS, BEST, CANDIDATE)
+    names = (*ALWAYS, KEPT_LOG, LOCK, EVALUATIONS, BEST, CANDIDATE)
     return bool(file.name in names or IS_CHECKPOINT.fullmatch(file.name)) and (real(file).parent / METADATA).is_file()
 
 
