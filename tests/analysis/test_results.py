@@ -20,7 +20,8 @@ from torchbeast.core.settings import UsageError
 RESULTS = ROOT / "results"
 TABLE = RESULTS / "experiments.ini"
 EXPERIMENTS = table.read_table(TABLE, command.check_run)
-PAGES = {"README.md": TABLE} | {f"{name}.md": RESULTS / f"{name}.ini" for name in ("teacher", "fast", "stability", "document")}
+NAMES = ("teacher", "fast", "hard", "stability", "document")
+PAGES = {"README.md": TABLE} | {f"{name}.md": RESULTS / f"{name}.ini" for name in NAMES}
 ALL = {row.name: row for path in sorted(RESULTS.glob("*.ini")) for row in table.read_table(path, command.check_run)}
 RUNS = sorted(path.parent for path in RESULTS.glob("*/meta.json"))
 OF_THE_PAGE = [run for run in RUNS if run.name.rsplit("-", 1)[0] in {row.name for row in EXPERIMENTS}]
