@@ -28,7 +28,7 @@ WRONG = [
     (entry, "--xpid a/b", "--xpid must be a plain folder name"),
     (entry, "--xpid latest", "--xpid must be a plain folder name"),
     (entry, "--initials a/b", "--initials must be part of a plain folder name"),
-    (entry, f"--xpid keycorridor-count-1 --savedir {ROOT}/results", f"{ROOT}/results/keycorridor-count-1 holds a run already"),
+    (entry, "--xpid kept --savedir runs", "runs/kept holds a run already: go on with it"),
     (entry, "--xpid taken --savedir runs", "runs/taken holds a run already: go on with it"),
     (entry, "--xpid file --savedir runs", "--xpid runs/file: "),
     (entry, "--savedir file/runs", "--savedir file/runs: "),
@@ -60,6 +60,8 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     (tmp_path / "runs" / "taken" / "model.tar").write_text("")
+    (tmp_path / "runs" / "kept").mkdir()
+    (tmp_path / "runs" / "kept" / "logs.csv.gz").write_bytes(b"")
     (tmp_path / "runs" / "file").write_text("")
 
     def too_late(*_, **__):
