@@ -155,6 +155,7 @@ class ActorProcesses:
         self._incarnations = [0] * len(hosted)
         self._pulses = [_Pulse() for _ in hosted]
         self._last_look = time.monotonic()
+        self._ended: list[tuple[int, int, int]] = []  # index, process id, exit code of those not yet started again
         self._traces: dict[int, str] = {}
         self._refused: dict[int, _Refusal] = {}
         self.restarts: deque[float] = deque()
@@ -222,10 +223,15 @@ class ActorProcesses:
         self._look_at_the_spawner(now, slept)
         try:
             self._kill_stuck(now, slept)
-            ended = self._spawner.ended()
+            self._ended += self._spawner.ended()
         except (EOFError, OSError) as error:
             raise ActorsFailed(_gone(error)) from None
-        for index, pid, exit_code in ended:
+        explained = [each for each in self._ended if self._is_explained(*each)]
+        self._ended = [each for each in self._ended if each not in explained]
+        while not self._exchange.failures.empty():
+            index, trace = self._exchange.failures.get()
+            self._traces[index] = trace
+        for index, pid, exit_code in explained:
             if not self._stop[0]:
                 self._replace(index, pid, exit_code)
         for index in [index for index, refusal in self._refused.items() if refusal.due()]:
@@ -252,7 +258,7 @@ class ActorProcesses:
     def _replace(self, index: int, pid: int, exit_code: int) -> None:
         how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
         cause = f"actor {index} (process {pid}) {how}"
-        trace = self._trace(index) if exit_code > 0 else None
+        trace = self._traces.pop(index, None)
         if trace is not None and exit_code == actors.WRONG_INPUT:
             raise UsageError(trace)
         if trace is not None:
@@ -267,15 +273,9 @@ class ActorProcesses:
         logger.warning(f"{cause}; starting it again")
         self._launch(index)
 
-    def _trace(self, index: int) -> str | None:
-        """The traceback that process `index` sent before it ended; the learner's thread may be about to receive it."""
-        deadline = time.monotonic() + 1.0
-        while index not in self._traces and time.monotonic() < deadline:
-            while not self._exchange.failures.empty():
-                sender, trace = self._exchange.failures.get()
-                self._traces[sender] = trace
-            time.sleep(0.01)
-        return self._traces.pop(index, None)
+    def _is_explained(self, index: int, _: int, exit_code: int) -> bool:
+        """Whether all that can be known of why a process ended is: the learner's thread reads what it sent, between updates."""
+        return exit_code < 0 or self._exchange.read_out(index)
 
     def _kill_stuck(self, now: float, slept: bool) -> None:
         for index, pulse in enumerate(self._pulses):

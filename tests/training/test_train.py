@@ -26,6 +26,7 @@ from tests.helpers.runs import (
     assert_trains_and_plays,
 )
 from torchbeast.core import checkpoint
+from torchbeast.core.settings import UsageError
 from utils_folder.motivations import MOTIVATIONS
 from utils_folder.motivations.base import Task
 
@@ -135,6 +136,28 @@ def test_an_actors_exception_ends_the_run_with_its_traceback(tmp_path, monkeypat
     errors = capfd.readouterr().err
     assert "the actor broke here" in errors and "Traceback" in errors and "advance" in errors
     assert errors.count("starting it again") == 2 and "--max_actor_restarts" in errors
+
+
+def test_what_ends_an_actor_is_told_however_busy_the_learner_is(tmp_path, monkeypatch, capfd):
+    """As in a long update it reads nothing that actors send."""
+    get, advance, steps = sources.ActorProcesses.get, Actor.advance, []
+
+    def advance_or_fail(self):
+        steps.append(1)
+        if len(steps) > 10:
+            raise UsageError("MyTask pays a reward of nan")
+        return advance(self)
+
+    def get_and_be_busy(self, batch_size):
+        batch = get(self, batch_size)
+        time.sleep(3)
+        return batch
+
+    monkeypatch.setattr(Actor, "advance", advance_or_fail)
+    monkeypatch.setattr(sources.ActorProcesses, "get", get_and_be_busy)
+    assert entry.main(command(tmp_path, "--num_actor_processes", "1")) == 2
+    errors = capfd.readouterr().err
+    assert "MyTask pays a reward of nan" in errors and "starting it again" not in errors
 
 
 def test_a_failing_learner_ends_the_run_and_its_actors(tmp_path, monkeypatch):

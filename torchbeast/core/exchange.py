@@ -45,8 +45,8 @@ class Exchange:
     """The learner's end: gives out free slots, takes full ones.
 
     Actor processes come and go: `attach` gives number i a new pipe, after which the process that had that number before is
-    forgotten, and the slots it held are free again. `get` and `release` are for one thread at a time; `attach`, `holds` and
-    `stop` may be called from any.
+    forgotten, and the slots it held are free again. `get` and `release` are for one thread at a time; `attach`, `holds`,
+    `read_out` and `stop` may be called from any.
 
     Args:
         num_buffers: slots 0..num_buffers-1.
@@ -64,12 +64,19 @@ class Exchange:
         self._turns = list(range(len(self._hosted)))  # served longest ago first
         self._connections: list[Connection | None] = [None] * len(self._hosted)
         self._arrivals: SimpleQueue[tuple[int, Connection]] = SimpleQueue()
+        self._attached = [0] * len(self._hosted)
+        self._dismissed = [0] * len(self._hosted)
         self._stopped = threading.Event()
         self.failures: SimpleQueue[tuple[int, str]] = SimpleQueue()
 
     def attach(self, index: int, connection: Connection) -> None:
         """From the next `get` on, process `index` is at the other end of this pipe."""
+        self._attached[index] += 1
         self._arrivals.put((index, connection))
+
+    def read_out(self, index: int) -> bool:
+        """Whether all that the processes with this number sent before they ended has been read, so that `failures` has it."""
+        return self._dismissed[index] == self._attached[index]
 
     def holds(self, index: int) -> bool:
         """Whether process `index` has slots to fill, and has sent nothing that waits to be read: then it may be waiting."""
@@ -123,6 +130,7 @@ class Exchange:
         if self._connections[index] is not None:
             self._connections[index].close()
             self._connections[index] = None
+            self._dismissed[index] += 1
         while self._held[index]:
             self._free.extend(self._held[index].popleft())
 
