@@ -137,6 +137,15 @@ def test_a_reward_that_all_states_earn_is_refused():
     assert "--count_lifelong" in problem and "root" in problem
 
 
+def test_of_states_visited_equally_often_the_oldest_are_forgotten_each_time(monkeypatch):
+    monkeypatch.setattr(lifelong, "MOST_STATES", 4)
+    counts = LifelongCounts()
+    for states in [[1, 1, 1, 2, 3, 4], [5], [5, 5, 6, 6, 6, 7], [8]]:
+        counts.update(torch.tensor([states]))
+    assert counts.forgotten == 3 + 3
+    assert counts.visits(torch.arange(9)[None]).tolist() == [[0, 0, 0, 0, 0, 3, 3, 0, 0]]
+
+
 @pytest.mark.parametrize("view, field", [("full", "frame"), ("partial", "view")])
 def test_of_too_many_states_those_visited_least_often_are_forgotten(view, field, monkeypatch):
     monkeypatch.setattr(lifelong, "MOST_STATES", 6)

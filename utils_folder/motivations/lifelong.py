@@ -57,9 +57,9 @@ class LifelongCounts:
             self._visits.update(map(int, visited))
         if len(self._visits) > MOST_STATES:
             newest_first = reversed(self._visits.items())  # as new ones must not be forgotten before they are seen again
-            kept = sorted(newest_first, key=itemgetter(1), reverse=True)[: MOST_STATES // 2]
+            kept = dict(sorted(newest_first, key=itemgetter(1), reverse=True)[: MOST_STATES // 2])
             self.forgotten += len(self._visits) - len(kept)
-            self._visits = Counter(dict(reversed(kept)))
+            self._visits = Counter({state: visits for state, visits in self._visits.items() if state in kept})  # oldest first
 
     def state_dict(self) -> dict:
         """Tensors [N], a number for each state, and how many have been forgotten."""
