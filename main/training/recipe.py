@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ from utils_folder.motivations.base import Motivation, Task
 from utils_folder.motivations.rewards import RewardSettings
 from utils_folder.motivations.together import Together
 
-CHECKPOINT_COPIES = 6  # of the student's weights: student, teacher or predictor, their optimisers, waiting goals, and room
+CHECKPOINT_COPIES = 4  # of the weights: themselves, their optimisers' two means, and room for what waits to be learned from
 
 
 def task_name(settings: Settings) -> str:
@@ -175,8 +176,10 @@ class Agent(NamedTuple):
 
     @property
     def checkpoint_bytes(self) -> int:
-        """About what a checkpoint takes."""
-        return CHECKPOINT_COPIES * sum(parameter.numel() * 4 for parameter in self.student.parameters())
+        """About what a checkpoint takes at most."""
+        weights = io.BytesIO()
+        torch.save([self.student.state_dict(), self.motivation.state_dict()], weights)
+        return CHECKPOINT_COPIES * weights.tell() + self.motivation.table_bytes
 
 
 def columns() -> dict[str, Column]:

@@ -82,7 +82,7 @@ class Motivation(abc.ABC):
     Attributes:
         groups: its settings: frozen dataclasses of flags.
         example: flags that it is worth trying with.
-        columns: what `learn` and `intrinsic_reward` may report.
+        columns: what `learn` may report.
         pays: it has an intrinsic reward.
         goal_conditioned: the student sees a goal.
         reads: the fields of a batch that its networks are given: it finds them on the learner's device, all others on the CPU.
@@ -90,6 +90,7 @@ class Motivation(abc.ABC):
             the environments give them.
         waiting_keys: the keys of `training_state_dict` that hold what waits to be learned from on this rank, or is carried on
             there: tensors [N, ...] by name. It is saved for each rank, and shared out where there are fewer or more later.
+        table_bytes: what a table in `training_state_dict`, which grows while it learns, comes to at most.
         own_keys: the keys of `state_dict` that hold what else each rank has for itself; rank 0's is saved. All else is the
             same on every rank.
 
@@ -107,6 +108,7 @@ class Motivation(abc.ABC):
     waiting_keys: ClassVar[tuple[str, ...]] = ()
     own_keys: ClassVar[tuple[str, ...]] = ()
     goal_conditioned: bool = False
+    table_bytes: int = 0
     reads: tuple[str, ...] = ()
 
     def __init__(self, settings: Settings, task: Task, make_optimizer: OptimizerMaker, ranks: Alone = ALONE):

@@ -16,7 +16,7 @@ from torchbeast.core.settings import TRAINING, Settings, flag
 from utils_folder.minigrid.view import FULL, PARTIAL
 from utils_folder.motivations import rewards
 from utils_folder.motivations.base import Batch, Motivation, Shown, Task
-from utils_folder.motivations.lifelong import MOST_STATES, LifelongCounts, digests
+from utils_folder.motivations.lifelong import MOST_BYTES, MOST_STATES, LifelongCounts, digests
 from utils_folder.motivations.transitions import States, view_flag
 from utils_folder.motivations.watchers import EpisodicCounts
 
@@ -65,6 +65,7 @@ class Count(Motivation):
         own = self._settings = settings[CountSettings]
         self._states = States(task, own.count_view)
         self._lifelong = LifelongCounts(ranks) if own.count_lifelong else None
+        self.table_bytes = MOST_BYTES if own.count_lifelong else 0
         (self._arrivals,) = counted = EpisodicCounts.arrivals(self._states.frame)
         self.rollout_fields = counted | (self._states.transition_fields if own.count_lifelong else self._states.fields)
 

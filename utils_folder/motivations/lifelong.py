@@ -16,6 +16,7 @@ from torchbeast.core.ranks import ALONE, Alone
 
 MOST_STATES = 2**20  # beyond it the half that has been visited least often, and longest ago for the first time, is forgotten
 DIGEST_BYTES = 6  # ranks tell each other numbers as float64, which holds 53 bits
+MOST_BYTES = 16 * MOST_STATES  # of a state_dict: two int64 a state
 DIGESTS = forms.tensor((None,), torch.int64, forms.within(0, 2 ** (8 * DIGEST_BYTES) - 1))
 VISITS = forms.tensor((None,), torch.int64, forms.within(1, forms.MOST))
 FORM = forms.record({"digest": DIGESTS, "visits": VISITS, "forgotten": forms.whole()})

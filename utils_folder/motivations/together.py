@@ -27,6 +27,7 @@ class Together(Motivation):
         self.columns = tuple(column for part in self.parts for column in part.columns)
         self.waiting_keys = tuple(key for part in self.parts for key in part.waiting_keys)
         self.own_keys = tuple(key for part in self.parts for key in part.own_keys)
+        self.table_bytes = sum(part.table_bytes for part in self.parts)
         self.goal_conditioned = self.parts[0].goal_conditioned
         self.reads = tuple(name for part in self.parts for name in part.reads)
         self._told: list[Batch] = []  # each part's own batch, in which it keeps what it will learn from
