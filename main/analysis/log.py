@@ -151,7 +151,7 @@ def read_log(given: str | Path, declared: Declared, most: int | None = None) -> 
     """
     path = _log_path(Path(given))
     gathered = _Gathered(declared.columns, most)
-    columns, left_out = _read(path, gathered)
+    columns, left_out = read_columns(path, gathered)
     frames = _frames(columns)
     if frames is None and run_folder.has_rows(path):
         raise UsageError(f"{path} has no column frames (nor step): it is no log of a training run; give a run's logs.csv")
@@ -201,17 +201,14 @@ def _log_path(given: Path) -> Path:
     raise UsageError(f"{given} has no logs.csv; {remedy}")
 
 
-def read_columns(path: Path) -> tuple[dict[str, np.ndarray], int]:
+def read_columns(path: Path, gathered: _Gathered | None = None) -> tuple[dict[str, np.ndarray], int]:
     """Columns of a log by name, float64 [N], NaN where a cell is empty or no number; and how many rows were left out.
 
     A line that names frames, step or _tick is a header (a comment sign before it is not part of the name) and holds for the
     rows after it. TorchBeast adds columns without a new header: rows longer than it are named by the line of fields.csv,
     beside the log, that has their length. Other rows are torn. So is the last one if no newline ends it.
     """
-    return _read(path, _Gathered({}, None))
-
-
-def _read(path: Path, gathered: _Gathered) -> tuple[dict[str, np.ndarray], int]:
+    gathered = _Gathered({}, None) if gathered is None else gathered
     longer = {len(names): names for names in _table(path.with_name(run_folder.FIELDS))}
     header: list[str] = max(longer.values(), key=len, default=[])
     lines = _Lines(path)

@@ -76,7 +76,7 @@ class StudentAlarms:
         if self._error:
             frames, error = self._error
             yield (
-                f"the student's value was wrong by {error:.0f} at frame {frames:,}, where a step's reward is 2 at most: it has "
+                f"the student's value was wrong by {error:.0f} at frame {frames:,}, where a step pays 2 at most: it has "
                 "exploded, and the policy may not come back from that; try a lower --learning_rate or --max_grad_norm"
             )
         if self._fallen_at is not None:

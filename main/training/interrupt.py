@@ -68,8 +68,8 @@ def stopping() -> Iterator[None]:
 
 
 class Interrupt:
-    """From `take` or from its being entered until it is left, takes the signals of EXIT_CODES as a wish; a second SIGINT ends
-    the process at once.
+    """From `take` or from its being entered until it is left, takes the signals of EXIT_CODES as a wish; a SIGINT after any
+    of them ends the process at once.
 
     Attributes:
         asked: the run is to stop.

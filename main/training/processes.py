@@ -46,7 +46,7 @@ class ProcessSettings:
     )
     num_threads: int = flag(
         4,
-        "learner threads: one learns, with as many batches less one ready beside it",
+        "batches in hand: one is learned from, a second thread makes the others ready",
         at_least=1,
         at_most=MAX_THREADS,
         resumable=True,

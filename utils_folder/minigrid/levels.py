@@ -7,8 +7,7 @@ An object is one integer, so that picking up, carrying, dropping and unpacking m
 The target bit is the object's identity as far as the rules ask for it; it stays with the object wherever it goes.
 An empty cell is an object of kind "empty"; kinds, colours and states have gym-minigrid's numbers.
 
-Everything that Numba compiles is in this one file on purpose. The machine code is kept on disk (`torchbeast/core/compiled.py`).
-It is made anew when this file changes, but Numba does not look at the files that it imports.
+The machine code is kept on disk (`torchbeast/core/compiled.py`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Difficulty(Protocol):
         """bool [N] from bool [N] and int32 [N]: reached, at the distance asked for."""
 
     def update(self, mean_reward: float, mean_ex_reward: float) -> None:
-        """Moves t* after a teacher update, by the mean of r and of the environment's reward over its forms."""
+        """Moves t* after a teacher update, by the mean of r and of the environment's reward over its entries."""
 
     @property
     def at_limit(self) -> bool:

@@ -46,7 +46,7 @@ class RewardSettings:
 
     @property
     def clipped(self) -> bool:
-        """A step's reward is at most 2, whatever is paid."""
+        """What a step pays is clipped: it is at most 2."""
         return self.reward_mixing == PUBLISHED
 
     def intrinsic_discount(self, discounting: float) -> float:
