@@ -7,13 +7,16 @@ import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
 from main import settings as settings_module
-from main.analysis.log import Declared
+from main.analysis.log import Declared, read_meta
+from main.analysis.table import Experiment
 from main.training import recipe
 from main.training.interrupt import EXIT_CODES, Stopped, stopping
+from torchbeast.core import run_folder
 from torchbeast.core.console import console, cut
 from torchbeast.core.ranks import ALONE, Alone, RanksFailed
 from torchbeast.core.settings import UsageError
@@ -108,6 +111,26 @@ def check_run(argv: Sequence[str]) -> None:
     """Raises UsageError with all problems at once if no run can have this command line."""
     settings, _ = settings_module.parse(argv)
     settings_module.check(settings)
+
+
+def check_same(experiment: Experiment, folder: Path) -> None:
+    """Raises: UsageError if the run there was made with other flags than the row's, as when the row has changed since.
+
+    Compared are the flags that the row gives, and those that it leaves at their defaults, if they define an experiment and do
+    something in it.
+    """
+    made_with = read_meta(folder / run_folder.METADATA, settings_module.defaults()).arguments
+    if made_with is None:
+        return
+    settings, given = settings_module.parse(experiment.arguments)
+    flags, wanted = settings_module.flags(), settings.flat()
+    left = [name for name in wanted if name not in given and flags[name].experiment]
+    for name in [*given, *left]:
+        if made_with.get(name) != wanted[name] and (name in given or not settings_module.idle(settings, [name])):
+            raise UsageError(
+                f"{folder} was made with {name} {made_with.get(name)}, and [{experiment.name}] has {wanted[name]}: "
+                "give the row another name, or move the folder away"
+            )
 
 
 if __name__ == "__main__":

@@ -73,8 +73,12 @@ def tables_of(experiments: Sequence[Experiment], runs: Path) -> dict[str, Callab
 def report(options: argparse.Namespace) -> None:
     """Everything the command line asks for. Raises: UsageError, before anything is written."""
     experiments = table.read_table(options.table, command.check_run)
-    if not any(table.finished(experiment, options.runs) for experiment in experiments):
+    folders = {experiment.name: table.finished(experiment, options.runs) for experiment in experiments}
+    if not any(folders.values()):
         raise UsageError(f"{options.runs}: no finished run of {options.table} is in it; give their folder with --runs")
+    for experiment in experiments:
+        for folder in folders[experiment.name]:
+            command.check_same(experiment, folder)
     makers = tables_of(experiments, options.runs)
     if options.into is None:
         print("\n\n".join(make(experiments, options.runs) for make in makers.values()))

@@ -21,7 +21,7 @@ from main import command
 from main import settings as settings_module
 from main.amigo import program
 from main.analysis import keep, table
-from main.analysis.log import Declared, read_meta
+from main.analysis.log import Declared
 from main.analysis.table import Experiment, is_finished, run_dir
 from main.training import programs
 from main.training.programs import Programs
@@ -29,20 +29,6 @@ from torchbeast.core import outputs, run_folder
 from torchbeast.core.settings import Parser, UsageError, a_path, positive_whole_number
 
 FOLDER = "experimentMinigrid"  # as the document's commands have it
-
-
-def check_same(experiment: Experiment, folder: Path) -> None:
-    """Raises: UsageError if the run there was not made with the row's flags, as when the row has changed since."""
-    made_with = read_meta(folder / run_folder.METADATA, settings_module.defaults()).arguments
-    if made_with is None:
-        return
-    _, wanted = settings_module.parse(experiment.arguments)
-    for flag, value in wanted.items():
-        if made_with.get(flag) != value:
-            raise UsageError(
-                f"{folder} was made with {flag} {made_with.get(flag)}, and [{experiment.name}] has {value}: "
-                "give the row another name, or move the folder away"
-            )
 
 
 def command_line(experiment: Experiment, seed: int, savedir: Path) -> list[str]:
@@ -132,7 +118,7 @@ def reproduce(options: argparse.Namespace) -> int:
     experiments = _chosen(table.read_table(options.table, command.check_run), options)
     for experiment in experiments:
         for seed in experiment.seeds:
-            check_same(experiment, find(experiment, seed, options.savedir, options.keep))
+            command.check_same(experiment, find(experiment, seed, options.savedir, options.keep))
     for flag in ("savedir", "keep"):
         folder = getattr(options, flag)
         if folder is not None:

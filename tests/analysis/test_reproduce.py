@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from main import command, reproduce
+from main import command, report, reproduce
 from main import settings as settings_module
 from main.analysis import keep
 from main.analysis.log import Log, read_log
@@ -490,11 +490,15 @@ def test_a_run_made_with_other_flags_than_its_rows_is_not_taken_for_it(table, tm
     for old, new, named in (
         ("frames = 480", "frames = 960", "total_frames 480"),
         ("--batch_size 4", "--batch_size 4 --use_lstm", "use_lstm False"),
+        ("--batch_size 4", "", "batch_size 4"),
+        ("Empty-5x5", "Empty-6x6", "env MiniGrid-Empty-5x5-v0"),
     ):
         table.write_text(TABLE.replace(old, new))
         for more in ([], ["--list"]):
             assert reproduce.main([*arguments, *more]) == 2
             assert f"other-3 was made with {named}, and [other] has" in capsys.readouterr().err
+        assert report.main([str(table), "--runs", str(tmp_path / "runs")]) == 2
+        assert f"other-3 was made with {named}, and [other] has" in capsys.readouterr().err
     table.write_text(TABLE)
     assert reproduce.main(arguments) == 0
 
