@@ -16,7 +16,7 @@ import numpy as np
 from gym_minigrid.minigrid import OBJECT_TO_IDX, Grid, WorldObj
 from PIL import Image, ImageDraw, ImageFont
 
-from torchbeast.core.run_folder import replacing
+from torchbeast.core.run_folder import real, replacing
 
 Colour = tuple[int, int, int]
 
@@ -233,7 +233,7 @@ class VideoWriter:
 
     def __enter__(self) -> VideoWriter:
         with contextlib.ExitStack() as stack:
-            self._temporary = stack.enter_context(replacing(self.path))
+            self._temporary = stack.enter_context(replacing(real(self.path)))
             self._writer = self._make_writer(self._temporary, self._fps)
             stack.push(self._finish)
             self._stack = stack.pop_all()

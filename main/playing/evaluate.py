@@ -9,7 +9,7 @@ from typing import Any
 
 from main.playing import film, score, trained
 from main.settings import EvaluationSettings, RunSettings
-from torchbeast.core import outputs
+from torchbeast.core import outputs, run_folder
 from torchbeast.core.settings import Settings, UsageError
 from utils_folder import video
 from utils_folder.minigrid import EnvironmentSettings
@@ -51,11 +51,13 @@ def _check_outputs(run: RunSettings, own: EvaluationSettings) -> None:
         raise UsageError(
             "--mode test_render shows episodes and writes nothing: leave out --json and --record_video, or use test"
         )
+    read = [own.weight_path, *run_folder.checkpoints(Path(own.weight_path))]
     if own.json is not None:
         outputs.must_be_writable("--json", own.json)
-        outputs.must_not_be_read("--json", own.json, [own.weight_path])
+        outputs.must_not_be_read("--json", own.json, read)
     if own.record_video:
         outputs.must_be_writable("--video_path", own.video_path)
+        outputs.must_not_be_read("--video_path", own.video_path, read)
         if Path(own.video_path).suffix.lower() not in video.VIDEO_SUFFIXES:
             raise UsageError(
                 f"--video_path {own.video_path}: choose a name that ends with {' or '.join(video.VIDEO_SUFFIXES)}"

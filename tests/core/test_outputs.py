@@ -20,6 +20,13 @@ def test_all_files_are_written_and_named(tmp_path, capsys):
     assert capsys.readouterr().out.split() == [str(tmp_path / "a"), str(tmp_path / "b")]
 
 
+def test_a_link_stays_and_the_file_that_it_names_is_written(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    outputs.write({str(tmp_path / "link"): b"new"})
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+
+
 @pytest.mark.parametrize("bad", ["no/c", "d" * 253, "folder"])
 def test_where_one_cannot_be_written_none_is(tmp_path, bad, capsys):
     (tmp_path / "folder").mkdir()
@@ -62,6 +69,18 @@ def test_the_files_of_a_run_are_not_written_over(tmp_path, name):
         with pytest.raises(UsageError, match=f"^--json .*{name} is a file of a run, which is not written over; give another$"):
             outputs.must_be_writable("--json", folder / name)
         outputs.must_be_writable("--json", folder / "statistics.json")
+    (tmp_path / "link").symlink_to(run / name)
+    with pytest.raises(UsageError, match="link is a file of a run"):
+        outputs.must_be_writable("--json", tmp_path / "link")
+
+
+def test_a_file_of_a_run_that_lies_elsewhere_is_not_written_over(tmp_path):
+    (tmp_path / "meta.json").write_text("{}")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "big").write_text("")
+    (tmp_path / "model.tar").symlink_to("disk/big")
+    with pytest.raises(UsageError, match=r"model\.tar is a file of a run"):
+        outputs.must_be_writable("--json", tmp_path / "model.tar")
 
 
 def test_what_is_read_is_not_written_over(tmp_path):

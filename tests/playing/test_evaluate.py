@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,18 @@ def test_outputs_that_cannot_be_written_are_refused_first(trained, tmp_path, cap
     said = capsys.readouterr()
     assert len(said.err.splitlines()) == 7 and "episodes" not in said.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_weights_are_not_written_over(trained, tmp_path, capsys):
+    """Not where they lie alone in a folder, nor under a video's name."""
+    for name in ("model.tar", "agent.mp4"):
+        shutil.copy(trained / "model.tar", tmp_path / name)
+    before = (tmp_path / "model.tar").read_bytes()
+    video = ["--record_video", "--video_path", str(tmp_path / "agent.mp4")]
+    for place, more in ((tmp_path, ["--json", str(tmp_path / "model.tar")]), (tmp_path / "agent.mp4", video)):
+        assert play(place, "--num_episodes", "1", *more) == 2
+        assert "is what is read, and is not written over" in capsys.readouterr().err
+    assert before == (tmp_path / "model.tar").read_bytes() == (tmp_path / "agent.mp4").read_bytes()
 
 
 def test_outputs_that_fail_in_the_end_are_named(trained, tmp_path, monkeypatch, capsys):

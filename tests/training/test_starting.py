@@ -261,6 +261,18 @@ def test_names_that_are_no_utf8_on_a_real_command_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\udcff"])
+def test_a_run_in_a_folder_that_can_name_none_is_not_gone_on_with(kept, tmp_path, name):
+    """Its checkpoints would hold that name, and nothing would read them again."""
+    run = shutil.copytree(kept, tmp_path / name)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    words = [sys.executable, "-m", "main.main", "--resume", str(run), "--total_frames", "960"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True)
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1, ascii(done.stderr)
+    assert b"must be a plain folder name" in done.stderr and b"rename it" in done.stderr
+    assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["a\udcffb", *rarer(["a\u00a0b", "a\nb"])])
 def test_a_run_whose_folder_is_no_text_is_gone_on_with_and_played(tmp_path, place):

@@ -21,7 +21,7 @@ def must_be_writable(flag: str, path: str | Path) -> None:
             raise UsageError(f"{flag} {path} is a folder; give a file")
         if path.exists() and not path.is_file():  # it would be replaced
             raise UsageError(f"{flag} {path} is no ordinary file; give another")
-        if is_a_runs(path):
+        if is_a_runs(path) or is_a_runs(real(path)):
             raise UsageError(f"{flag} {path} is a file of a run, which is not written over; give another")
         if not os.access(real(path).parent, os.W_OK | os.X_OK):
             raise UsageError(f"{flag} {path}: its folder cannot be written; give another file")
@@ -73,7 +73,7 @@ def write(files: Mapping[str | None, bytes]) -> None:
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[Path]:
     try:
-        with replacing(path) as temporary:
+        with replacing(real(path)) as temporary:  # what a link names is written, the link stays
             yield temporary
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; give another file") from None

@@ -176,7 +176,7 @@ def has_rows(log: Path) -> bool:
 def is_a_runs(file: Path) -> bool:
     """Whether a file is one that a run keeps in its folder, or would."""
     names = (*ALWAYS, KEPT_LOG, LOCK, EVALUATIONS, BEST, CANDIDATE)
-    return bool(file.name in names or IS_CHECKPOINT.fullmatch(file.name)) and (real(file).parent / METADATA).is_file()
+    return bool(file.name in names or IS_CHECKPOINT.fullmatch(file.name)) and (real(file.parent) / METADATA).is_file()
 
 
 def real(path: str | Path) -> Path:
