@@ -40,6 +40,7 @@ from torchbeast.core.columns import Column
 from torchbeast.core.settings import Parser, UsageError, not_empty, positive_number, whole_number
 
 MOST_BINS = 20_000
+MOST_PIXELS = 250_000_000  # a gigabyte while it is drawn
 
 # Five steps of lightness, neighbours far apart, so that a greyscale print still tells them; the line styles tell the rest.
 COLOURS = ("#0A2A6B", "#E07B28", "#0080C0", "#74156B", "#D9A514")
@@ -375,6 +376,11 @@ def _check_output(options: argparse.Namespace) -> str:
     if options.json:
         outputs.must_be_writable("--json", options.json)
     outputs.must_be_different(out=options.out, json=options.json or None)
+    if options.title is not None and not run_folder.is_utf8(options.title):
+        raise UsageError(f"--title {options.title!r} is no text in UTF-8; give another")
+    width, height = options.size or (0, 0)
+    if kind == "png" and width * height * options.dpi**2 > MOST_PIXELS:
+        raise UsageError(f"--size and --dpi make a picture of more than {MOST_PIXELS:,} pixels: give smaller ones, or an .svg")
     return kind
 
 

@@ -84,16 +84,18 @@ def report(options: argparse.Namespace) -> None:
         print("\n\n".join(make(experiments, options.runs) for make in makers.values()))
         return
     outputs.must_be_writable("--into", options.into)
-    text = _text(options.into)
+    whole = _text(options.into)
+    text, crlf = whole.replace("\r\n", "\n"), "\r\n" in whole  # as it is on Windows, and stays
     tables = {name: NO_ROW for name in TABLES if f"<!-- {name} table -->" in text} | dict.fromkeys(makers, "")
     text = table.put_in(text, tables)  # before minutes are spent
     tables = {name: make(experiments, options.runs) for name, make in makers.items()}
-    outputs.write({str(options.into): table.put_in(text, tables).encode()})
+    written = table.put_in(text, tables)
+    outputs.write({str(options.into): (written.replace("\n", "\r\n") if crlf else written).encode()})
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--into {path} cannot be read ({error}): give a Markdown file") from None
 

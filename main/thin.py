@@ -31,7 +31,7 @@ def thin(options: argparse.Namespace) -> None:
     outputs.write({str(options.out): keep.written(columns, options.out)})
     empty = {name: int(np.isnan(values).sum()) for name, values in columns.items()}
     told = ", ".join(f"{name} {count}" for name, count in empty.items() if count)
-    print(f"{len(log.frames):,} rows became {len(columns['frames']):,}")
+    print(f"{len(log.frames):,} rows became {len(next(iter(columns.values()))):,}")
     if told:
         print(f"still empty, cells of each column: {told}; fewer --rows leave fewer of them")
 

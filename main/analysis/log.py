@@ -160,6 +160,7 @@ def read_log(given: str | Path, declared: Declared, most: int | None = None) -> 
         if run_folder.has_rows(path):
             raise UsageError(f"{path} has no row that can be read: it is no log of a training run; give a run's logs.csv")
         raise NoRows(f"{path} has no rows yet: wait until the run has logged some, or leave it out")
+    left_out += int((~np.isfinite(frames)).sum())
     if left_out:
         print(f"note: {path}: left out rows that are torn or unreadable: {left_out}", file=sys.stderr)
     if len(rows) < len(frames):

@@ -89,7 +89,9 @@ def read_table(path: Path, check: Check) -> list[Experiment]:
             raise UsageError(f"{path} has no row, as [NAME] begins one; results/experiments.ini shows how")
         _refuse_unread(parser)
         rows = [_experiment(name, parser[name], check) for name in parser.sections()]
-    except (configparser.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is no text in UTF-8; save it as that") from None
+    except configparser.Error as error:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from None
     for row in rows:
         others = [other for other in rows if other is not row and other.name == row.control]
@@ -135,8 +137,8 @@ def near(name: str, names: Sequence[str]) -> str:
 
 
 def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Experiment:
-    if not run_folder.is_plain(name) or name.startswith("-"):
-        rule = f"{run_folder.not_plain(name)}; and without a leading -"
+    if not run_folder.is_plain(name) or name.startswith("-") or name != name.strip() or "|" in name:
+        rule = f"{run_folder.not_plain(name)}; and without a leading -, spaces at its ends, or |"
         raise UsageError(f"a row's name begins those of its runs: it must be {rule}")
     missing = [key for key in REQUIRED if key not in row]
     if missing:
@@ -146,7 +148,8 @@ def _experiment(name: str, row: configparser.SectionProxy, check: Check) -> Expe
     window = WINDOW
     if "window_frames" in row:
         window = _value(row, "window_frames", positive_whole_number, f"{WINDOW}")
-    others = [flag for flag in NOT_IN_FLAGS if flag in (word.partition("=")[0] for word in words)]
+    given = ["-h" if word.startswith("-h") else word.partition("=")[0] for word in words]  # -hall is -h all
+    others = [flag for flag in NOT_IN_FLAGS if flag in given]
     if others:
         raise UsageError(f"[{name}] flags: take {' and '.join(others)} out; a row trains; env, frames and seeds are entries")
     arguments = ["--env", row["env"], *words, "--total_frames", row["frames"]]

@@ -70,6 +70,8 @@ def resumed(place: Path, given: dict[str, Any], ranks: Alone) -> tuple[Settings,
             + ": leave them out, or start a new run"
         )
     run_dir = run_folder.real(path.parent)
+    if not (run_dir / run_folder.METADATA).is_file():
+        raise UsageError(f"--resume: {run_dir} has no {run_folder.METADATA}: it is no run's whole folder; give that")
     if not run_folder.is_plain(run_dir.name):  # the run goes on under its folder's name
         raise UsageError(f"--resume {str(run_dir)!r}: a run's folder must be {run_folder.not_plain(run_dir.name)}: rename it")
     settings = settings_module.make({**stored, "resume": None, **given, "savedir": str(run_dir.parent), "xpid": run_dir.name})

@@ -153,6 +153,13 @@ def test_torn_rows_in_the_middle_cost_only_themselves(tmp_path, capsys):
     assert "unreadable: 1\n" in capsys.readouterr().err
 
 
+def test_rows_whose_frames_are_no_number_are_left_out_and_told(tmp_path, capsys):
+    log = write_log(tmp_path, [[10, 0.1, 0, 1, 7], [20, 0.2, 0, 1, 7], [30, 0.3, 0, 1, 7]]) / "logs.csv"
+    log.write_text(log.read_text().replace(",20,", ",1e999,"))
+    assert read_log(tmp_path, DECLARED).frames.tolist() == [10, 30]
+    assert "unreadable: 1\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_log_that_was_edited_on_windows_is_read_as_it_was(tmp_path, coding):
     path = write_log(tmp_path, [[10, 0.1, 0, 1, 7], [20, 0.2, 0, 1, 7]]) / "logs.csv"
@@ -628,6 +635,8 @@ def test_panels_are_those_of_the_declared_columns():
     (lambda p: p / "good", ["--json", "none/a.json"], "make it first"),
     (lambda p: p / "good", ["--json", "picture.png"], "the same file"),
     (lambda p: p / "good", ["--size", "1x1"], "too small"),
+    (lambda p: p / "good", ["--size", "100x100", "--dpi", "1200"], "more than 250,000,000 pixels"),
+    (lambda p: p / "good", ["--title", "\udcff"], "is no text in UTF-8"),
     (lambda p: p / "good", ["--json", "a" * 300], "File name too long"),
     (lambda p: p / "good", ["--json", "b" * 253], "cannot be written"),
 ])  # fmt: skip

@@ -458,6 +458,9 @@ def test_frames_may_be_written_with_an_exponent(tmp_path):
         (TABLE.replace("seeds = 3", "seeds = 3 -1"), "[other] --seed"),
         (TABLE.replace("seeds = 3", f"seeds = 3 {2**63}"), "[other] --seed"),
         (TABLE.replace("--batch_size 4", "--batch_size 4 -h"), "[teacher] flags: take -h out"),
+        (TABLE.replace("--batch_size 4", "--batch_size 4 -hall"), "[teacher] flags: take -h out"),
+        (TABLE.replace("[other]", "[ ]"), "spaces at its ends"),
+        (TABLE.replace("[other]", "[a|b]"), "or |"),
         (TABLE + "window_frames = 481\n", "[other] window_frames = 481: a run has 480 frames; give so many or fewer"),
         (TABLE.replace("reach = 0.9", "reach = high"), "[teacher] reach = high"),
         (TABLE.replace("reach = 0.9", "reach = 90"), "[teacher] reach = 90: write it as 0.9"),
@@ -480,7 +483,7 @@ def test_a_wrong_table_is_refused_before_anything_runs(tmp_path, text, word, cap
 def test_a_table_that_is_no_text_is_refused(tmp_path, capsys):
     (tmp_path / "table.ini").write_bytes(b"\xff\xfe[a]")
     assert reproduce.main([str(tmp_path / "table.ini")]) == 2
-    assert "table.ini" in capsys.readouterr().err
+    assert "table.ini is no text in UTF-8; save it as that" in capsys.readouterr().err
 
 
 def test_a_run_made_with_other_flags_than_its_rows_is_not_taken_for_it(table, tmp_path, capsys):

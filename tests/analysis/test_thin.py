@@ -113,3 +113,11 @@ def test_a_folder_of_runs_stands_for_its_latest_as_for_resuming(run_dir, tmp_pat
     run_folder.point_latest_at(other)
     assert thin.main(words) == 0
     assert "its latest one is two" in capsys.readouterr().err
+
+
+def test_a_log_that_counts_steps_is_thinned_too(tmp_path, capsys):
+    """As TorchBeast's."""
+    (tmp_path / "log.csv").write_text("step,loss\n10,1\n20,3\n30,5\n40,7\n")
+    assert thin.main([str(tmp_path / "log.csv"), "--out", str(tmp_path / "thinned.csv"), "--rows", "2"]) == 0
+    assert (tmp_path / "thinned.csv").read_text() == "# step,loss\n20,2\n40,6\n"
+    assert "4 rows became 2" in capsys.readouterr().out

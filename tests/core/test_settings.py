@@ -218,6 +218,12 @@ def test_a_whole_number_may_be_written_with_an_exponent(text, value):
         assert given == value and type(given) is int
 
 
+@pytest.mark.parametrize("text", ["-1e-1", "-1E2", "-.5e-3", "-2.", "-7"])
+def test_a_negative_number_may_be_written_in_any_way(text):
+    for words in (["--width", text], [f"--width={text}"], ["--outdoors", "--width", text, "--coats", "3"]):
+        assert parsed(*words)[1]["width"] == float(text)
+
+
 @pytest.mark.parametrize("text", ["1.5", "1e-3", "1e", "nan", "inf", "", "1e999999999999999999999", "1e99999999", "0x10"])
 def test_what_is_no_whole_number_is_refused_at_once(text):
     for name in ("coats", "bristles"):
@@ -247,6 +253,10 @@ def test_a_value_is_the_one_that_is_meant():
         (["--coats", "nan"], "--coats: invalid whole number value: 'nan'; see paint --help"),
         (["--bristles", "None"], "--bristles: invalid whole number value: 'None'; see paint --help"),
         (["--width", "wide"], "--width: invalid float value: 'wide'; see paint --help"),
+        (["--coats", "-1e-1"], "--coats: invalid whole number value: '-1e-1'; see paint --help"),
+        (["--coats", "-0x1"], "--coats: invalid whole number value: '-0x1'; see paint --help"),
+        (["--coats", "-inf"], "--coats: invalid whole number value: '-inf'; see paint --help"),
+        (["--outdoors", "-1"], "--outdoors: ignored explicit argument '-1'; see paint --help"),
         (["--coats"], "--coats: expected one argument; see paint --help"),
         (["--outdoors=yes"], "--outdoors: ignored explicit argument 'yes'; see paint --help"),
         (["--coat", "3"], "no such flag: --coat; did you mean --coats?"),

@@ -122,7 +122,7 @@ def test_a_run_goes_on_from_any_checkpoint_that_it_has_kept(kept, tmp_path, name
         ("damaged.tar", "damaged.tar: not a readable checkpoint (damaged, cut short, or not one at all); give {run}/model.tar"),
         ("logs.csv", "logs.csv: not a readable checkpoint (damaged, cut short, or not one at all); give {run}/model.tar"),
         ("nothing", "nothing/model.tar: no such file; give the folder of a run"),
-        ("../elsewhere.tar", "holds no run to resume"),
+        ("../elsewhere.tar", "has no meta.json: it is no run's whole folder; give that"),
     ],
 )
 def test_what_is_no_checkpoint_of_the_run_is_refused(kept, tmp_path, name, words, capfd):

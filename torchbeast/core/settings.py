@@ -22,6 +22,8 @@ import decimal
 import difflib
 import math
 import os
+import re
+import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +37,7 @@ HELP_WIDTH = 100
 LONGEST = 300  # characters of what is said of a wrong command line, which may quote it
 MOST_DIGITS = 4300  # of a whole number, as Python's int has it
 BITS = 64  # that every number among the settings fits in
+NEGATIVE = re.compile(r"-[\d.]|-inf|-nan", re.IGNORECASE)  # how one begins
 TRAINING = ("mode=train",)  # what a group that only learning reads needs
 Group = TypeVar("Group")
 
@@ -292,6 +295,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
         if examples:
             self.epilog = "\n".join(["examples:", *(f"  {self.prog} {example}" for example in examples)])
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """A negative number may be written in any way: argparse takes -1e-1 for a flag."""
+        joined: list[str] = []
+        for word in sys.argv[1:] if args is None else args:
+            if joined and NEGATIVE.match(word) and joined[-1].startswith("--") and joined[-1] != "--" and "=" not in joined[-1]:
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return super().parse_known_args(joined, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message.removeprefix('argument ')[:LONGEST]}; see {self.prog} --help")
