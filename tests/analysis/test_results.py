@@ -20,7 +20,7 @@ from torchbeast.core.settings import UsageError
 RESULTS = ROOT / "results"
 TABLE = RESULTS / "experiments.ini"
 EXPERIMENTS = table.read_table(TABLE, command.check_run)
-NAMES = ("teacher", "fast", "hard", "stability", "document")
+NAMES = ("teacher", "fast", "hard", "stability", "document", "field")
 PAGES = {"README.md": TABLE} | {f"{name}.md": RESULTS / f"{name}.ini" for name in NAMES}
 ALL = {row.name: row for path in sorted(RESULTS.glob("*.ini")) for row in table.read_table(path, command.check_run)}
 RUNS = sorted(path.parent for path in RESULTS.glob("*/meta.json"))
