@@ -14,7 +14,7 @@ from torchbeast.core.settings import UsageError
 
 TABLE = """[DEFAULT]
 env = MiniGrid-Empty-5x5-v0
-flags = --model count
+flags = --num_actors 4
 frames = 2000000
 reach = 0.9
 published = none
@@ -58,7 +58,7 @@ def run(folder, rates):
     folder.mkdir(parents=True)
     lines = [f"{(i + 1) * 500_000},4,{rate},{rate}" for i, rate in enumerate(rates)]
     (folder / "logs.csv").write_text("\n".join(["frames,episodes,success_rate,mean_episode_return", *lines]) + "\n")
-    flags = {"env": "MiniGrid-Empty-5x5-v0", "model": "count", "total_frames": 2_000_000}
+    flags = {"env": "MiniGrid-Empty-5x5-v0", "num_actors": 4, "total_frames": 2_000_000}
     (folder / "meta.json").write_text(json.dumps({"successful": True, "args": flags, "versions": {}}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from main.training.learner import Learner
 from main.training.recipe import Agent
 from tests.helpers.agents import assert_same_tree, make_inline, make_settings
 from tests.helpers.twins import PlainStudentLearner, assert_same_change, snapshot
@@ -131,3 +133,10 @@ def assert_goes_on_bit_for_bit(
         assert_same_tree(other.learn(dict(batch)), learner.learn(dict(batch)))
         assert_same_tree(other.state_dict(), learner.state_dict())
     return saved
+
+
+def assert_checkpoint_is_as_large_as_reckoned(agent: Agent, learner: Learner) -> None:
+    """At most; and the figure is not so large that it would refuse a run for nothing."""
+    buffer = io.BytesIO()
+    torch.save(learner.state_dict(), buffer)
+    assert buffer.tell() < agent.checkpoint_bytes < 8 * buffer.tell()

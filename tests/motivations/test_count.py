@@ -12,6 +12,7 @@ from tests.helpers.agents import assert_same_tree, make_inline, make_motivation,
 from tests.helpers.bounds import assert_bounds
 from tests.helpers.learning import (
     TASK,
+    assert_checkpoint_is_as_large_as_reckoned,
     assert_goes_on_bit_for_bit,
     assert_updates_stay_finite,
     learner_settings,
@@ -219,3 +220,15 @@ def test_it_trains_and_plays(words, tmp_path, capsys):
 def test_flags():
     assert_bounds(Count.groups, at_least_one=set(), not_negative={"count_coef"}, any_number=set())
     assert all(about.agent for about in flags_of(Count.groups).values())
+
+
+@pytest.mark.parametrize(("model", "also"), [("count", None), ("default", "count")])
+def test_the_reckoned_size_of_a_checkpoint_holds_the_most_states(model, also):
+    settings = learner_settings(model=model, also=also, count_lifelong=True, state_embedding_dim=256)
+    agent = make_agent(settings)
+    learner = agent.learner()
+    learner.learn(random_batch(TASK, settings))
+    counting = agent.motivation if also is None else agent.motivation.parts[1]
+    counting._lifelong.update(torch.arange(lifelong.MOST_STATES - 100)[None])
+    assert len(counting.training_state_dict()["count_lifelong_visits"]["digest"]) > 0.9 * lifelong.MOST_STATES
+    assert_checkpoint_is_as_large_as_reckoned(agent, learner)

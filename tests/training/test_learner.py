@@ -6,7 +6,6 @@ What a motivation's own rewards and goals do to the student's update is compared
 from __future__ import annotations
 
 import copy
-import io
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from tests.helpers.learning import (
     B,
     T,
     assert_behaviour_is_recomputed,
+    assert_checkpoint_is_as_large_as_reckoned,
     assert_goes_on_bit_for_bit,
     assert_student_updates_are_the_twins,
     assert_updates_stay_finite,
@@ -28,8 +28,6 @@ from tests.helpers.marks import some
 from tests.helpers.twins import snapshot
 from torchbeast.core.weights import Reader
 from utils_folder.motivations import MOTIVATIONS
-from utils_folder.motivations.base import Motivation
-from utils_folder.motivations.lifelong import MOST_STATES
 
 MODELS = list(MOTIVATIONS)
 
@@ -209,19 +207,10 @@ def test_new_weights_reach_the_actors(model):
 # -- its size --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("model", "also"), [(m, also) for m in MODELS for also in (None, "count") if m != also])
-def test_a_checkpoint_is_no_larger_than_the_program_reckons(model, also):
-    """With as many states counted as there may be; and the figure is not so large that it would refuse a run for nothing."""
-    settings = learner_settings(model=model, also=also, state_embedding_dim=256, count_lifelong="count" in (model, also))
+@pytest.mark.parametrize("model", MODELS)
+def test_a_checkpoint_is_no_larger_than_the_program_reckons(model):
+    settings = learner_settings(model=model, state_embedding_dim=256)
     agent = make_agent(settings)
     learner = agent.learner()
     learner.learn(random_batch(TASK, settings))
-    for counts in (c for part in parts(agent.motivation) if (c := vars(part).get("_lifelong")) is not None):
-        counts.update(torch.arange(MOST_STATES - 100)[None])
-    buffer = io.BytesIO()
-    torch.save(learner.state_dict(), buffer)
-    assert buffer.tell() < agent.checkpoint_bytes < 8 * buffer.tell()
-
-
-def parts(motivation: Motivation) -> tuple[Motivation, ...]:
-    return getattr(motivation, "parts", (motivation,))
+    assert_checkpoint_is_as_large_as_reckoned(agent, learner)
