@@ -208,6 +208,8 @@ def read_columns(path: Path, gathered: _Gathered | None = None) -> tuple[dict[st
     A line that names frames, step or _tick is a header (a comment sign before it is not part of the name) and holds for the
     rows after it. TorchBeast adds columns without a new header: rows longer than it are named by the line of fields.csv,
     beside the log, that has their length. Other rows are torn. So is the last one if no newline ends it.
+
+    `gathered`: what joins rows on their way; None is all of them as they are.
     """
     gathered = _Gathered({}, None) if gathered is None else gathered
     longer = {len(names): names for names in _table(path.with_name(run_folder.FIELDS))}

@@ -64,8 +64,8 @@ class Exchange:
         self._turns = list(range(len(self._hosted)))  # served longest ago first
         self._connections: list[Connection | None] = [None] * len(self._hosted)
         self._arrivals: SimpleQueue[tuple[int, Connection]] = SimpleQueue()
-        self._attached = [0] * len(self._hosted)
-        self._dismissed = [0] * len(self._hosted)
+        self._attached = [0] * len(self._hosted)  # processes so far; another thread counts than the one below,
+        self._dismissed = [0] * len(self._hosted)  # so that no count is lost
         self._stopped = threading.Event()
         self.failures: SimpleQueue[tuple[int, str]] = SimpleQueue()
 

@@ -4,9 +4,9 @@ The levels of KeyCorridor and ObstructedMaze are made in compiled code from the 
 those of all other environments are made by gym-minigrid itself and only played here. `playable` says which environments
 the engine plays exactly.
 
-The compiled code is in levels.py. The first engine on a machine compiles it (some 20 seconds) and it is kept on disk, where
-every copy of the program finds it (torchbeast/core/compiled.py). Later ones load it in a tenth of a second, and processes
-forked after a first step have it already.
+The compiled levels and rules are in levels.py. The first engine on a machine compiles (some 20 seconds), and what it made is
+kept on disk, where every copy of the program finds it (torchbeast/core/compiled.py). Later ones load it in a tenth of a
+second, and processes forked after a first step have it already.
 """
 
 from __future__ import annotations
